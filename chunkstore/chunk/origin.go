@@ -1,0 +1,59 @@
+package chunk
+
+import "context"
+
+// An origin travels in the context of a read and is told where each chunk came
+// from, as httptrace is told of a connection, so that sources need not say it in
+// every answer. One goroutine at a time reads with one origin.
+type origin struct{ name string }
+
+type originKey struct{}
+
+// withOrigin returns a context whose reads record where they were answered.
+func withOrigin(ctx context.Context) (context.Context, *origin) {
+	o := new(origin)
+	return context.WithValue(ctx, originKey{}, o), o
+}
+
+func setOrigin(ctx context.Context, name string) {
+	if o, ok := ctx.Value(originKey{}).(*origin); ok {
+		o.name = name
+	}
+}
+
+// Named returns src with a name: whatever it gives is accounted to that name by
+// the readers of a [Blob]. Names are the values of the metrics' source label:
+// memory, disk, peer, parent, layout, upstream.
+func Named(name string, src Source) Source { return named{src, name} }
+
+// NamedStore is [Named] for a store.
+func NamedStore(name string, s Store) Store { return namedStore{named{s, name}, s} }
+
+type named struct {
+	src  Source
+	name string
+}
+
+func (n named) Get(ctx context.Context, ref Ref) ([]byte, error) {
+	p, err := n.src.Get(ctx, ref)
+	if err == nil {
+		setOrigin(ctx, n.name)
+	}
+	return p, err
+}
+
+func (n named) GetRun(ctx context.Context, refs []Ref, yield func(Ref, []byte) error) error {
+	return GetRun(ctx, n.src, refs, func(ref Ref, p []byte) error {
+		setOrigin(ctx, n.name)
+		return yield(ref, p)
+	})
+}
+
+type namedStore struct {
+	named
+	store Store
+}
+
+func (n namedStore) Put(ctx context.Context, ref Ref, p []byte) error {
+	return n.store.Put(ctx, ref, p)
+}
