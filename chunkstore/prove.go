@@ -1,0 +1,111 @@
+package chunkstore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.etcd.io/bbolt"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+)
+
+// Proven implements [chunk.Proofs].
+func (s *Disk) Proven(d digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.blobs[d]
+	return b != nil && b.proven
+}
+
+// Link implements [chunk.Proofs].
+func (s *Disk) Link(ref chunk.Ref, after chunk.Link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := ref.Index()
+	b := s.blobs[ref.Blob]
+	if b == nil || b.total != ref.Total || after == "" {
+		return
+	}
+	if old := b.sums.at(i); old.link != after {
+		b.sums.put(i, sum{digest: old.digest, link: after})
+		b.dirty[i] = time.Now()
+	}
+}
+
+// Prove implements [chunk.Proofs].
+func (s *Disk) Prove(d digest.Digest, total int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.blobs[d]; b != nil && b.total == total && !b.proven {
+		b.proven, b.changed = true, true
+	}
+}
+
+// Refute implements [chunk.Proofs]: every chunk of the blob is dropped, for what
+// vouched for them was only that they came from the upstream.
+func (s *Disk) Refute(d digest.Digest) {
+	s.committing.Lock()
+	defer s.committing.Unlock()
+	s.mu.Lock()
+	b := s.blobs[d]
+	if b == nil || b.proven {
+		s.mu.Unlock()
+		return
+	}
+	s.used -= b.bytes()
+	b.have, b.checked = newBitmap(b.chunks()), newBitmap(b.chunks())
+	b.sums, b.dirty = make(sums), make(map[int]time.Time)
+	err := os.Remove(s.path(d))
+	s.mu.Unlock()
+	if err != nil && !os.IsNotExist(err) {
+		s.cfg.Report(fmt.Errorf("blob %s: remove wrong bytes: %w", d, err))
+	}
+	if err := s.db.Update(func(tx *bbolt.Tx) error { return deleteBlob(tx, d) }); err != nil {
+		s.cfg.Report(fmt.Errorf("blob %s: forget wrong bytes: %w", d, err))
+	}
+}
+
+// proveLoop hashes blobs that have become complete without anyone having read
+// them in order, until ctx ends.
+func (s *Disk) proveLoop(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.SyncEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, m := range s.unproven() {
+			s.proveFromDisk(ctx, m)
+		}
+	}
+}
+
+// unproven returns the blobs that are complete and at rest, and not proven.
+func (s *Disk) unproven() (maps []*chunk.Map) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.blobs {
+		if b.proven || b.users > 0 || b.chunks() == 1 || time.Since(b.read) < 2*s.cfg.SyncEvery || !b.complete() {
+			continue
+		}
+		if m, err := chunk.Grid(b.digest, b.total); err == nil {
+			maps = append(maps, m)
+		}
+	}
+	return maps
+}
+
+// proveFromDisk reads a blob in order. Reading it as a [chunk.Blob] that must be
+// complete does the rest.
+func (s *Disk) proveFromDisk(ctx context.Context, m *chunk.Map) {
+	defer s.Retain(m.Blob(), m.Size())()
+	err := chunk.NewBlob(m, chunk.Named(diskName, s), chunk.BlobConfig{Proofs: s}).Prove(ctx)
+	if err != nil && ctx.Err() == nil {
+		s.cfg.Report(err)
+	}
+}
