@@ -52,8 +52,8 @@ type Disk struct {
 	fresh map[string]chunk.Ref // by raw SHA-256: chunks that the digests bucket does not list yet
 }
 
-// errFull says that the budget leaves no room for a chunk.
-var errFull = errors.New("store is full: everything in it is being read or written")
+// ErrFull says that the budget leaves no room for a chunk.
+var ErrFull = errors.New("store is full: everything in it is being read or written")
 
 // Open opens the store in dir, which is made if it is not there. The caller
 // holds the directory's lock (see [Lock]). An index that is damaged is set aside

@@ -27,7 +27,7 @@ func (s *Disk) makeRoom(n int64) error {
 	}
 	s.evict(s.over(float64(s.cfg.Budget)*lowWatermark - float64(n)))
 	if s.over(float64(s.cfg.Budget)-float64(n)) > 0 {
-		return errFull
+		return ErrFull
 	}
 	return nil
 }

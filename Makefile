@@ -1,0 +1,21 @@
+# The few commands that people use. The README explains them.
+
+.PHONY: build demo test e2e bench fuzz lint
+
+build: ## the static binary, ./granary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o granary ./cmd/granary
+
+demo: ## a registry, a node and an image, pulled cold, warm and without the registry
+	go run ./cmd/granary demo
+
+test: ## every test; those that need root, FUSE or a program that is missing say why they skip
+	go test -race ./...
+
+bench: ## the table of medians and ratios beside other programs; needs root
+	go test ./simtest/bench -run TestTable -bench-table -timeout 60m -v
+
+fuzz: ## each fuzz target for a while
+	./.ci/fuzz 20s
+
+lint: ## what CI holds the code to
+	golangci-lint run

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// layout is an OCI image layout (image-spec, image-layout.md) that is written to.
+type layout struct{ dir string }
+
+// openLayout makes dir a layout, if it is not one yet.
+func openLayout(dir string) (*layout, error) {
+	if err := os.MkdirAll(filepath.Join(dir, ocispec.ImageBlobsDir), 0o755); err != nil {
+		return nil, fmt.Errorf("layout: %w", err)
+	}
+	l := &layout{dir}
+	marker := filepath.Join(dir, ocispec.ImageLayoutFile)
+	p, err := os.ReadFile(marker)
+	if errors.Is(err, os.ErrNotExist) {
+		p, _ = json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+		return l, l.replace(marker, p)
+	}
+	var found ocispec.ImageLayout
+	if err == nil {
+		err = json.Unmarshal(p, &found)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("layout %s: %w", marker, err)
+	}
+	if found.Version != ocispec.ImageLayoutVersion {
+		return nil, fmt.Errorf("layout %s: version %q is not %s", marker, found.Version, ocispec.ImageLayoutVersion)
+	}
+	return l, nil
+}
+
+func (l *layout) path(d digest.Digest) string {
+	return filepath.Join(l.dir, ocispec.ImageBlobsDir, string(d.Algorithm()), d.Encoded())
+}
+
+// has reports whether a blob is there in full; blobs come into their place only
+// when they have been verified.
+func (l *layout) has(desc ocispec.Descriptor) bool {
+	info, err := os.Stat(l.path(desc.Digest))
+	return err == nil && info.Mode().IsRegular() && info.Size() == desc.Size
+}
+
+// add reads a blob from r into the layout. It is in its place only if it has the
+// digest and size of desc.
+func (l *layout) add(desc ocispec.Descriptor, r io.Reader) (err error) {
+	path := l.path(desc.Digest)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	err = copyVerified(f, r, desc)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// copyVerified copies exactly what desc describes, or fails.
+func copyVerified(w io.Writer, r io.Reader, desc ocispec.Descriptor) error {
+	hash := desc.Digest.Algorithm().Hash()
+	n, err := io.CopyBuffer(io.MultiWriter(w, hash), io.LimitReader(r, desc.Size+1), make([]byte, 1<<20))
+	if err != nil {
+		return err
+	}
+	if got := digest.NewDigest(desc.Digest.Algorithm(), hash); n != desc.Size || got != desc.Digest {
+		return fmt.Errorf("blob %s of %d bytes: %d bytes with digest %s arrived", desc.Digest, desc.Size, n, got)
+	}
+	return nil
+}
+
+// tag makes the layout's index name desc by its annotation, in place of what had
+// that name.
+func (l *layout) tag(desc ocispec.Descriptor, name string) error {
+	path := filepath.Join(l.dir, ocispec.ImageIndexFile)
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	p, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(p, &index)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("layout %s: %w", path, err)
+	}
+	index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
+		return d.Annotations[ocispec.AnnotationRefName] == name
+	})
+	desc.Annotations = map[string]string{ocispec.AnnotationRefName: name}
+	index.Manifests = append(index.Manifests, desc)
+	if p, err = json.MarshalIndent(index, "", "  "); err != nil {
+		return err
+	}
+	return l.replace(path, p)
+}
+
+// replace makes path hold p, or leaves it as it was.
+func (l *layout) replace(path string, p []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(p)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	return err
+}

@@ -1,0 +1,92 @@
+package node
+
+import (
+	"encoding"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+)
+
+// Config holds the settings of a node. The tags name its flags, environment
+// variables and keys of the configuration file, which are the same.
+type Config struct {
+	DataConfig   `embed:""`
+	ListenConfig `embed:""`
+}
+
+// DataConfig says what a node keeps, and where it gets it from.
+type DataConfig struct {
+	DataDir     string `name:"data-dir" default:"${data_dir}" placeholder:"DIR" help:"Where chunks are kept. Only one node uses a directory at a time."`
+	CacheSize   Size   `name:"cache-size" default:"0" placeholder:"SIZE" help:"How many bytes of chunks to keep, as in 50GiB. 0 is the smaller of 50 GiB and 20 % of the file system."`
+	VerifyReads string `name:"verify-reads" default:"first" enum:"first,always" placeholder:"WHEN" help:"Hash a chunk that is read from disk the first time (first) or every time (always)."`
+
+	Upstream           map[string]string `name:"upstream" mapsep:"," placeholder:"HOST=URL" help:"Where the registry HOST is reached, as in docker.io=https://mirror.example. May be repeated. Default: https://HOST."`
+	UpstreamCAFile     map[string]string `name:"upstream-ca-file" mapsep:"," placeholder:"HOST=FILE" help:"PEM certificates that HOST is trusted by, instead of the system's. May be repeated."`
+	UpstreamSkipVerify []string          `name:"upstream-skip-verify" placeholder:"HOST" help:"Do not verify the TLS certificate of HOST. May be repeated."`
+	DefaultUpstream    string            `name:"default-upstream" default:"docker.io" placeholder:"HOST" help:"Registry of requests that name none."`
+}
+
+// ListenConfig says where a node is reached.
+type ListenConfig struct {
+	Listen       []string      `name:"listen" default:"127.0.0.1:5050" placeholder:"HOST:PORT" help:"Address of the registry that runtimes pull from. May be repeated."`
+	Admin        string        `name:"admin" default:"127.0.0.1:5051" placeholder:"HOST:PORT" help:"Address of metrics, health, status and profiles; empty for none."`
+	TLSCertFile  string        `name:"tls-cert-file" placeholder:"FILE" help:"PEM certificate to serve HTTPS with; read again when it changes."`
+	TLSKeyFile   string        `name:"tls-key-file" placeholder:"FILE" help:"PEM key of that certificate."`
+	DrainTimeout time.Duration `name:"drain-timeout" default:"30s" placeholder:"DURATION" help:"How long responses that are under way may take after SIGTERM."`
+}
+
+// Size is a number of bytes, written as in 512MiB or 50GB.
+type Size int64
+
+var _ encoding.TextUnmarshaler = (*Size)(nil)
+
+// UnmarshalText reads a size with an optional unit: kB, MB, … or KiB, MiB, …
+func (s *Size) UnmarshalText(p []byte) error {
+	n, err := humanize.ParseBytes(string(p))
+	if err != nil || n > 1<<60 {
+		return fmt.Errorf("%q is not a size such as 512MiB or 50GiB", p)
+	}
+	*s = Size(n)
+	return nil
+}
+
+// String returns the size with a binary unit, exact if it is a multiple of one.
+func (s Size) String() string {
+	for _, u := range []struct {
+		n    Size
+		name string
+	}{{1 << 40, "TiB"}, {1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
+		if s >= u.n && s%u.n == 0 {
+			return strconv.FormatInt(int64(s/u.n), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+// DefaultDataDir returns where a node of this user keeps its chunks:
+// /var/lib/granary for root, else the user's cache directory.
+func DefaultDataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/granary"
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil { // no home
+		return filepath.Join(os.TempDir(), "granary-"+strconv.Itoa(os.Geteuid()))
+	}
+	return filepath.Join(cache, "granary")
+}
+
+// defaultCacheSize is the smaller of 50 GiB and a fifth of the file system that
+// dir is on.
+func defaultCacheSize(dir string) int64 {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 50 << 30
+	}
+	return min(50<<30, int64(fs.Blocks)*fs.Bsize/5)
+}

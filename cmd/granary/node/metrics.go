@@ -1,0 +1,142 @@
+package node
+
+import (
+	"errors"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/chunkstore/chunk"
+)
+
+// metrics are what a node counts. Each node has a registry of its own, so that
+// two may live in one process.
+type metrics struct {
+	registry *prometheus.Registry
+
+	served           *prometheus.CounterVec // by source and face
+	upstreamBytes    *prometheus.CounterVec // by registry
+	upstreamRequests *prometheus.CounterVec // by registry, method and code
+	corrupt          *prometheus.CounterVec // by source
+	faults           *prometheus.CounterVec // by kind
+
+	bySource [len(sources)]atomic.Int64 // what served counts, for the status page
+	upstream atomic.Int64
+}
+
+// sources are where bytes come from in a node of one; the metrics' label.
+var sources = [...]string{"memory", "disk", "upstream"}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		served: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_bytes_total", Help: "Bytes of blobs that left the node, by where they came from.",
+		}, []string{"source", "face"}),
+		upstreamBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_upstream_bytes_total", Help: "Bytes of bodies that were read from upstream registries.",
+		}, []string{"registry"}),
+		upstreamRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_upstream_requests_total", Help: "Requests to upstream registries; code 0 is no answer.",
+		}, []string{"registry", "method", "code"}),
+		corrupt: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_corrupt_total", Help: "Chunks and blobs whose bytes were wrong, by who gave them.",
+		}, []string{"source"}),
+		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_store_faults_total", Help: "Failed reads and writes of the store that were worked around.",
+		}, []string{"kind"}),
+	}
+	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.faults,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, s := range sources {
+		m.served.WithLabelValues(s, "http")
+	}
+	return m
+}
+
+// watch adds gauges of what the store holds.
+func (m *metrics) watch(usage func() chunkstore.Usage) {
+	gauge := func(name, help string, value func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+	}
+	gauge("granary_store_bytes", "Bytes of chunks on disk.", func() float64 { return float64(usage().Bytes) })
+	gauge("granary_store_budget_bytes", "Bytes of chunks that may be on disk.", func() float64 { return float64(usage().Budget) })
+	gauge("granary_store_blobs", "Blobs of which chunks are on disk.", func() float64 { return float64(usage().Blobs) })
+}
+
+func (m *metrics) countServed(source string, n int64) {
+	m.served.WithLabelValues(source, "http").Add(float64(n))
+	for i, s := range sources {
+		if s == source {
+			m.bySource[i].Add(n)
+		}
+	}
+}
+
+func (m *metrics) countRequest(registry, method string, code int) {
+	m.upstreamRequests.WithLabelValues(registry, method, strconv.Itoa(code)).Inc()
+}
+
+func (m *metrics) countReceived(registry string, n int64) {
+	m.upstreamBytes.WithLabelValues(registry).Add(float64(n))
+	m.upstream.Add(n)
+}
+
+// faultLog counts faults that reads have worked around, and logs them: wrong
+// bytes each time, for each is another chunk; a disk that fails, which fails
+// with every chunk, once until it has been quiet for a while.
+type faultLog struct {
+	log     *slog.Logger
+	metrics *metrics
+
+	mu   sync.Mutex
+	last map[string]time.Time // by kind
+}
+
+// quiet is how long a fault must not have happened to be news again.
+const quiet = time.Minute
+
+func (f *faultLog) report(err error) {
+	var corrupt *chunk.CorruptError
+	if errors.As(err, &corrupt) {
+		f.metrics.corrupt.WithLabelValues(corrupt.Source).Inc()
+		f.log.Error("wrong bytes were dropped", "source", corrupt.Source, "error", err)
+		return
+	}
+	kind := faultKind(err)
+	f.metrics.faults.WithLabelValues(kind).Inc()
+	f.mu.Lock()
+	news := time.Since(f.last[kind]) > quiet
+	f.last[kind] = time.Now()
+	f.mu.Unlock()
+	if news {
+		f.log.Error("store fault; going on without", "kind", kind, "error", err)
+	}
+}
+
+// faultKind names what kind of fault err is, from a short list.
+func faultKind(err error) string {
+	for _, k := range []struct {
+		errno syscall.Errno
+		name  string
+	}{
+		{syscall.ENOSPC, "full"}, {syscall.EDQUOT, "full"},
+		{syscall.EROFS, "unwritable"}, {syscall.EACCES, "unwritable"}, {syscall.EPERM, "unwritable"},
+		{syscall.EIO, "io"},
+	} {
+		if errors.Is(err, k.errno) {
+			return k.name
+		}
+	}
+	if errors.Is(err, chunkstore.ErrFull) {
+		return "full"
+	}
+	return "other"
+}

@@ -1,0 +1,305 @@
+// Package node puts the parts of Granary together: the one place where the chunk
+// store, the upstreams and the registry face meet. What it makes is a whole node
+// that a program or a test can run.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/catalog"
+)
+
+// Memory that a node spends on bytes. With what the runtime and the kernel add,
+// a node that serves 64 cold blobs at once stays below 256 MiB.
+const (
+	memoryCache   = 16 << 20 // chunks that are kept
+	readAhead     = 64 << 20 // chunks that readers hold, all together
+	readerWindow  = 16 << 20 // and one reader at the most
+	scrubEvery    = 7 * 24 * time.Hour
+	scrubRate     = 16 << 20 // bytes per second
+	maxHeader     = 64 << 10
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+)
+
+// Node is one Granary node. It is made by [New] and lives in [Node.Run].
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+	metrics *metrics
+	faults  *faultLog
+
+	upstreams *upstreams
+	store     *chunkstore.Stack
+	catalog   *catalog.Catalog
+	listeners []net.Listener // of the registry face
+	admin     net.Listener   // nil without one
+	handler   http.Handler
+	closers   []func() error // in the order of opening
+}
+
+// New opens the data directory and the listeners of a node. A data directory
+// that cannot be written to is no error: the node works without one and says so.
+// One that another process holds is a [*chunkstore.LockedError].
+func New(cfg Config, log *slog.Logger) (*Node, error) {
+	n := &Node{cfg: cfg, log: log, started: time.Now(), metrics: newMetrics()}
+	n.faults = &faultLog{log: log, metrics: n.metrics, last: make(map[string]time.Time)}
+	if err := n.open(); err != nil {
+		n.close()
+		return nil, err
+	}
+	n.handler = proxy.NewHandler(proxy.NewRegistry(proxy.Config{
+		DefaultHost: cfg.DefaultUpstream,
+		Upstream:    n.upstreams.repository,
+		Store:       n.store,
+		Catalog:     n.catalog,
+		Window:      readerWindow,
+		Budget:      chunk.NewBudget(readAhead),
+		Report:      n.faults.report,
+		Served:      n.metrics.countServed,
+	}), log)
+	return n, nil
+}
+
+func (n *Node) open() (err error) {
+	if n.upstreams, err = newUpstreams(n.cfg.DataConfig, n.metrics); err != nil {
+		return err
+	}
+	if err := n.listen(); err != nil {
+		return err
+	}
+	if err := n.openData(); err != nil {
+		return err
+	}
+	if n.store.Disk != nil {
+		n.metrics.watch(n.store.Disk.Usage)
+	}
+	return nil
+}
+
+func (n *Node) listen() error {
+	certificate, err := newCertificate(n.cfg.TLSCertFile, n.cfg.TLSKeyFile)
+	if err != nil {
+		return err
+	}
+	for _, address := range n.cfg.Listen {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		n.closers = append(n.closers, ignoreClosed(l))
+		n.listeners = append(n.listeners, certificate.listener(l))
+	}
+	if n.cfg.Admin == "" {
+		return nil
+	}
+	if n.admin, err = net.Listen("tcp", n.cfg.Admin); err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	n.closers = append(n.closers, ignoreClosed(n.admin))
+	return nil
+}
+
+// openData opens what is in the data directory, or does without.
+func (n *Node) openData() error {
+	memory := chunkstore.NewMemory(memoryCache)
+	disk, err := n.openDisk()
+	var locked *chunkstore.LockedError
+	if errors.As(err, &locked) {
+		return err
+	}
+	if err != nil {
+		n.log.Error("working without a data directory: nothing is kept", "error", err)
+		n.metrics.faults.WithLabelValues(faultKind(err)).Inc()
+		n.store, n.catalog = chunkstore.NewStack(memory, nil), catalog.NewMemory()
+		return nil
+	}
+	n.store = chunkstore.NewStack(memory, disk)
+	return nil
+}
+
+func (n *Node) openDisk() (*chunkstore.Disk, error) {
+	unlock, err := chunkstore.Lock(n.cfg.DataDir, n.holder())
+	if err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, func() error { unlock(); return nil })
+	budget := int64(n.cfg.CacheSize)
+	if budget == 0 {
+		budget = defaultCacheSize(n.cfg.DataDir)
+	}
+	disk, err := chunkstore.Open(n.cfg.DataDir, chunkstore.Config{
+		Budget:       budget,
+		VerifyAlways: n.cfg.VerifyReads == "always",
+		Report:       n.faults.report,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, disk.Close)
+	if n.catalog, err = n.openCatalog(); err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, n.catalog.Close)
+	return disk, nil
+}
+
+// openCatalog opens the catalog. A damaged one is set aside: the upstreams know
+// all that is in it.
+func (n *Node) openCatalog() (*catalog.Catalog, error) {
+	path := filepath.Join(n.cfg.DataDir, "catalog.db")
+	c, err := catalog.Open(path)
+	if err == nil || errors.Is(err, os.ErrPermission) {
+		return c, err
+	}
+	n.log.Error("catalog was set aside; starting a new one", "error", err)
+	if err := os.Rename(path, path+".damaged"); err != nil {
+		return nil, err
+	}
+	return catalog.Open(path)
+}
+
+// holder is what the lock says of this process: commands that find it go through
+// the admin listener.
+func (n *Node) holder() string {
+	if n.admin == nil {
+		return fmt.Sprintf("pid %d", os.Getpid())
+	}
+	return fmt.Sprintf("pid %d, admin http://%s", os.Getpid(), n.admin.Addr())
+}
+
+// URLs returns where the registry face is reached.
+func (n *Node) URLs() []string {
+	scheme := "http://"
+	if n.cfg.TLSCertFile != "" {
+		scheme = "https://"
+	}
+	var urls []string
+	for _, l := range n.listeners {
+		urls = append(urls, scheme+l.Addr().String())
+	}
+	return urls
+}
+
+// AdminURL returns where the admin listener is reached, or "".
+func (n *Node) AdminURL() string {
+	if n.admin == nil {
+		return ""
+	}
+	return "http://" + n.admin.Addr().String()
+}
+
+// Run serves until ctx ends, then stops accepting, lets responses that are under
+// way finish for the configured time, and records what was written. It returns
+// nil after such an end. It is called once.
+func (n *Node) Run(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	registry := n.server(n.handler)
+	for _, l := range n.listeners {
+		g.Go(func() error { return ignoreShutdown(registry.Serve(l)) })
+	}
+	admin := n.server(n.adminHandler())
+	if n.admin != nil {
+		g.Go(func() error { return ignoreShutdown(admin.Serve(n.admin)) })
+	}
+	g.Go(func() error { return n.scrub(gctx) })
+	g.Go(func() error {
+		<-gctx.Done()
+		return n.drain(registry, admin)
+	})
+	n.log.Info("serving", "registry", strings.Join(n.URLs(), " "), "admin", n.AdminURL(),
+		"data", n.cfg.DataDir, "version", Version)
+	err := g.Wait()
+	if cerr := n.close(); err == nil {
+		err = cerr
+	}
+	n.log.Info("stopped")
+	return err
+}
+
+func (n *Node) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// drain ends the servers. The admin listener goes last, to be asked until then.
+func (n *Node) drain(registry, admin *http.Server) error {
+	n.log.Info("draining", "timeout", n.cfg.DrainTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTimeout)
+	defer cancel()
+	if err := registry.Shutdown(ctx); err != nil {
+		n.log.Warn("responses were cut off", "after", n.cfg.DrainTimeout)
+		_ = registry.Close()
+	}
+	return admin.Close()
+}
+
+// scrub reads and checks everything that is stored, slowly, now and then.
+func (n *Node) scrub(ctx context.Context) error {
+	if n.store.Disk == nil {
+		return nil
+	}
+	tick := time.NewTicker(scrubEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		pace := func(size int64) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Duration(size) * time.Second / scrubRate):
+			}
+		}
+		report, err := n.store.Disk.Fsck(ctx, pace, n.faults.report)
+		n.log.Info("scrubbed the store", "chunks", report.Chunks, "wrong", report.Wrong, "failed", report.Failed, "error", err)
+	}
+}
+
+// close closes what was opened, last first.
+func (n *Node) close() error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i]())
+	}
+	n.closers = nil
+	return errors.Join(errs...)
+}
+
+func ignoreClosed(l net.Listener) func() error {
+	return func() error {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+func ignoreShutdown(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

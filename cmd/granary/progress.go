@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// progress shows how far each blob of a pull is: bars that are redrawn on a
+// terminal, else one line per finished blob.
+type progress struct {
+	w        io.Writer
+	terminal bool
+
+	mu    sync.Mutex
+	bars  []*bar // of blobs that are not finished
+	drawn int    // lines on the terminal
+	last  time.Time
+}
+
+type bar struct {
+	p     *progress
+	desc  ocispec.Descriptor
+	n     int64 // bytes read; guarded by p.mu
+	begin time.Time
+}
+
+const redrawEvery = 100 * time.Millisecond
+
+func newProgress(w io.Writer) *progress {
+	p := &progress{w: w}
+	if f, ok := w.(*os.File); ok {
+		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+		p.terminal = err == nil && os.Getenv("TERM") != "dumb"
+	}
+	return p
+}
+
+func (p *progress) add(desc ocispec.Descriptor) *bar {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := &bar{p: p, desc: desc, begin: time.Now()}
+	p.bars = append(p.bars, b)
+	p.draw(false)
+	return b
+}
+
+// reader counts what is read from r.
+func (b *bar) reader(r io.Reader) io.Reader { return &countingReader{r, b} }
+
+type countingReader struct {
+	r io.Reader
+	b *bar
+}
+
+func (c *countingReader) Read(q []byte) (int, error) {
+	n, err := c.r.Read(q)
+	c.b.p.mu.Lock()
+	defer c.b.p.mu.Unlock()
+	c.b.n += int64(n)
+	c.b.p.draw(false)
+	return n, err
+}
+
+// done ends a bar.
+func (b *bar) done(state string) {
+	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	b.p.erase()
+	b.p.bars = slices.DeleteFunc(b.p.bars, func(other *bar) bool { return other == b })
+	fmt.Fprintf(b.p.w, "%s %9s  %s\n", short(b.desc), bytesText(b.desc.Size), state)
+	b.p.draw(true)
+}
+
+// finish takes away the bars that are left.
+func (p *progress) finish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+}
+
+// erase takes the bars off the terminal; p.mu is held.
+func (p *progress) erase() {
+	if p.drawn > 0 {
+		fmt.Fprintf(p.w, "\x1b[%dA\x1b[J", p.drawn)
+	}
+	p.drawn = 0
+}
+
+// draw puts the bars over those drawn before; p.mu is held.
+func (p *progress) draw(now bool) {
+	if !p.terminal || !now && time.Since(p.last) < redrawEvery {
+		return
+	}
+	p.last = time.Now()
+	p.erase()
+	for _, b := range p.bars {
+		fmt.Fprintln(p.w, b.text())
+	}
+	p.drawn = len(p.bars)
+}
+
+const barWidth = 30
+
+func (b *bar) text() string {
+	part := float64(b.n) / float64(max(b.desc.Size, 1))
+	full := min(int(part*barWidth), barWidth)
+	rate := float64(b.n) / max(time.Since(b.begin).Seconds(), 0.001)
+	return fmt.Sprintf("%s %9s  [%s%s] %s  %s/s", short(b.desc), bytesText(b.desc.Size),
+		strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), bytesText(b.n), bytesText(int64(rate)))
+}
+
+// short names a blob in a line of bounded length.
+func short(desc ocispec.Descriptor) string {
+	return fmt.Sprintf("%-12.12s", desc.Digest.Encoded())
+}

@@ -1,0 +1,105 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/content"
+)
+
+const (
+	// lendBytes is how much of a file is sent under one write deadline.
+	lendBytes = 4 << 20
+	// slowest is the time that a client may take for that much, or for one
+	// chunk. One that is slower gives up its place to others.
+	slowest = 2 * time.Minute
+)
+
+// open prepares a part of a blob to be sent: from its file where that can be
+// lent, else chunk by chunk, of which the first is there when open returns.
+func (h *Handler) open(ctx context.Context, client *http.ResponseController, b *chunk.Blob, p content.Part) (content.Body, error) {
+	if b.Proven() || !p.Complete {
+		if f, ok := h.registry.cfg.Store.Lend(b.Digest(), p.Offset, p.Length); ok {
+			return &fileBody{h, client, f, p.Length}, nil
+		}
+	}
+	rd := b.OpenSection(ctx, chunk.Section{Offset: p.Offset, Length: p.Length, OnDemand: p.OpenEnd, Complete: p.Complete})
+	body := &chunkBody{h: h, client: client, rd: rd}
+	if body.first, body.source, body.err = rd.Next(); body.err != nil && body.err != io.EOF {
+		rd.Close()
+		return nil, body.err
+	}
+	return body, nil
+}
+
+// chunkBody sends what a reader gives.
+type chunkBody struct {
+	h      *Handler
+	client *http.ResponseController
+	rd     *chunk.Reader
+
+	first  []byte // what was read ahead of the status, with its source and error
+	source string
+	err    error
+}
+
+func (c *chunkBody) WriteTo(w io.Writer) (sent int64, err error) {
+	p, source, err := c.first, c.source, c.err
+	for err == nil {
+		extend(c.client)
+		n, werr := w.Write(p)
+		sent += int64(n)
+		c.h.registry.cfg.Served(source, int64(n))
+		if werr != nil {
+			return sent, fmt.Errorf("send: %w", werr)
+		}
+		p, source, err = c.rd.Next()
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return sent, err
+}
+
+func (c *chunkBody) Close() error { return c.rd.Close() }
+
+// fileBody sends a stretch of a file, by sendfile where the connection allows it.
+type fileBody struct {
+	h      *Handler
+	client *http.ResponseController
+	f      *os.File
+	n      int64
+}
+
+func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
+	for sent < b.n && err == nil {
+		extend(b.client)
+		var k int64
+		k, err = io.CopyN(w, b.f, min(b.n-sent, lendBytes))
+		sent += k
+		b.h.registry.cfg.Served("disk", k)
+	}
+	if err != nil {
+		err = fmt.Errorf("send file: %w", err)
+	}
+	return sent, err
+}
+
+func (b *fileBody) Close() error { return b.f.Close() }
+
+// bytesBody sends bytes that are in memory.
+type bytesBody struct{ *bytes.Reader }
+
+func (bytesBody) Close() error { return nil }
+
+// extend gives the client its time for the next write. What is wrong with a
+// connection without deadlines, the write itself will say.
+func extend(client *http.ResponseController) {
+	_ = client.SetWriteDeadline(time.Now().Add(slowest))
+}

@@ -1,0 +1,17 @@
+// Package proxy is the registry that container runtimes see: the pull side of
+// the OCI distribution specification, answered from the chunk store and, for
+// what is not there, from the registry that owns the image.
+//
+// A [Registry] knows how to answer: which upstream a repository has, what a tag
+// means now, who may read, where a blob's bytes come from. A [Handler] is its
+// HTTP face and knows nothing but HTTP.
+//
+// A repository is served only while its upstream serves it to an anonymous
+// client. That is asked again after [PublicFor], and the last answer holds while
+// the upstream cannot be reached. A blob is served under a repository only if it
+// belongs there: a manifest of the repository names it, or the upstream says so.
+//
+// What net/http's ServeContent does not do (ranges of a zero-length suffix,
+// unknown units, HEAD with Range, and above all a last chunk that is held back
+// until the blob's digest has matched) is why bytes leave through proxy/content.
+package proxy

@@ -1,0 +1,96 @@
+package simtest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/granary-oci/granary/"
+
+// allowed is the architecture: for each package, the packages of ours that it
+// may import. Imports go down only, and siblings do not know each other.
+var allowed = map[string][]string{
+	"chunkstore/chunk":     {},
+	"chunkstore":           {"chunkstore/chunk"},
+	"proxy/ref":            {},
+	"proxy/content":        {},
+	"proxy/catalog":        {},
+	"proxy/upstream":       {"chunkstore/chunk"},
+	"proxy":                {"chunkstore", "chunkstore/chunk", "proxy/catalog", "proxy/content", "proxy/ref", "proxy/upstream"},
+	"cmd/granary/demo":     {},
+	"cmd/granary/node":     {"chunkstore", "chunkstore/chunk", "proxy", "proxy/catalog", "proxy/ref", "proxy/upstream"},
+	"cmd/granary":          {"chunkstore", "cmd/granary/demo", "cmd/granary/node", "proxy/ref", "proxy/upstream"},
+	"chunkstore/storetest": {"chunkstore/chunk"},
+	"simtest":              {},
+	"simtest/powercut":     {},
+}
+
+// vocabulary is what chunkstore/chunk may import besides the standard library.
+var vocabulary = []string{"github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec/specs-go/v1"}
+
+type goPackage struct {
+	ImportPath string
+	Doc        string
+	GoFiles    []string
+	Imports    []string
+	Standard   bool
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,GoFiles,Imports", "./...")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []goPackage
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func TestImportsGoDownOnly(t *testing.T) {
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		if len(p.GoFiles) == 0 {
+			continue // a package of tests alone
+		}
+		may, listed := allowed[name]
+		if !listed && !strings.HasPrefix(name, "simtest/") {
+			t.Errorf("package %s is not in the architecture", name)
+			continue
+		}
+		for _, i := range p.Imports {
+			if ours, ok := strings.CutPrefix(i, module); ok && listed && !slices.Contains(may, ours) {
+				t.Errorf("%s imports %s", name, ours)
+			}
+			outside := strings.Contains(strings.SplitN(i, "/", 2)[0], ".")
+			if name == "chunkstore/chunk" && outside && !slices.Contains(vocabulary, i) {
+				t.Errorf("%s imports %s", name, i)
+			}
+			if i == "testing" && !strings.HasPrefix(name, "simtest") && name != "chunkstore/storetest" {
+				t.Errorf("%s imports testing", name)
+			}
+		}
+	}
+}
+
+func TestEveryPackageHasADocComment(t *testing.T) {
+	for _, p := range packages(t) {
+		if p.Doc == "" && len(p.GoFiles) > 0 {
+			t.Errorf("package %s has no doc comment", p.ImportPath)
+		}
+	}
+}
