@@ -12,7 +12,7 @@ test: ## every test; those that need root, FUSE or a program that is missing say
 	go test -race ./...
 
 bench: ## the table of medians and ratios beside other programs; needs root
-	go test ./simtest/bench -run TestTable -bench-table -timeout 60m -v
+	go run ./simtest/bench
 
 fuzz: ## each fuzz target for a while
 	./.ci/fuzz 20s

@@ -1,0 +1,324 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+)
+
+const (
+	maxFailures  = 4        // requests in a row that bring less than minProgress
+	minProgress  = 16 << 10 // bytes; a body that brings less each time is not worth following
+	firstBackoff = 100 * time.Millisecond
+)
+
+// Stat returns the size of a blob in bytes. Where HEAD does not give it, it is
+// read from the answer to a GET of the first byte.
+func (p *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
+	if _, err := parseDigest(d); err != nil {
+		return 0, err
+	}
+	a, err := p.do(ctx, http.MethodHead, "blobs/"+string(d), nil, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer a.body.Close()
+	if a.StatusCode == http.StatusOK && a.ContentLength >= 0 {
+		return blobSize(d, a.ContentLength)
+	}
+	if a.StatusCode != http.StatusOK && !a.headUnanswered() {
+		return 0, a.failure()
+	}
+	a.body.Close()
+	return p.statByGet(ctx, d)
+}
+
+func (p *Repository) statByGet(ctx context.Context, d digest.Digest) (int64, error) {
+	a, err := p.do(ctx, http.MethodGet, "blobs/"+string(d), nil, http.Header{"Range": {"bytes=0-0"}})
+	if err != nil {
+		return 0, err
+	}
+	defer a.body.Close()
+	size := int64(-1)
+	switch a.StatusCode {
+	case http.StatusOK:
+		size = a.ContentLength
+	case http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
+		if c, ok := parseContentRange(a.Header.Get("Content-Range")); ok {
+			size = c.total
+		}
+	default:
+		return 0, a.failure()
+	}
+	if size < 0 {
+		return 0, fmt.Errorf("%s: the answer does not tell the blob's size", a.subject())
+	}
+	a.body.drain()
+	return blobSize(d, size)
+}
+
+func blobSize(d digest.Digest, n int64) (int64, error) {
+	if n > chunk.MaxBlobSize {
+		return 0, fmt.Errorf("blob %s: %d bytes are more than a blob may have", d, n)
+	}
+	return n, nil
+}
+
+// Blob returns a source of the chunks of the repository's blobs. It is a
+// [chunk.Runner] that gets a run with one request, in the way the package comment
+// tells, and may yield other chunks of the blob before those that were asked
+// for. What it gives has the right length, and is not checked further.
+func (p *Repository) Blob() chunk.Source { return &source{p} }
+
+type source struct{ repository *Repository }
+
+// Get implements [chunk.Source].
+func (s *source) Get(ctx context.Context, ref chunk.Ref) (p []byte, err error) {
+	err = s.GetRun(ctx, []chunk.Ref{ref}, func(got chunk.Ref, q []byte) error {
+		if got.Offset == ref.Offset {
+			p = q
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// GetRun implements [chunk.Runner]. The first request is made once: it is for
+// the caller to ask another source. After its answer, what goes wrong on the way
+// is retried.
+func (s *source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	r, err := newRun(refs, yield)
+	if err != nil {
+		return err
+	}
+	for failures := 0; !r.done(); {
+		before := r.reached
+		err := s.advance(ctx, r)
+		if r.stopped != nil {
+			return r.stopped
+		}
+		if err == nil {
+			continue
+		}
+		if r.reached-before >= minProgress {
+			failures = 0
+		}
+		failures++
+		if err := s.retry(ctx, r, failures, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retry returns nil, after a while, if a run that failed with err is to go on.
+func (s *source) retry(ctx context.Context, r *run, failures int, err error) error {
+	if ctx.Err() != nil {
+		return ended(ctx, err)
+	}
+	if !r.answered {
+		return err
+	}
+	if refused(err) && !r.renewed { // an expired token, or an expired signature
+		r.renewed = true
+		s.repository.registry.auth.renew(s.repository.name)
+		return nil
+	}
+	if !Unreachable(err) || failures >= maxFailures {
+		return err
+	}
+	wait := firstBackoff << (failures - 1)
+	timer := time.NewTimer(wait/2 + rand.N(wait))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ended(ctx, err)
+	case <-timer.C:
+		return nil
+	}
+}
+
+// ended returns the error of a run whose context is over: the caller's own doing
+// if it was cancelled, and what took so long if its time was up.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != context.Canceled || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("%w (after: %v)", ctx.Err(), err)
+}
+
+func refused(err error) bool {
+	var elsewhere *refusedElsewhereError
+	var status *StatusError
+	return errors.As(err, &elsewhere) ||
+		errors.As(err, &status) && (status.Code == http.StatusUnauthorized || status.Code == http.StatusForbidden)
+}
+
+// advance brings a run forward by one request, or by taking turns at a body that
+// is shared. It may return nil before the run is done.
+func (s *source) advance(ctx context.Context, r *run) error {
+	if !r.single() && !s.inParallel(r) {
+		return s.takeTurns(ctx, r, nil)
+	}
+	b, whole, err := s.open(ctx, r)
+	if err != nil {
+		return err
+	}
+	if whole && !r.single() {
+		return s.takeTurns(ctx, r, b)
+	}
+	defer b.Close()
+	if whole {
+		r.restart()
+	}
+	return r.read(b)
+}
+
+// inParallel reports whether a run may be asked for on its own.
+func (s *source) inParallel(r *run) bool {
+	return s.repository.registry.ranges.Load() && !s.repository.registry.streams.has(s.key(r))
+}
+
+// open asks for the bytes that a run lacks, and waits for a place first. The
+// body stands at the first of them, or, if whole, at the beginning of the blob.
+func (s *source) open(ctx context.Context, r *run) (b *body, whole bool, err error) {
+	registry := s.repository.registry
+	if err := registry.acquire(ctx); err != nil {
+		return nil, false, fmt.Errorf("blob %s: %w", r.blob, err)
+	}
+	header := make(http.Header)
+	if ranged := !r.single() || r.filled > 0; ranged {
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.position(), r.end()-1))
+	}
+	a, err := s.repository.do(ctx, http.MethodGet, "blobs/"+string(r.blob), nil, header)
+	if err != nil {
+		registry.release()
+		return nil, false, err
+	}
+	a.body.onClose = registry.release
+	whole, err = r.accept(a, header.Get("Range") != "")
+	if err != nil {
+		a.body.Close()
+		return nil, false, err
+	}
+	r.answered = true
+	if !r.single() {
+		registry.ranges.Store(!whole)
+	}
+	return a.body, whole, nil
+}
+
+// acquire takes a place for a blob's body. Parked bodies make room, but not at
+// once: one that a run is about to take over must not be lost to another, or
+// runs on many blobs would have each of them begin anew all the time.
+func (r *Registry) acquire(ctx context.Context) error {
+	select {
+	case r.bulk <- struct{}{}:
+		return nil
+	default:
+	}
+	tick := time.NewTicker(parkedGrace / 4)
+	defer tick.Stop()
+	for {
+		r.streams.closeParked(parkedGrace)
+		select {
+		case r.bulk <- struct{}{}:
+			return nil
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *Registry) release() { <-r.bulk }
+
+// accept checks that an answer is the one to a run's request. If whole, its body
+// is all of the blob.
+func (r *run) accept(a *answer, ranged bool) (whole bool, err error) {
+	switch {
+	case a.StatusCode == http.StatusOK:
+		if a.ContentLength >= 0 && a.ContentLength != r.total {
+			return false, r.wrongSize(a.ContentLength)
+		}
+		return true, nil
+	case a.StatusCode == http.StatusPartialContent && ranged:
+		return false, r.acceptRange(a)
+	case a.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
+		if c, ok := parseContentRange(a.Header.Get("Content-Range")); ok && c.total >= 0 && c.total != r.total {
+			return false, r.wrongSize(c.total)
+		}
+	}
+	return false, a.failure()
+}
+
+func (r *run) acceptRange(a *answer) error {
+	c, ok := parseContentRange(a.Header.Get("Content-Range"))
+	switch {
+	case !ok:
+		return fmt.Errorf("%s: the answer does not say which range it is", a.subject())
+	case c.total >= 0 && c.total != r.total:
+		return r.wrongSize(c.total)
+	case c.start != r.position() || c.end != r.end()-1:
+		return fmt.Errorf("%s: bytes %d-%d were asked for, %d-%d are the answer", a.subject(), r.position(), r.end()-1, c.start, c.end)
+	case a.ContentLength >= 0 && a.ContentLength != r.end()-r.position():
+		return fmt.Errorf("%s: %d bytes are announced for the range %d-%d", a.subject(), a.ContentLength, c.start, c.end)
+	}
+	return nil
+}
+
+// contentRange is a range of bytes as an answer states it (RFC 9110, section
+// 14.4). start and end, which is inclusive, are -1 for an unsatisfied range, and
+// total is -1 where it is not known.
+type contentRange struct{ start, end, total int64 }
+
+func parseContentRange(s string) (c contentRange, ok bool) {
+	unit, rest, _ := strings.Cut(s, " ")
+	span, size, slash := strings.Cut(rest, "/")
+	if !strings.EqualFold(unit, "bytes") || !slash {
+		return c, false
+	}
+	c = contentRange{-1, -1, -1}
+	if size != "*" {
+		if c.total, ok = parseOffset(size); !ok {
+			return c, false
+		}
+	}
+	if span == "*" {
+		return c, c.total >= 0
+	}
+	first, last, _ := strings.Cut(span, "-")
+	c.start, ok = parseOffset(first)
+	if !ok {
+		return c, false
+	}
+	c.end, ok = parseOffset(last)
+	return c, ok && c.start <= c.end && (c.total < 0 || c.end < c.total)
+}
+
+// parseOffset reads digits alone: no sign, and nothing around them.
+func parseOffset(s string) (int64, bool) {
+	n, err := strconv.ParseUint(s, 10, 63)
+	return int64(n), err == nil
+}
+
+// readEnd reports an error if a body goes on after what it should have. To read
+// to the end also gives its connection back. How a body ends does not matter
+// once all of it is there.
+func readEnd(b io.Reader) bool {
+	n, _ := io.ReadFull(b, make([]byte, 1))
+	return n == 0
+}

@@ -1,0 +1,166 @@
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+)
+
+// maxErrorBody is how much of a refusal's body is kept, in bytes.
+const maxErrorBody = 8 << 10
+
+// StatusError is an answer other than the one that was hoped for. With code 404
+// it is a [chunk.ErrNotFound].
+type StatusError struct {
+	Method string
+	URL    string // of the request to the registry or token server, without query
+	Code   int    // the HTTP status
+	// Header has those fields of the answer that concern a client too:
+	// WWW-Authenticate, Retry-After, Warning, RateLimit-*,
+	// Docker-RateLimit-Source and Content-Type.
+	Header http.Header
+	// Body is the beginning of the answer's, at most 8 KiB: usually the error
+	// JSON of the distribution specification. Neither it nor WWW-Authenticate is
+	// kept when the answer came from where the registry redirected to: that is
+	// no challenge of the registry, and object stores repeat signatures there.
+	Body []byte
+}
+
+func (e *StatusError) Error() string {
+	s := fmt.Sprintf("%s %s: %d %s", e.Method, e.URL, e.Code, http.StatusText(e.Code))
+	if code := e.ociCode(); code != "" {
+		s += " (" + code + ")"
+	}
+	return strings.TrimSuffix(s, " ")
+}
+
+// Unwrap makes 404 a miss.
+func (e *StatusError) Unwrap() error {
+	if e.Code == http.StatusNotFound {
+		return chunk.ErrNotFound
+	}
+	return nil
+}
+
+// ociCode returns the error code in the body (distribution-spec, "Error Codes"),
+// if it looks like one. The rest of the body is too free a text to be logged.
+func (e *StatusError) ociCode() string {
+	var body struct {
+		Errors []struct {
+			Code string `json:"code"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(e.Body, &body) != nil || len(body.Errors) == 0 {
+		return ""
+	}
+	code := body.Errors[0].Code
+	if len(code) > 64 || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") != "" {
+		return ""
+	}
+	return code
+}
+
+// noAnswerError says that a request, or the rest of its body, was not answered.
+type noAnswerError struct {
+	subject string
+	err     error
+}
+
+func (e *noAnswerError) Error() string { return e.subject + ": " + e.err.Error() }
+func (e *noAnswerError) Unwrap() error { return e.err }
+
+// refusedElsewhereError is a refusal by a host that the registry redirected to:
+// of an expired signature, say. It is no word of the registry about who may
+// read, and so no [StatusError].
+type refusedElsewhereError struct {
+	subject, host string
+	code          int
+}
+
+func (e *refusedElsewhereError) Error() string {
+	return fmt.Sprintf("%s: redirected to %s: %d %s", e.subject, e.host, e.code, http.StatusText(e.code))
+}
+
+// addressError is a refusal by [Config.Control].
+type addressError struct{ err error }
+
+func (e *addressError) Error() string { return e.err.Error() }
+func (e *addressError) Unwrap() error { return e.err }
+
+// Unreachable reports whether err says that the upstream cannot be asked now: no
+// answer came (for want of a connection, for a broken one, in time), or 500,
+// 502, 503 or 504 did. It is false for a caller that gave up, an address that
+// may not be connected to, every other status, and wrong bytes.
+func Unreachable(err error) bool {
+	var refused *addressError
+	if err == nil || errors.As(err, &refused) {
+		return false
+	}
+	var none *noAnswerError
+	var op *net.OpError
+	if errors.As(err, &none) || errors.As(err, &op) {
+		return true
+	}
+	var status *StatusError
+	return errors.As(err, &status) && brokenServer(status.Code)
+}
+
+func brokenServer(code int) bool {
+	switch code {
+	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// stalledError says that a body brought nothing for d.
+func stalledError(d time.Duration) error {
+	return fmt.Errorf("no byte for %v: %w", d, os.ErrDeadlineExceeded)
+}
+
+// explain names the reason why a request under ctx failed with err: the end of
+// ctx, if that came first.
+func explain(ctx context.Context, subject string, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s: %w", subject, err)
+	}
+	return &noAnswerError{subject, err}
+}
+
+// failure turns an answer into an error, and closes it.
+func (a *answer) failure() error {
+	defer a.body.Close()
+	if a.away && (a.StatusCode == http.StatusUnauthorized || a.StatusCode == http.StatusForbidden) {
+		return &refusedElsewhereError{a.subject(), a.host, a.StatusCode}
+	}
+	e := &StatusError{Method: a.method, URL: a.url, Code: a.StatusCode, Header: make(http.Header)}
+	for name, values := range a.Header {
+		switch name {
+		case "Www-Authenticate":
+			if a.away {
+				continue
+			}
+		case "Retry-After", "Warning", "Docker-Ratelimit-Source", "Content-Type":
+		default:
+			if !strings.HasPrefix(name, "Ratelimit-") {
+				continue
+			}
+		}
+		e.Header[name] = values
+	}
+	if !a.away && plainEncoding(a.Header) {
+		e.Body = a.body.readSome(maxErrorBody)
+	}
+	return e
+}

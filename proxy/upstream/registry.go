@@ -1,0 +1,229 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Limits of a connection and of what arrives on it.
+const (
+	dialTimeout    = 10 * time.Second
+	tlsTimeout     = 10 * time.Second
+	headerTimeout  = 30 * time.Second // from the end of a request to its answer's header
+	keepIdle       = 90 * time.Second
+	maxHeaderBytes = 64 << 10
+
+	defaultMaxConns     = 16
+	defaultStallTimeout = 30 * time.Second
+)
+
+// Config says which registry is read, and how.
+type Config struct {
+	// URL is the base of the registry, such as https://registry-1.docker.io or
+	// http://127.0.0.1:5000. It may have a path, which precedes /v2/.
+	URL string
+	// RootCAs vouch for the registry and all it redirects to. nil is the
+	// system's.
+	RootCAs *x509.CertPool
+	// InsecureSkipVerify accepts any certificate.
+	InsecureSkipVerify bool
+	// Credentials returns what the node has for a registry, host being that of
+	// URL. nil, or empty answers, is anonymous. Its errors must hold no secret.
+	Credentials func(ctx context.Context, host string) (username, password string, err error)
+	// MaxConns is how many connections to one host may be open at once. 0 is 16;
+	// fewer than 2 are 2, so that a question need not wait for a blob.
+	MaxConns int
+	// StallTimeout is how long a body may bring no byte. 0 is 30 s.
+	StallTimeout time.Duration
+	// UserAgent is sent with each request. Empty is "granary".
+	UserAgent string
+	// Control is called with the address of each connection before it is made,
+	// as in [net.Dialer], and refuses it with an error. nil refuses none.
+	Control func(network, address string, c syscall.RawConn) error
+	// Observe is told of each HTTP request made, those for tokens and those that
+	// follow a redirect included. Code 0 means that no answer came. nil ignores.
+	Observe func(method string, code int)
+	// Received is told of bytes of bodies as they are read. nil ignores.
+	Received func(n int64)
+}
+
+// withDefaults returns c with its zeros replaced.
+func (c Config) withDefaults() Config {
+	if c.MaxConns == 0 {
+		c.MaxConns = defaultMaxConns
+	}
+	c.MaxConns = max(c.MaxConns, 2)
+	if c.StallTimeout <= 0 {
+		c.StallTimeout = defaultStallTimeout
+	}
+	if c.UserAgent == "" {
+		c.UserAgent = "granary"
+	}
+	if c.Observe == nil {
+		c.Observe = func(string, int) {}
+	}
+	if c.Received == nil {
+		c.Received = func(int64) {}
+	}
+	return c
+}
+
+// Registry is a client of one registry. It is safe for concurrent use.
+type Registry struct {
+	cfg       Config
+	base      *url.URL // without trailing slash
+	transport *http.Transport
+	auth      *authorizer
+	bulk      chan struct{} // a place for each body of a blob that may be open
+	streams   streams
+	ranges    atomic.Bool // the last answer to a range was a range
+}
+
+// New returns a client of the registry that cfg describes. It makes no request.
+func New(cfg Config) (*Registry, error) {
+	base, err := parseBase(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	r := &Registry{
+		cfg:       cfg,
+		base:      base,
+		transport: newTransport(cfg),
+		// Bodies of blobs, the parked ones too, leave some connections to
+		// questions, which would otherwise wait behind gigabytes.
+		bulk: make(chan struct{}, cfg.MaxConns-max(1, cfg.MaxConns/8)),
+	}
+	r.auth = newAuthorizer(r)
+	return r, nil
+}
+
+// Close closes the connections that are not in use. What is under way goes on.
+func (r *Registry) Close() {
+	r.streams.closeParked(0)
+	r.transport.CloseIdleConnections()
+}
+
+// Repository returns the repository of that name, with "library/" where Docker
+// Hub has it. A name that is no path below the registry fails on first use.
+func (r *Registry) Repository(name string) *Repository { return &Repository{r, name} }
+
+// Repository is one repository of a registry. It is safe for concurrent use.
+type Repository struct {
+	registry *Registry
+	name     string
+}
+
+// url returns the address of something in the repository.
+func (p *Repository) url(path string, query url.Values) (*url.URL, error) {
+	path = "/v2/" + p.name + "/" + path
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
+	u := *p.registry.base
+	u.Path += path
+	u.RawQuery = query.Encode()
+	return &u, nil
+}
+
+// checkPath refuses a path that a server, or a proxy before it, might take for
+// one outside of what it is appended to.
+func checkPath(path string) error {
+	const maxPath = 4096
+	if len(path) > maxPath {
+		return fmt.Errorf("path of %d bytes is too long", len(path))
+	}
+	for e := range strings.SplitSeq(path[1:], "/") {
+		if e == "" || e == "." || e == ".." {
+			return fmt.Errorf("path %q has the element %q", path, e)
+		}
+	}
+	if strings.ContainsFunc(path, func(c rune) bool { return c <= ' ' || c >= 0x7f || strings.ContainsRune(`\%?#`, c) }) {
+		return fmt.Errorf("path %q has characters that no name has", path)
+	}
+	return nil
+}
+
+// parseBase reads the URL of a registry. Its errors do not repeat a URL that
+// could not be read, for it may hold a password.
+func parseBase(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return nil, errors.New("upstream URL: malformed")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("upstream URL: scheme is %q, want http or https", u.Scheme)
+	case u.User != nil:
+		return nil, errors.New("upstream URL: it must not contain credentials")
+	case u.Hostname() == "":
+		return nil, errors.New("upstream URL: no host")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(s, "#"):
+		return nil, errors.New("upstream URL: it must not have a query or fragment")
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	if u.Path != "" {
+		if err := checkPath(u.Path); err != nil || u.RawPath != "" {
+			return nil, fmt.Errorf("upstream URL: %q is no path to have before /v2/", u.Path)
+		}
+	}
+	return u, nil
+}
+
+// newTransport speaks HTTP/1.1 only: bulk data moves faster on several
+// connections than in the streams of one.
+func newTransport(cfg Config) *http.Transport {
+	dialer := &net.Dialer{Timeout: dialTimeout, Control: cfg.control()}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Transport{
+		Proxy:       proxyFromEnvironment,
+		DialContext: dialer.DialContext,
+		TLSClientConfig: &tls.Config{
+			MinVersion:         tls.VersionTLS12,
+			RootCAs:            cfg.RootCAs,
+			InsecureSkipVerify: cfg.InsecureSkipVerify,
+		},
+		TLSHandshakeTimeout:    tlsTimeout,
+		ResponseHeaderTimeout:  headerTimeout,
+		MaxConnsPerHost:        cfg.MaxConns,
+		MaxIdleConnsPerHost:    cfg.MaxConns,
+		MaxIdleConns:           2 * cfg.MaxConns, // the registry's, and those of where it redirects to
+		IdleConnTimeout:        keepIdle,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		DisableCompression:     true,
+		Protocols:              protocols,
+	}
+}
+
+// control marks what Control refuses, which is not a registry that is down.
+func (c Config) control() func(network, address string, conn syscall.RawConn) error {
+	if c.Control == nil {
+		return nil
+	}
+	return func(network, address string, conn syscall.RawConn) error {
+		if err := c.Control(network, address, conn); err != nil {
+			return &addressError{err}
+		}
+		return nil
+	}
+}
+
+// proxyFromEnvironment hides what is wrong with a proxy's URL, which often has a
+// password in it.
+func proxyFromEnvironment(req *http.Request) (*url.URL, error) {
+	u, err := http.ProxyFromEnvironment(req)
+	if err != nil {
+		return nil, errors.New("the proxy that the environment names has a malformed URL")
+	}
+	return u, nil
+}

@@ -1,0 +1,253 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	maxRedirects   = 5
+	maxAuthRounds  = 3        // as found in the cache, renewed, and renewed for another challenge
+	maxDrainBytes  = 8 << 10  // of a body that nobody reads, to keep its connection
+	authorization  = "Authorization"
+	acceptEncoding = "Accept-Encoding"
+)
+
+// answer is a response to a request that started at the registry.
+type answer struct {
+	*http.Response
+	body   *body
+	method string
+	url    string // of the registry, without query
+	host   string // that answered
+	away   bool   // by redirect to another origin
+}
+
+func (a *answer) subject() string { return a.method + " " + a.url }
+
+// do asks for a path below the repository, with whatever authorization it takes.
+// The caller closes the answer's body, whatever the status.
+func (p *Repository) do(ctx context.Context, method, path string, query url.Values, header http.Header) (*answer, error) {
+	r := p.registry
+	u, err := p.url(path, query)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", r.base.Host, err)
+	}
+	g, err := r.auth.remembered(ctx, p.name)
+	if err != nil {
+		return nil, err
+	}
+	for round := 1; ; round++ {
+		a, err := r.follow(ctx, method, u, g.authorize(header))
+		if err != nil || a.StatusCode != http.StatusUnauthorized || a.away {
+			return a, err
+		}
+		refusal := a.failure()
+		if round == maxAuthRounds {
+			return nil, refusal
+		}
+		g, err = r.auth.meet(ctx, p.name, a.Header.Values("Www-Authenticate"), g)
+		var no *noGrantError
+		if errors.As(err, &no) {
+			return nil, no.explain(refusal)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// follow makes a request, and those that it is redirected to. Authorization goes
+// no further than the origin of u: not to another host, not even a subdomain,
+// not to another port or scheme (distribution-spec, "Redirects").
+func (r *Registry) follow(ctx context.Context, method string, u *url.URL, header http.Header) (*answer, error) {
+	b := r.newBody(ctx)
+	a := &answer{body: b, method: method, url: withoutQuery(u)}
+	b.subject = a.subject()
+	if err := r.hop(a, u, maps.Clone(header)); err != nil {
+		b.Close()
+		return nil, err
+	}
+	a.Body = b
+	a.Request = nil // it holds the token, and the query of a signed URL
+	if a.StatusCode/100 == 2 && !plainEncoding(a.Header) {
+		b.Close()
+		return nil, fmt.Errorf("%s: the answer is encoded although identity was asked for", a.subject())
+	}
+	return a, nil
+}
+
+// hop goes from redirect to redirect until it has the response for a.
+func (r *Registry) hop(a *answer, u *url.URL, header http.Header) error {
+	if header == nil {
+		header = make(http.Header)
+	}
+	header.Set("User-Agent", r.cfg.UserAgent)
+	header.Set(acceptEncoding, "identity")
+	at := u
+	for hops := 0; ; hops++ {
+		req := (&http.Request{Method: a.method, URL: at, Header: header, Host: at.Host}).WithContext(a.body.ctx)
+		resp, err := r.transport.RoundTrip(req)
+		if err != nil {
+			r.cfg.Observe(a.method, 0)
+			return explain(a.body.ctx, a.subject(), err)
+		}
+		r.cfg.Observe(a.method, resp.StatusCode)
+		a.Response, a.host, a.body.raw = resp, at.Host, resp.Body
+		location := redirection(resp)
+		if location == "" {
+			return nil
+		}
+		if hops == maxRedirects {
+			return fmt.Errorf("%s: more than %d redirects", a.subject(), maxRedirects)
+		}
+		a.body.drain()
+		if at, err = redirected(at, location); err != nil {
+			return fmt.Errorf("%s: %w", a.subject(), err)
+		}
+		if !sameOrigin(u, at) {
+			a.away = true
+			header = header.Clone() // the last request's is still its own
+			header.Del(authorization)
+			header.Del("Cookie")
+		}
+	}
+}
+
+// redirection returns where a response redirects to, or "".
+func redirection(resp *http.Response) string {
+	switch resp.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return resp.Header.Get("Location")
+	}
+	return ""
+}
+
+// redirected returns the target of a redirect. No error repeats the location,
+// which may be signed.
+func redirected(from *url.URL, location string) (*url.URL, error) {
+	to, err := from.Parse(location)
+	switch {
+	case err != nil:
+		return nil, errors.New("redirected to a malformed URL")
+	case to.Scheme != "http" && to.Scheme != "https" || to.Hostname() == "":
+		return nil, fmt.Errorf("redirected to something with scheme %q and host %q", to.Scheme, to.Host)
+	case from.Scheme == "https" && to.Scheme == "http":
+		return nil, fmt.Errorf("redirected from https to http://%s, which is refused", to.Host)
+	}
+	to.User, to.Fragment, to.RawFragment = nil, "", ""
+	return to, nil
+}
+
+// sameOrigin reports whether two URLs have one scheme, host and port (RFC 6454,
+// section 5).
+func sameOrigin(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b)
+}
+
+func port(u *url.URL) string {
+	switch p := u.Port(); {
+	case p != "":
+		return p
+	case u.Scheme == "https":
+		return "443"
+	default:
+		return "80"
+	}
+}
+
+func withoutQuery(u *url.URL) string {
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+}
+
+// plainEncoding reports whether a body has the bytes that were asked for, not an
+// encoding of them (RFC 9110, section 8.4).
+func plainEncoding(h http.Header) bool {
+	for _, v := range h.Values("Content-Encoding") {
+		if v != "" && !strings.EqualFold(v, "identity") {
+			return false
+		}
+	}
+	return true
+}
+
+// body reads the body of an answer, and holds all that ends with it. Its request
+// lives until Close, and under the caller's context until detach.
+type body struct {
+	raw      io.ReadCloser // of the last response; nil before the first
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	unlink   func() bool // from the caller's context
+	stall    time.Duration
+	timer    *time.Timer // runs during a Read, and cancels
+	received func(int64)
+	subject  string
+	onClose  func() // nil for none
+}
+
+func (r *Registry) newBody(ctx context.Context) *body {
+	b := &body{stall: r.cfg.StallTimeout, received: r.cfg.Received}
+	b.ctx, b.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	b.unlink = context.AfterFunc(ctx, func() { b.cancel(ctx.Err()) })
+	b.timer = time.AfterFunc(b.stall, func() { b.cancel(stalledError(b.stall)) })
+	b.timer.Stop()
+	return b
+}
+
+// Read implements [io.Reader]. A read that waits longer than the stall timeout
+// fails; the time between reads does not count.
+func (b *body) Read(p []byte) (int, error) {
+	b.timer.Reset(b.stall)
+	n, err := b.raw.Read(p)
+	b.timer.Stop()
+	b.received(int64(n))
+	if err != nil && err != io.EOF {
+		err = explain(b.ctx, b.subject, err)
+	}
+	return n, err
+}
+
+// Close ends the request. Its connection is kept if the body has been read to
+// its end.
+func (b *body) Close() error {
+	b.unlink()
+	var err error
+	if b.raw != nil {
+		err = b.raw.Close()
+	}
+	b.timer.Stop()
+	b.cancel(context.Canceled)
+	if b.onClose != nil {
+		b.onClose()
+		b.onClose = nil
+	}
+	return err
+}
+
+// readSome reads what is there of a small body: none of it is needed enough to
+// wait for long.
+func (b *body) readSome(limit int64) []byte {
+	late := time.AfterFunc(b.stall, func() { b.cancel(stalledError(b.stall)) })
+	defer late.Stop()
+	p, _ := io.ReadAll(io.LimitReader(b, limit))
+	return p
+}
+
+// drain reads a small rest, so that the connection can be used again, and closes
+// the response but not the request.
+func (b *body) drain() {
+	b.readSome(maxDrainBytes)
+	b.raw.Close()
+}
+
+// detach frees the request from the caller's context. It is false when that has
+// ended already.
+func (b *body) detach() bool { return b.unlink() }
