@@ -21,11 +21,12 @@ type blob struct {
 	checked bitmap // of those, the ones that this process wrote or has checked
 	sums    sums
 
-	dirty    map[int]time.Time // chunks of which the index does not know yet, since when
-	changed  bool              // the blob's own record differs from the index
-	recorded bool              // the index has a record of it
-	made     bool              // the file was created and its directory not synced since
-	users    int               // readers and writers that hold it against eviction
+	writing  map[int]*pendingWrite // chunks on their way into the file
+	dirty    map[int]time.Time     // chunks of which the index does not know yet, since when
+	changed  bool                  // the blob's own record differs from the index
+	recorded bool                  // the index has a record of it
+	made     bool                  // the file was created and its directory not synced since
+	users    int                   // readers and writers that hold it against eviction
 }
 
 func newBlob(d digest.Digest, total int64) *blob {
@@ -36,6 +37,7 @@ func newBlob(d digest.Digest, total int64) *blob {
 		have:    newBitmap(n),
 		checked: newBitmap(n),
 		sums:    make(sums),
+		writing: make(map[int]*pendingWrite),
 		dirty:   make(map[int]time.Time),
 	}
 }

@@ -63,6 +63,9 @@ type batchChunk struct {
 // vouches yet is left for its reader's link for a while, and digested here when
 // none has come, or at once if all is set.
 func (s *Disk) commit(all bool) error {
+	if all {
+		s.awaitWrites(func(*blob) bool { return true })
+	}
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	var errs []error

@@ -41,6 +41,7 @@ type Disk struct {
 	cfg Config
 	db  *bbolt.DB
 
+	direct     directWriter
 	committing sync.Mutex // held by commits, evictions and drops; taken before mu
 	stop       context.CancelFunc
 	done       sync.WaitGroup
@@ -127,6 +128,10 @@ func (s *Disk) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	i := ref.Index()
 	s.mu.Lock()
 	b := s.blobs[ref.Blob]
+	if b != nil && b.total == ref.Total && b.writing[i] != nil {
+		defer s.mu.Unlock()
+		return b.writing[i].bytes, nil
+	}
 	if b == nil || b.total != ref.Total || i >= b.chunks() || !b.have.has(i) {
 		s.mu.Unlock()
 		return s.byDigest(ctx, ref)
@@ -199,7 +204,8 @@ func (s *Disk) byDigest(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 }
 
 // Put implements [chunk.Store]. A chunk that is there already is left as it is.
-// When the budget is used up, Put makes room first.
+// When the budget is used up, Put makes room first. The write may still be under
+// way when Put returns; then Get answers from p, and a fault is reported.
 func (s *Disk) Put(_ context.Context, ref chunk.Ref, p []byte) error {
 	if err := ref.Validate(); err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -215,16 +221,11 @@ func (s *Disk) Put(_ context.Context, ref chunk.Ref, p []byte) error {
 	if err := s.makeRoom(ref.Size); err != nil {
 		return fmt.Errorf("chunk %s: put: %w", ref, err)
 	}
-	made, err := s.write(ref, p)
-	if err != nil {
-		return fmt.Errorf("chunk %s: put: %w", ref, err)
-	}
-	s.wrote(b, ref, made)
-	return nil
+	return s.write(b, ref, p)
 }
 
 // hold returns the blob of ref, held against eviction, or nil when the chunk is
-// in already.
+// in already or about to be.
 func (s *Disk) hold(ref chunk.Ref) (*blob, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -241,39 +242,16 @@ func (s *Disk) hold(ref chunk.Ref) (*blob, error) {
 	if b.total != ref.Total {
 		return nil, fmt.Errorf("chunk %s: put: the blob has %d bytes, not %d", ref, b.total, ref.Total)
 	}
-	if b.have.has(ref.Index()) {
+	if b.have.has(ref.Index()) || b.writing[ref.Index()] != nil {
 		return nil, nil
 	}
 	b.users++
 	return b, nil
 }
 
-// write puts p into the blob's file and reports whether it made the file.
-func (s *Disk) write(ref chunk.Ref, p []byte) (made bool, err error) {
-	path := s.path(ref.Blob)
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return false, err
-		}
-		made = true
-		f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
-	}
-	if err != nil {
-		return made, err
-	}
-	_, err = f.WriteAt(p, ref.Offset)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return made, err
-}
-
-// wrote notes that a chunk's bytes are in its file.
+// wrote notes that a chunk's bytes are in its file. s.mu is held.
 func (s *Disk) wrote(b *blob, ref chunk.Ref, made bool) {
 	i := ref.Index()
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	b.made = b.made || made
 	if b.have.has(i) {
 		return // written by two at once, with the same bytes as far as is known

@@ -47,6 +47,7 @@ func (s *Disk) Prove(d digest.Digest, total int64) {
 // Refute implements [chunk.Proofs]: every chunk of the blob is dropped, for what
 // vouched for them was only that they came from the upstream.
 func (s *Disk) Refute(d digest.Digest) {
+	s.awaitWrites(func(b *blob) bool { return b.digest == d })
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	s.mu.Lock()

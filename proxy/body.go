@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/content"
 )
@@ -80,6 +82,7 @@ type fileBody struct {
 func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
 	for sent < b.n && err == nil {
 		extend(b.client)
+		b.readAhead(min(b.n-sent, 2*lendBytes))
 		var k int64
 		k, err = io.CopyN(w, b.f, min(b.n-sent, lendBytes))
 		sent += k
@@ -89,6 +92,15 @@ func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
 		err = fmt.Errorf("send file: %w", err)
 	}
 	return sent, err
+}
+
+// readAhead has the kernel read the next n bytes from the disk: on its own it
+// reads ahead by far less than sendfile could send meanwhile.
+func (b *fileBody) readAhead(n int64) {
+	at, err := b.f.Seek(0, io.SeekCurrent)
+	if err == nil {
+		_ = unix.Fadvise(int(b.f.Fd()), at, n, unix.FADV_WILLNEED) // advice only
+	}
 }
 
 func (b *fileBody) Close() error { return b.f.Close() }

@@ -38,7 +38,10 @@ type slot struct {
 
 var errClosed = errors.New("reader is closed")
 
-const stripeChunks = StripeSize / Size
+const (
+	stripeChunks = StripeSize / Size
+	runsAhead    = 2 // under way at once, when the window allows
+)
 
 // reset makes the reader continue at pos with nothing under way.
 func (r *Reader) reset(pos int64) {
@@ -209,18 +212,20 @@ func (r *Reader) hash(s *slot) error {
 	return nil
 }
 
-// fill asks for chunks until the window is full: in whole stripes, so that a
-// source can get each with one request. The first chunk waits for memory, those
-// read ahead take what is free.
+// fill asks for chunks until the window is full: in runs of a quarter of it that
+// end with a stripe, so that a source can get each with one request, and several
+// are under way. The first chunk waits for memory, those read ahead take what is
+// free.
 func (r *Reader) fill() error {
 	end := r.b.m.Find(r.section.Offset+r.section.Length-1) + 1
+	window := int(max(r.b.cfg.Window/Size, 1))
+	if r.section.OnDemand {
+		window = 1
+	}
+	run := max(window/runsAhead/stripeChunks, 1) * stripeChunks
 	for {
-		room := int(max(r.b.cfg.Window/Size, 1)) - len(r.ahead)
-		if r.section.OnDemand {
-			room = 1 - len(r.ahead)
-		}
-		stripe := stripeChunks - r.next%stripeChunks // to the end of the stripe
-		want := min(stripe, end-r.next)
+		room := window - len(r.ahead)
+		want := min(run-r.next%stripeChunks, end-r.next)
 		if want == 0 || room < want && len(r.ahead) > 0 {
 			return nil
 		}

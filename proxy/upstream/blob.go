@@ -170,15 +170,17 @@ func refused(err error) bool {
 // advance brings a run forward by one request, or by taking turns at a body that
 // is shared. It may return nil before the run is done.
 func (s *source) advance(ctx context.Context, r *run) error {
-	if !r.single() && !s.inParallel(r) {
-		return s.takeTurns(ctx, r, nil)
+	if !r.single() {
+		b, err := s.openRange(ctx, r)
+		if b == nil {
+			return err
+		}
+		defer b.Close()
+		return r.read(b)
 	}
 	b, whole, err := s.open(ctx, r)
 	if err != nil {
 		return err
-	}
-	if whole && !r.single() {
-		return s.takeTurns(ctx, r, b)
 	}
 	defer b.Close()
 	if whole {
@@ -187,9 +189,23 @@ func (s *source) advance(ctx context.Context, r *run) error {
 	return r.read(b)
 }
 
+// openRange returns the body of what a run lacks, or nil when taking turns has
+// brought it forward.
+func (s *source) openRange(ctx context.Context, r *run) (*body, error) {
+	if !s.inParallel(r) {
+		return s.takeTurns(ctx, r, nil)
+	}
+	b, whole, err := s.open(ctx, r)
+	if err != nil || !whole {
+		return b, err
+	}
+	return s.takeTurns(ctx, r, b)
+}
+
 // inParallel reports whether a run may be asked for on its own.
 func (s *source) inParallel(r *run) bool {
-	return s.repository.registry.ranges.Load() && !s.repository.registry.streams.has(s.key(r))
+	registry := s.repository.registry
+	return registry.ranges.Load() && !registry.streams.busy(s.key(r))
 }
 
 // open asks for the bytes that a run lacks, and waits for a place first. The

@@ -14,8 +14,8 @@ import (
 
 const (
 	maxRedirects   = 5
-	maxAuthRounds  = 3        // as found in the cache, renewed, and renewed for another challenge
-	maxDrainBytes  = 8 << 10  // of a body that nobody reads, to keep its connection
+	maxAuthRounds  = 3       // as found in the cache, renewed, and renewed for another challenge
+	maxDrainBytes  = 8 << 10 // of a body that nobody reads, to keep its connection
 	authorization  = "Authorization"
 	acceptEncoding = "Accept-Encoding"
 )

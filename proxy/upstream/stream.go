@@ -29,6 +29,7 @@ type streams struct {
 type streamKey struct {
 	repository string
 	blob       digest.Digest
+	total      int64
 }
 
 // stream is a blob whose runs take turns at one body.
@@ -52,9 +53,18 @@ type stream struct {
 type waiter struct {
 	next, end int64         // what it waits for still
 	chunks    [][]byte      // what passed by of that, in order
-	free      bool          // turns are not needed any more
+	state     state         // waiting or free
 	wake      chan struct{} // of capacity 1
 }
+
+// state is what a run that takes part in a stream may do.
+type state int
+
+const (
+	waiting state = iota
+	reading       // it has the turn
+	free          // turns are not needed any more
+)
 
 // filler reads one chunk. It outlives the run that began it, so that a run which
 // is cancelled leaves the body in a place where another can go on.
@@ -65,34 +75,34 @@ type filler struct {
 	done chan struct{} // closed after buf and err are written
 }
 
-func (s *source) key(r *run) streamKey { return streamKey{s.repository.name, r.blob} }
+func (s *source) key(r *run) streamKey { return streamKey{s.repository.name, r.blob, r.total} }
 
 // takeTurns brings a run forward by waiting for what others read and reading for
-// them in turn. b, if not nil, is a body of the whole blob that the run has
-// come by.
-func (s *source) takeTurns(ctx context.Context, r *run, b *body) error {
+// them in turn. whole, if not nil, is a body of the whole blob that the run has
+// come by. When it turns out that ranges work after all, takeTurns returns: with
+// the body of the run's range, if it was this run that asked.
+func (s *source) takeTurns(ctx context.Context, r *run, whole *body) (ranged *body, err error) {
 	streams := &s.repository.registry.streams
-	st, w := streams.join(s.key(r), r, b)
+	st, w := streams.join(s.key(r), r, whole)
 	defer streams.leave(st)
 	defer s.yieldTurn(st, w)
 	s.yieldTurn(st, nil)
-	for !r.done() {
-		chunks, mine, free, err := streams.await(ctx, st, w)
+	for {
+		chunks, state, err := streams.await(ctx, st, w)
 		for _, p := range chunks {
 			if err := r.give(p); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		switch {
+		case r.done() || state == free:
+			return nil, nil
 		case err != nil:
-			return fmt.Errorf("blob %s: %w", r.blob, err)
-		case r.done() || free:
-			return nil
-		case mine:
-			return s.lead(ctx, st, w, r)
+			return nil, fmt.Errorf("blob %s: %w", r.blob, err)
+		case state == reading:
+			return s.lead(ctx, st, r)
 		}
 	}
-	return nil
 }
 
 // yieldTurn takes w, if not nil, out of the stream, and gives the turn to the
@@ -102,56 +112,54 @@ func (s *source) yieldTurn(st *stream, w *waiter) {
 	registry.streams.pass(st, w, registry.ranges.Load())
 }
 
-// lead reads while the run has the turn.
-func (s *source) lead(ctx context.Context, st *stream, w *waiter, r *run) error {
+// lead reads while the run has the turn. It returns the body of the run's range
+// as soon as it gets one.
+func (s *source) lead(ctx context.Context, st *stream, r *run) (ranged *body, err error) {
 	if st.body == nil || st.pos > r.refs[0].Offset {
 		st.close()
 		b, whole, err := s.open(ctx, r)
-		if err != nil {
-			return err
-		}
-		if !whole { // so the others need not wait for turns
-			s.yieldTurn(st, w)
-			defer b.Close()
-			return r.read(b)
+		if err != nil || !whole {
+			return b, err
 		}
 		if !st.adopt(b) {
-			return fmt.Errorf("blob %s: %w", r.blob, ctx.Err())
+			return nil, fmt.Errorf("blob %s: %w", r.blob, ctx.Err())
 		}
 	}
+	r.answered = true // also by a body that was asked for before
 	for !r.done() {
 		f, err := st.next(ctx, r)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := s.pass(st, r, f); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // pass gives a chunk to whoever waits for it, and to its own caller if nobody
 // does and it is new.
 func (s *source) pass(st *stream, r *run, f *filler) error {
 	taken := s.repository.registry.streams.deliver(st, f)
-	if f.ref.Offset == r.refs[0].Offset {
-		st.given = max(st.given, st.pos)
+	isNew := f.ref.Offset >= st.given
+	st.given = max(st.given, st.pos)
+	r.reached = max(r.reached, st.pos)
+	switch {
+	case f.ref.Offset == r.refs[0].Offset:
 		return r.give(f.buf)
+	case isNew && !taken:
+		return r.giveOther(f.ref, f.buf)
 	}
-	if taken || f.ref.Offset < st.given {
-		r.reached = max(r.reached, min(st.pos, st.given))
-		return nil
-	}
-	st.given = st.pos
-	return r.giveOther(f.ref, f.buf)
+	return nil
 }
 
-// has reports whether runs take turns for a blob.
-func (ss *streams) has(key streamKey) bool {
+// busy reports whether runs take turns for a blob now.
+func (ss *streams) busy(key streamKey) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	return ss.open[key] != nil
+	st := ss.open[key]
+	return st != nil && (st.turn != nil || st.body != nil)
 }
 
 // join makes a run wait for a turn. b is adopted by the stream if it has no other
@@ -234,7 +242,7 @@ func (ss *streams) discard(st *stream) {
 
 // await waits until something has come for w: chunks, the turn, or word that
 // turns are not needed.
-func (ss *streams) await(ctx context.Context, st *stream, w *waiter) (chunks [][]byte, mine, free bool, err error) {
+func (ss *streams) await(ctx context.Context, st *stream, w *waiter) (chunks [][]byte, is state, err error) {
 	select {
 	case <-w.wake:
 	case <-ctx.Done():
@@ -243,7 +251,10 @@ func (ss *streams) await(ctx context.Context, st *stream, w *waiter) (chunks [][
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	chunks, w.chunks = w.chunks, nil
-	return chunks, st.turn == w, w.free, err
+	if st.turn == w {
+		return chunks, reading, err
+	}
+	return chunks, w.state, err
 }
 
 // deliver gives a chunk to those in the queue whose next it is, and reports
@@ -279,7 +290,7 @@ func (ss *streams) pass(st *stream, w *waiter, ranges bool) {
 	case st.turn != nil || len(st.queue) == 0:
 	case ranges && st.body == nil:
 		for _, o := range st.queue {
-			o.free = true
+			o.state = free
 			o.notify()
 		}
 		st.queue = nil
@@ -345,7 +356,7 @@ func (st *stream) next(ctx context.Context, r *run) (*filler, error) {
 			buf:  make([]byte, size),
 			done: make(chan struct{}),
 		}
-		go st.filler.fill(st.body, r)
+		go st.filler.fill(st.body)
 	}
 	f := st.filler
 	select {
@@ -361,7 +372,7 @@ func (st *stream) next(ctx context.Context, r *run) (*filler, error) {
 	return f, f.err
 }
 
-func (f *filler) fill(b *body, r *run) {
+func (f *filler) fill(b *body) {
 	defer close(f.done)
 	if _, err := io.ReadFull(b, f.buf); err != nil {
 		f.err = b.cut(err)

@@ -28,7 +28,7 @@ import (
 const (
 	memoryCache   = 16 << 20 // chunks that are kept
 	readAhead     = 64 << 20 // chunks that readers hold, all together
-	readerWindow  = 16 << 20 // and one reader at the most
+	readerWindow  = 32 << 20 // and one reader at the most
 	scrubEvery    = 7 * 24 * time.Hour
 	scrubRate     = 16 << 20 // bytes per second
 	maxHeader     = 64 << 10

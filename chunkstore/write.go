@@ -1,0 +1,146 @@
+package chunkstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+)
+
+// directWriter writes past the page cache while the disk keeps up. A chunk that
+// has just gone to a client is seldom read again soon, and to copy it into the
+// cache costs more CPU time than all else that is done with it but hashing, most
+// of all in a virtual machine whose memory the host gives page by page. What the
+// disk cannot take at once goes through the page cache, which absorbs it.
+type directWriter struct {
+	busy        atomic.Int32 // direct writes under way
+	unsupported atomic.Bool  // the file system does not do it
+}
+
+const (
+	directWrites = 8    // at once, at the most
+	directAlign  = 4096 // of memory, length and offset; enough for any disk of today
+)
+
+// begin reports whether p may be written directly. If so, end is called after.
+func (d *directWriter) begin(p []byte) bool {
+	if len(p) == 0 || len(p)%directAlign != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(p)))%directAlign != 0 || d.unsupported.Load() {
+		return false
+	}
+	if d.busy.Add(1) > directWrites {
+		d.busy.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (d *directWriter) end() { d.busy.Add(-1) }
+
+// pendingWrite is a chunk on its way into a file.
+type pendingWrite struct {
+	bytes []byte
+	done  chan struct{}
+}
+
+// write puts p into its blob's file: in the background if it can go directly,
+// else before it returns.
+func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
+	w := &pendingWrite{p, make(chan struct{})}
+	s.mu.Lock()
+	if b.writing[ref.Index()] != nil {
+		s.mu.Unlock()
+		return nil // two came at once
+	}
+	b.writing[ref.Index()] = w
+	b.users++
+	s.mu.Unlock()
+	if !s.direct.begin(p) {
+		return s.finish(b, ref, w, 0)
+	}
+	go func() { // there are only so many; Sync and Close wait for them
+		defer s.direct.end()
+		if err := s.finish(b, ref, w, syscall.O_DIRECT); err != nil {
+			s.cfg.Report(err)
+		}
+	}()
+	return nil
+}
+
+// finish writes a chunk and notes that it is in.
+func (s *Disk) finish(b *blob, ref chunk.Ref, w *pendingWrite, flag int) error {
+	made, err := s.writeTo(ref, w.bytes, flag)
+	if flag != 0 && errors.Is(err, syscall.EINVAL) {
+		s.direct.unsupported.Store(true)
+		var again bool
+		again, err = s.writeTo(ref, w.bytes, 0)
+		made = made || again
+	}
+	defer s.release(b) // once mu is free
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(b.writing, ref.Index())
+	close(w.done)
+	if err != nil {
+		b.made = b.made || made
+		return fmt.Errorf("chunk %s: put: %w", ref, err)
+	}
+	s.wrote(b, ref, made)
+	return nil
+}
+
+// awaitWrites waits for the writes to some blobs that are under way.
+func (s *Disk) awaitWrites(of func(*blob) bool) {
+	var all []*pendingWrite
+	s.mu.Lock()
+	for _, b := range s.blobs {
+		if len(b.writing) > 0 && of(b) {
+			all = slices.AppendSeq(all, maps.Values(b.writing))
+		}
+	}
+	s.mu.Unlock()
+	for _, w := range all {
+		<-w.done
+	}
+}
+
+func (s *Disk) writeTo(ref chunk.Ref, p []byte, flag int) (made bool, err error) {
+	path := s.path(ref.Blob)
+	f, err := os.OpenFile(path, os.O_WRONLY|flag, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		made = true
+		f, err = makeFile(path, ref.Total, flag)
+	}
+	if err != nil {
+		return made, err
+	}
+	_, err = f.WriteAt(p, ref.Offset)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return made, err
+}
+
+// makeFile makes a blob's file in its full size, without any blocks: writes that
+// do not move a file's end need not wait for each other.
+func makeFile(path string, size int64, flag int) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|flag, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
