@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Installs what the tests in simtest use: Debian packages, and newer programs,
+# built from their modules into the directory given. Takes root. May be run again.
+set -euo pipefail
+bin=${1:?usage: install.sh DIR}
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$bin"
+bin=$(cd "$bin" && pwd)
+
+packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 curl e2fsprogs procps ca-certificates)
+missing=()
+for p in "${packages[@]}"; do
+	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+	echo "apt-get install ${missing[*]}"
+	# Packages start their daemons when they are installed; nothing here wants them.
+	policy=/usr/sbin/policy-rc.d
+	[ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod +x "$policy"; trap 'rm -f "$policy"' EXIT; }
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# build PROGRAM MODULE builds a program once for each version of it.
+build() {
+	local stamp="$bin/.$1"
+	[ -x "$bin/$1" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$2" ] && return
+	echo "go install $2"
+	GOBIN=$bin CGO_ENABLED=0 GOFLAGS=-buildvcs=false go install "$2"
+	echo "$2" >"$stamp"
+}
+build crane github.com/google/go-containerregistry/cmd/crane@v0.22.1
+build registry github.com/distribution/distribution/v3/cmd/registry@v3.0.0
+build helm helm.sh/helm/v3/cmd/helm@v3.22.0
+build containerd github.com/containerd/containerd/v2/cmd/containerd@v2.4.2
+build ctr github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
+
+if [ ! -x "$bin/cimage" ] || [ "$here/../cimage/main.go" -nt "$bin/cimage" ]; then
+	echo "go build simtest/cimage"
+	(cd "$here/../cimage" && CGO_ENABLED=0 go build -buildvcs=false -o "$bin/cimage" \
+		-tags "containers_image_openpgp exclude_graphdriver_btrfs containers_image_docker_daemon_stub" .)
+fi
