@@ -159,7 +159,7 @@ func (s *Disk) syncFile(t *batch) error {
 
 // record writes batches to the index and takes off their dirty marks.
 func (s *Disk) record(batches []*batch) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.update(func(tx *bbolt.Tx) error {
 		for _, t := range batches {
 			if err := t.put(tx); err != nil {
 				return err
@@ -239,7 +239,7 @@ func (s *Disk) findDigest(want digest.Digest) (ref chunk.Ref, ok bool) {
 	if isFresh {
 		d, i = fresh.Blob, fresh.Index()
 	} else {
-		err := s.db.View(func(tx *bbolt.Tx) (err error) {
+		err := s.view(func(tx *bbolt.Tx) (err error) {
 			v := tx.Bucket(digestsBucket).Get([]byte(raw))
 			if v == nil {
 				return chunk.ErrNotFound

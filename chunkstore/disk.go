@@ -264,7 +264,6 @@ func (s *Disk) wrote(b *blob, ref chunk.Ref, made bool) {
 		b.sums.put(i, sum{digest: raw, link: b.sums.at(i).link})
 		s.fresh[raw] = b.ref(i)
 	}
-	s.used += ref.Size
 }
 
 // release gives up a hold. A blob of which nothing came is forgotten.

@@ -54,7 +54,7 @@ func (s *Disk) evict(n int64) (freed int64) {
 	if len(gone) == 0 {
 		return 0
 	}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.update(func(tx *bbolt.Tx) error {
 		for _, d := range gone {
 			if err := deleteBlob(tx, d); err != nil {
 				return err

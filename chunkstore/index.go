@@ -141,11 +141,14 @@ func decodePlace(v []byte) (d digest.Digest, i int, err error) {
 // openIndex opens the index at path, made if it is not there, and returns the
 // records of all blobs. An index that cannot be read is an errIndex.
 func openIndex(path string) (db *bbolt.DB, blobs map[digest.Digest]*blob, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a page beyond the end of a cut file
 	defer recoverDamage(&err)
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:        time.Second,
-		FreelistType:   bbolt.FreelistMapType,
-		NoFreelistSync: true,
+		Timeout:      time.Second,
+		FreelistType: bbolt.FreelistMapType,
+		// The list of free pages is kept: without it bbolt looks for them in a
+		// goroutine of its own, whose panic at a damaged page nobody can catch.
+		NoFreelistSync: false,
 	})
 	if err != nil {
 		if !errors.Is(err, os.ErrPermission) && !errors.Is(err, bbolt.ErrTimeout) && fileSize(path) > 0 {
@@ -169,6 +172,20 @@ func openIndex(path string) (db *bbolt.DB, blobs map[digest.Digest]*blob, err er
 	return db, blobs, nil
 }
 
+// update runs a transaction on the index; damage that it meets is an errIndex.
+func (s *Disk) update(f func(*bbolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer recoverDamage(&err)
+	return s.db.Update(f)
+}
+
+// view is update for reading.
+func (s *Disk) view(f func(*bbolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer recoverDamage(&err)
+	return s.db.View(f)
+}
+
 // recoverDamage turns the panic or memory fault with which bbolt answers a
 // damaged page into an errIndex.
 func recoverDamage(err *error) {
@@ -180,7 +197,6 @@ func recoverDamage(err *error) {
 // loadBlobs reads every record once, so that damage shows now and not when a
 // client waits.
 func loadBlobs(tx *bbolt.Tx, blobs map[digest.Digest]*blob) error {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a page beyond the end of a cut file
 	err := tx.Bucket(blobsBucket).ForEach(func(k, v []byte) error {
 		b, err := decodeBlob(k, v)
 		if err == nil {

@@ -64,7 +64,7 @@ func (s *Disk) Refute(d digest.Digest) {
 	if err != nil && !os.IsNotExist(err) {
 		s.cfg.Report(fmt.Errorf("blob %s: remove wrong bytes: %w", d, err))
 	}
-	if err := s.db.Update(func(tx *bbolt.Tx) error { return deleteBlob(tx, d) }); err != nil {
+	if err := s.update(func(tx *bbolt.Tx) error { return deleteBlob(tx, d) }); err != nil {
 		s.cfg.Report(fmt.Errorf("blob %s: forget wrong bytes: %w", d, err))
 	}
 }

@@ -55,12 +55,13 @@ type pendingWrite struct {
 func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
 	w := &pendingWrite{p, make(chan struct{})}
 	s.mu.Lock()
-	if b.writing[ref.Index()] != nil {
+	if b.writing[ref.Index()] != nil || b.have.has(ref.Index()) {
 		s.mu.Unlock()
 		return nil // two came at once
 	}
 	b.writing[ref.Index()] = w
 	b.users++
+	s.used += ref.Size
 	s.mu.Unlock()
 	if !s.direct.begin(p) {
 		return s.finish(b, ref, w, 0)
@@ -89,6 +90,7 @@ func (s *Disk) finish(b *blob, ref chunk.Ref, w *pendingWrite, flag int) error {
 	delete(b.writing, ref.Index())
 	close(w.done)
 	if err != nil {
+		s.used -= ref.Size
 		b.made = b.made || made
 		return fmt.Errorf("chunk %s: put: %w", ref, err)
 	}

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -176,7 +177,7 @@ func (z *authorizer) checkRealm(realm string) error {
 	u, err := url.Parse(realm)
 	switch {
 	case err != nil || u.Hostname() == "" || u.User != nil || u.Scheme != "http" && u.Scheme != "https":
-		return fmt.Errorf("the realm of its challenge is no http or https URL")
+		return errors.New("the realm of its challenge is no http or https URL")
 	case u.Scheme == "http" && z.registry.base.Scheme == "https":
 		return fmt.Errorf("the realm of its challenge, http://%s, is not https, which is refused", u.Host)
 	}

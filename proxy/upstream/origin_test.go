@@ -205,7 +205,7 @@ func sendPart(w http.ResponseWriter, r *http.Request, body []byte, n int64) {
 	}
 	w.Header().Set("Content-Length", fmt.Sprint(end-start))
 	w.WriteHeader(status)
-	w.Write(body[start : start+n])
+	w.Write(body[start : start+min(n, end-start)])
 	w.(http.Flusher).Flush()
 	panic(http.ErrAbortHandler)
 }

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -220,4 +221,44 @@ func TestUserAgentAndEncoding(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got.Get(name), want)
 		}
 	}
+}
+
+func TestCertificates(t *testing.T) {
+	o := makeOrigin()
+	o.answer = func(http.ResponseWriter, *http.Request) bool { return true }
+	o.Server = httptest.NewUnstartedServer(o)
+	o.Config.ErrorLog = log.New(io.Discard, "", 0)
+	o.StartTLS()
+	t.Cleanup(o.Close)
+	pool := x509.NewCertPool()
+	pool.AddCert(o.Certificate())
+	for name, c := range map[string]struct {
+		change func(*Config)
+		ok     bool
+	}{
+		"the system's roots": {func(*Config) {}, false},
+		"its root":           {trusting(pool), true},
+		"other roots":        {trusting(x509.NewCertPool()), false},
+		"no verification":    {func(c *Config) { c.InsecureSkipVerify = true }, true},
+	} {
+		resp, err := registry(t, o.URL, c.change).Repository("app").Get(t.Context(), "tags/list", nil, nil)
+		if (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			resp.Body.Close()
+		}
+	}
+}
+
+func TestControlSeesTheAddress(t *testing.T) {
+	o := newOrigin(t)
+	var seen string
+	_, _ = registry(t, o.URL, func(c *Config) {
+		c.Control = func(_, address string, _ syscall.RawConn) error { seen = address; return nil }
+	}).Repository("app").Resolve(t.Context(), "latest")
+	if want := strings.TrimPrefix(o.URL, "http://"); seen != want {
+		t.Errorf("Control saw %q, want %q", seen, want)
+	}
+	o.wantRequests(t, "HEAD")
 }

@@ -142,7 +142,7 @@ func (s *source) lead(ctx context.Context, st *stream, r *run) (ranged *body, er
 // does and it is new.
 func (s *source) pass(st *stream, r *run, f *filler) error {
 	taken := s.repository.registry.streams.deliver(st, f)
-	isNew := f.ref.Offset >= st.given
+	isNew := f.ref.Offset >= max(st.given, r.reached)
 	st.given = max(st.given, st.pos)
 	r.reached = max(r.reached, st.pos)
 	switch {

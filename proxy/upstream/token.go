@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -95,13 +96,13 @@ func parseToken(raw []byte, date string, asked time.Time) (token, error) {
 	}
 	var a tokenAnswer
 	if json.Unmarshal(raw, &a) != nil {
-		return token{}, fmt.Errorf("token answer is not the JSON that was expected")
+		return token{}, errors.New("token answer is not the JSON that was expected")
 	}
 	if a.Token == "" {
 		a.Token = a.AccessToken
 	}
 	if a.Token == "" || strings.ContainsFunc(a.Token, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
-		return token{}, fmt.Errorf("token answer has no token that fits a header")
+		return token{}, errors.New("token answer has no token that fits a header")
 	}
 	return token{"Bearer " + a.Token, asked.Add(a.life(date))}, nil
 }
