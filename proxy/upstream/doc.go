@@ -22,10 +22,11 @@
 // asked for. It belongs to nobody: the run whose turn it is reads it forward and
 // gives what passes to the runs that wait for it, the rest to its own caller,
 // unasked. Then it is parked for the next run to take over. Only a run that
-// begins before the place where the body stands has it opened again. So the
-// bytes that are read stay in proportion to the blob, whatever order its runs
-// come in. A registry is taken at its last word: after an answer with a range
-// runs go in parallel, after one without they take turns.
+// begins before the place where the body stands has it opened again: runs that
+// come in order, or together in any order, read the blob once, and what a caller
+// keeps of the chunks it did not ask for need not be read twice. A registry is
+// taken at its last word: after an answer with a range runs go in parallel, after
+// one without they take turns.
 //
 // # Authorization
 //

@@ -39,8 +39,8 @@ var manifestTypes = strings.Join([]string{
 func acceptManifests() http.Header { return http.Header{"Accept": {manifestTypes}} }
 
 // Resolve returns the descriptor of the manifest that reference, a tag or a
-// digest, names now. It asks by HEAD, and only if the answer lacks a digest, a
-// size or a media type for the manifest itself. A digest in the answer to a tag
+// digest, names now. It asks by HEAD, and gets the manifest itself only if the
+// answer lacks a digest, a size or a media type. A digest in the answer to a tag
 // is taken at the registry's word; [Repository.Manifest] checks.
 func (p *Repository) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
 	want, err := parseReference(reference)
