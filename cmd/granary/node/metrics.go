@@ -55,9 +55,17 @@ func newMetrics() *metrics {
 	}
 	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.faults,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// What never happened is 0, not absent.
 	for _, s := range sources {
 		m.served.WithLabelValues(s, "http")
 	}
+	for _, s := range []string{"disk", "upstream"} {
+		m.corrupt.WithLabelValues(s)
+	}
+	for _, k := range []string{"full", "unwritable", "io", "other"} {
+		m.faults.WithLabelValues(k)
+	}
+	m.upstreamBytes.WithLabelValues("other")
 	return m
 }
 

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/granary-oci/granary/cmd/granary/node"
+)
+
+func granary(t *testing.T, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = run(t.Context(), args, &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+// column returns the first cells of the rows of the table under a heading of
+// ARCHITECTURE.md that look like match.
+func column(t *testing.T, heading string, match *regexp.Regexp) []string {
+	t.Helper()
+	p, err := os.ReadFile("../../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(p), "\n## "+heading+"\n")
+	if !ok {
+		t.Fatalf("ARCHITECTURE.md has no section %s", heading)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	var names []string
+	for line := range strings.Lines(section) {
+		if m := match.FindStringSubmatch(line); m != nil {
+			names = append(names, m[1])
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func TestEveryFlagIsInTheArchitecture(t *testing.T) {
+	parser, err := kong.New(&cli{}, kong.Vars{"data_dir": "", "platform": ""})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var flags []string
+	err = kong.Visit(parser.Model, func(n kong.Visitable, next kong.Next) error {
+		if f, ok := n.(*kong.Flag); ok && f.Name != "help" {
+			flags = append(flags, f.Name)
+		}
+		return next(nil)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(flags)
+	flags = slices.Compact(flags)
+	if want := column(t, "Settings", regexp.MustCompile("^\\| `--([a-z-]+)`")); !slices.Equal(flags, want) {
+		t.Errorf("flags are    %v\nthe table has %v", flags, want)
+	}
+}
+
+func testNode(t *testing.T, cfg node.Config) *node.Node {
+	t.Helper()
+	if cfg.DataDir == "" {
+		cfg.DataDir = t.TempDir()
+	}
+	cfg.Listen, cfg.Admin, cfg.DrainTimeout = []string{"127.0.0.1:0"}, "127.0.0.1:0", 5*time.Second
+	cfg.DefaultUpstream = "registry.test"
+	n, err := node.New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- n.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(p)
+}
+
+func TestEveryMetricIsInTheArchitecture(t *testing.T) {
+	n := testNode(t, node.Config{DataConfig: node.DataConfig{Upstream: map[string]string{"registry.test": "http://127.0.0.1:1"}}})
+	if status, _ := get(t, n.URLs()[0]+"/v2/app/manifests/v1"); status != http.StatusBadGateway {
+		t.Errorf("a dead upstream: %d", status)
+	}
+	_, text := get(t, n.AdminURL()+"/metrics")
+	var names []string
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (granary_\S+)`).FindAllStringSubmatch(text, -1) {
+		names = append(names, m[1])
+	}
+	slices.Sort(names)
+	if want := column(t, "Metrics", regexp.MustCompile("^\\| `(granary_[a-z_]+)`")); !slices.Equal(names, want) {
+		t.Errorf("metrics are  %v\nthe table has %v", names, want)
+	}
+}
+
+func TestSettingsComeFromFlagEnvironmentFileAndDefault(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "granary.yaml")
+	text := "cache-size: 7GiB\nlisten: [127.0.0.1:1, '[::1]:1']\nadmin: 127.0.0.1:2\ndata-dir: /file\nupstream:\n  docker.io: https://mirror.example\n  ghcr.io: http://127.0.0.1:9\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GRANARY_ADMIN", "127.0.0.1:3")
+	t.Setenv("GRANARY_DATA_DIR", "/environment")
+	status, out, errs := granary(t, "config", "--config", file, "--data-dir", "/flag", "--json")
+	if status != 0 {
+		t.Fatal(errs)
+	}
+	var got []setting
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []setting{
+		{"data-dir", "/flag", "flag"},
+		{"admin", "127.0.0.1:3", "environment GRANARY_ADMIN"},
+		{"cache-size", "7GiB", file + ":1"},
+		{"listen", "127.0.0.1:1,[::1]:1", file + ":2"},
+		{"upstream", "docker.io=https://mirror.example,ghcr.io=http://127.0.0.1:9", file + ":6"},
+		{"default-upstream", "docker.io", "default"},
+	} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%+v is not in %+v", want, got)
+		}
+	}
+}
+
+func TestWrongSettingsAreRefused(t *testing.T) {
+	for text, want := range map[string]string{
+		"cache-sise: 7GiB\n":                      `:1: there is no setting "cache-sise"`,
+		"admin: x\n\ncache-size: many\n":          `:3: cache-size: `,
+		"drain-timeout: soon\n":                   ":1: drain-timeout: ",
+		"verify-reads: never\n":                   ":1: verify-reads: must be one of first,always",
+		"admin: a\nadmin: b\n":                    "admin",
+		"upstream: [a, b]\n":                      ":1: upstream: does not take a value of this kind",
+		"- a\n":                                   ":1: want settings",
+		"a: [\n":                                  "granary.yaml",
+		"upstream:\n  docker.io: 'ftp://x'\n":     "upstream docker.io",
+		"upstream-ca-file:\n  docker.io: /none\n": "upstream-ca-file",
+	} {
+		file := filepath.Join(t.TempDir(), "granary.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		status, _, errs := granary(t, "serve", "--config", file, "--listen", "127.0.0.1:0", "--data-dir", t.TempDir())
+		if status == 0 || !strings.Contains(errs, want) || strings.Contains(errs, "goroutine") {
+			t.Errorf("%q: status %d, %s; want %s", text, status, errs, want)
+		}
+	}
+	for _, args := range [][]string{{"serve", "--no-such-flag"}, {"nonsense"}, {"pull"}, {"serve", "--config", "/none/such"}} {
+		if status, _, errs := granary(t, args...); status != 2 || errs == "" {
+			t.Errorf("%v: status %d, %s", args, status, errs)
+		}
+	}
+}
+
+func TestCommandsWithoutANodeSayWhatToDo(t *testing.T) {
+	if status, _, errs := granary(t, "status", "--node", "http://127.0.0.1:1"); status != 1 || !strings.Contains(errs, "granary serve") {
+		t.Errorf("status: %d, %s", status, errs)
+	}
+	if status, out, errs := granary(t, "fsck", "--data-dir", t.TempDir()); status != 0 || !strings.HasPrefix(out, "0 blobs") {
+		t.Errorf("fsck: %d, %s%s", status, out, errs)
+	}
+	if status, out, _ := granary(t, "version"); status != 0 || !strings.HasPrefix(out, "granary ") {
+		t.Errorf("version: %d, %s", status, out)
+	}
+	if status, out, _ := granary(t, "--help"); status != 0 || !strings.Contains(out, "serve") {
+		t.Errorf("--help: %d, %s", status, out)
+	}
+}
+
+func TestStatusAndFsckThroughANode(t *testing.T) {
+	dir := t.TempDir()
+	n := testNode(t, node.Config{DataConfig: node.DataConfig{DataDir: dir, CacheSize: 1 << 30}})
+	status, out, errs := granary(t, "status", "--node", n.AdminURL(), "--json")
+	var s node.Status
+	if err := json.Unmarshal([]byte(out), &s); status != 0 || err != nil || s.DataDir != dir || s.Store.Budget != 1<<30 {
+		t.Errorf("status: %d, %s%s", status, out, errs)
+	}
+	if status, out, _ := granary(t, "status", "--node", n.AdminURL()); status != 0 || !strings.Contains(out, "1.0 GiB") {
+		t.Errorf("status: %d, %s", status, out)
+	}
+	// The lock says where the node is, whatever --node says.
+	if status, out, errs := granary(t, "fsck", "--data-dir", dir, "--node", "http://127.0.0.1:1"); status != 0 || !strings.Contains(out, "0 wrong") {
+		t.Errorf("fsck: %d, %s%s", status, out, errs)
+	}
+	for _, path := range []string{"/healthz", "/readyz", "/debug/pprof/cmdline"} {
+		if status, _ := get(t, n.AdminURL()+path); status != 200 {
+			t.Errorf("%s: %d", path, status)
+		}
+	}
+	if _, err := node.New(node.Config{DataConfig: node.DataConfig{DataDir: dir}}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "in use by pid") {
+		t.Errorf("a second node on one directory: %v", err)
+	}
+}
+
+func TestANodeWithoutADirectoryServes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := testNode(t, node.Config{DataConfig: node.DataConfig{DataDir: filepath.Join(file, "below")}})
+	if status, _ := get(t, n.URLs()[0]+"/v2/"); status != 200 {
+		t.Errorf("/v2/: %d", status)
+	}
+	if s := n.Status(); s.Degraded == "" {
+		t.Error("the status does not say that nothing is kept")
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]node.Size{"1": 1, "5MiB": 5 << 20, "50GiB": 50 << 30, "1.5KiB": 1536, "2 GB": 2e9} {
+		var s node.Size
+		if err := s.UnmarshalText([]byte(text)); err != nil || s != want {
+			t.Errorf("%q: %d, %v; want %d", text, s, err, want)
+		}
+	}
+	for _, text := range []string{"", "x", "-1", "5XB", "9999999999TiB"} {
+		if err := new(node.Size).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q was taken for a size", text)
+		}
+	}
+	if got := fmt.Sprint(node.Size(5<<20), node.Size(1000)); got != "5MiB 1000" {
+		t.Error(got)
+	}
+}
