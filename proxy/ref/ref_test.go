@@ -165,8 +165,9 @@ func FuzzParsePath(f *testing.F) {
 		if err != nil || r.Kind == ref.Base {
 			return
 		}
-		if again, err := ref.Parse(r.Repository.String(), "docker.io"); err != nil || again.Repository != r.Repository {
-			t.Fatalf("%q: repository %q is %q, %v", path, r.Repository, again, err)
+		again, err := ref.ParsePath("/v2/"+r.Repository.Name+"/tags/list", []string{r.Repository.Host}, "docker.io")
+		if err != nil || again.Repository != r.Repository {
+			t.Fatalf("%q: repository %q is %q, %v", path, r.Repository, again.Repository, err)
 		}
 	})
 }
