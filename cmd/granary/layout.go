@@ -55,30 +55,12 @@ func (l *layout) has(desc ocispec.Descriptor) bool {
 
 // add reads a blob from r into the layout. It is in its place only if it has the
 // digest and size of desc.
-func (l *layout) add(desc ocispec.Descriptor, r io.Reader) (err error) {
+func (l *layout) add(desc ocispec.Descriptor, r io.Reader) error {
 	path := l.path(desc.Digest)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	err = copyVerified(f, r, desc)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return replaceFile(path, func(w io.Writer) error { return copyVerified(w, r, desc) })
 }
 
 // copyVerified copies exactly what desc describes, or fails.
@@ -117,16 +99,19 @@ func (l *layout) tag(desc ocispec.Descriptor, name string) error {
 	return l.replace(path, p)
 }
 
-// replace makes path hold p, or leaves it as it was.
-func (l *layout) replace(path string, p []byte) error {
+// replaceFile makes path hold what write writes, or leaves it as it was.
+func replaceFile(path string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(p)
+	err = write(f)
 	if err == nil {
 		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -135,4 +120,8 @@ func (l *layout) replace(path string, p []byte) error {
 		err = os.Rename(f.Name(), path)
 	}
 	return err
+}
+
+func (l *layout) replace(path string, p []byte) error {
+	return replaceFile(path, func(w io.Writer) error { _, err := w.Write(p); return err })
 }
