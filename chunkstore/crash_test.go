@@ -285,13 +285,13 @@ func TestAFullDiskFailsNoRead(t *testing.T) {
 		}
 	}
 	full := 0
-	for _, err := range f.all {
+	for _, err := range f.list() {
 		if errors.Is(err, syscall.ENOSPC) {
 			full++
 		}
 	}
 	if full == 0 {
-		t.Errorf("nothing was reported of a full disk: %v", f.all)
+		t.Errorf("nothing was reported of a full disk: %v", f.list())
 	}
 	if u := s.Usage(); u.Bytes > 5<<20 {
 		t.Errorf("%d bytes are counted on a disk of 5 MiB", u.Bytes)

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -32,10 +33,12 @@ func (f *faults) report(err error) {
 	f.all = append(f.all, err)
 }
 
-func (f *faults) count() int {
+func (f *faults) count() int { return len(f.list()) }
+
+func (f *faults) list() []error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.all)
+	return slices.Clone(f.all)
 }
 
 func open(t testing.TB, dir string, cfg chunkstore.Config) *chunkstore.Disk {
@@ -167,8 +170,8 @@ func TestABlobThatDoesNotMatchIsDropped(t *testing.T) {
 		_, err := s.Stat(b.Blob())
 		return errors.Is(err, chunk.ErrNotFound) && f.count() > 0
 	})
-	if f.count() != 1 || !chunk.IsCorrupt(f.all[0]) {
-		t.Errorf("reported: %v", f.all)
+	if f.count() != 1 || !chunk.IsCorrupt(f.list()[0]) {
+		t.Errorf("reported: %v", f.list())
 	}
 	if u := s.Usage(); u.Bytes != 0 {
 		t.Errorf("%d bytes are counted after the drop", u.Bytes)
@@ -257,7 +260,7 @@ func TestDamageOnDiskIsHealedAndReportedOnce(t *testing.T) {
 				s = open(t, dir, chunkstore.Config{})
 				read(t, s, b, b, f.report)
 				if want := map[string]int{"gone": 0}[name]; name != "gone" && f.count() != 1 || name == "gone" && f.count() != want {
-					t.Errorf("reported: %v", f.all)
+					t.Errorf("reported: %v", f.list())
 				}
 				for i := range b.Len() {
 					if !has(t, s, b, i) {
@@ -482,7 +485,7 @@ func TestADamagedIndexIsSetAsideAndFilesAreAdopted(t *testing.T) {
 	var f faults
 	s = open(t, dir, chunkstore.Config{Report: f.report})
 	if f.count() != 1 || !s.Proven(whole.Blob()) {
-		t.Errorf("reported %v; adopted: %v", f.all, s.Proven(whole.Blob()))
+		t.Errorf("reported %v; adopted: %v", f.list(), s.Proven(whole.Blob()))
 	}
 }
 
