@@ -405,8 +405,12 @@ func tryRun(t *testing.T, env []string, name string, args ...string) (string, er
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), env...)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String() + stderr.String(), err
+	}
+	return stdout.String(), nil // crane, for one, shows a registry's warnings on stderr
 }
 
 // checkBlobs compares blobs that a client has stored, in files named by their
