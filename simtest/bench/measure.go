@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -108,6 +109,7 @@ func (b *bench) coldBlob(ctx context.Context) error {
 		if err := push(ctx, b.registry.url, "bench", digest, p); err != nil {
 			return err
 		}
+		syscall.Sync() // the pushed blob is not to be written while others are measured
 		for i, s := range systems {
 			time.Sleep(2 * time.Second) // what the one before left to do
 			if round == 0 {             // a round that warms the programs up
