@@ -28,7 +28,7 @@ const (
 func (h *Handler) open(ctx context.Context, client *http.ResponseController, b *chunk.Blob, p content.Part) (content.Body, error) {
 	if b.Proven() || !p.Complete {
 		if f, ok := h.registry.cfg.Store.Lend(b.Digest(), p.Offset, p.Length); ok {
-			return &fileBody{h, client, f, p.Length}, nil
+			return &fileBody{h, client, f, p.Offset, p.Length}, nil
 		}
 	}
 	rd := b.OpenSection(ctx, chunk.Section{Offset: p.Offset, Length: p.Length, OnDemand: p.OpenEnd, Complete: p.Complete})
@@ -76,13 +76,14 @@ type fileBody struct {
 	h      *Handler
 	client *http.ResponseController
 	f      *os.File
-	n      int64
+	off, n int64
 }
 
 func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
+	b.readAhead(0)
 	for sent < b.n && err == nil {
 		extend(b.client)
-		b.readAhead(min(b.n-sent, 2*lendBytes))
+		b.readAhead(sent + lendBytes)
 		var k int64
 		k, err = io.CopyN(w, b.f, min(b.n-sent, lendBytes))
 		sent += k
@@ -94,12 +95,11 @@ func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
 	return sent, err
 }
 
-// readAhead has the kernel read the next n bytes from the disk: on its own it
-// reads ahead by far less than sendfile could send meanwhile.
-func (b *fileBody) readAhead(n int64) {
-	at, err := b.f.Seek(0, io.SeekCurrent)
-	if err == nil {
-		_ = unix.Fadvise(int(b.f.Fd()), at, n, unix.FADV_WILLNEED) // advice only
+// readAhead has the kernel read the piece at from of what is to be sent: on its
+// own it reads ahead by far less than sendfile could send meanwhile.
+func (b *fileBody) readAhead(from int64) {
+	if from < b.n {
+		_ = unix.Fadvise(int(b.f.Fd()), b.off+from, min(b.n-from, lendBytes), unix.FADV_WILLNEED) // advice only
 	}
 }
 

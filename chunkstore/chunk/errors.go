@@ -9,6 +9,10 @@ import (
 // source is the right thing to do.
 var ErrNotFound = errors.New("not found")
 
+// ErrDenied says that whoever asks may not have a chunk. It tells nothing of the
+// chunk, nor of anybody else who asks.
+var ErrDenied = errors.New("denied")
+
 // CorruptError says that bytes are not what their digest promises.
 type CorruptError struct {
 	Source string // who gave the bytes: "disk", "upstream", …

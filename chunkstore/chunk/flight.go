@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"context"
+	"errors"
 	"sync"
 )
 
@@ -38,31 +39,49 @@ type fetchFunc func(ctx context.Context, refs []Ref, yield func(Ref, []byte) err
 // Run yields the chunks refs in order. Those that are under way already are
 // waited for; the others are fetched, adjacent ones by one call of fetch, whose
 // context keeps the values of ctx but not its end.
+//
+// That somebody else is denied a chunk binds nobody here: it is then fetched
+// with this caller's fetch.
 func (f *Flight) Run(ctx context.Context, refs []Ref, fetch fetchFunc, yield func(Ref, []byte) error) error {
-	calls := f.join(ctx, refs, fetch)
+	for len(refs) > 0 {
+		n, denied, err := f.share(ctx, refs, fetch, yield)
+		if err != nil && !denied {
+			return err
+		}
+		refs = refs[n:]
+	}
+	return nil
+}
+
+// share is Run for as long as nobody else is denied. It returns how many chunks
+// were given, and whether err is another's denial.
+func (f *Flight) share(ctx context.Context, refs []Ref, fetch fetchFunc, yield func(Ref, []byte) error) (n int, denied bool, err error) {
+	own := make(map[*run]bool)
+	calls := f.join(ctx, refs, fetch, own)
 	for i, c := range calls {
 		select {
 		case <-c.done:
 		case <-ctx.Done():
 			f.leave(calls[i:])
-			return ctx.Err()
+			return i, false, ctx.Err()
 		}
 		err := c.err
+		denied := errors.Is(err, ErrDenied) && !own[c.run]
 		if err == nil {
 			setOrigin(ctx, c.from)
 			err = yield(refs[i], c.bytes)
 		}
 		if err != nil {
 			f.leave(calls[i:])
-			return err
+			return i, denied, err
 		}
 	}
-	return nil
+	return len(refs), false, nil
 }
 
 // join registers the caller as a waiter for each of refs and starts a fetch for
-// every stretch that nobody is fetching.
-func (f *Flight) join(ctx context.Context, refs []Ref, fetch fetchFunc) []*call {
+// every stretch that nobody is fetching; those go to own.
+func (f *Flight) join(ctx context.Context, refs []Ref, fetch fetchFunc, own map[*run]bool) []*call {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.calls == nil {
@@ -82,6 +101,7 @@ func (f *Flight) join(ctx context.Context, refs []Ref, fetch fetchFunc) []*call 
 		}
 		if open == nil {
 			open = new(run)
+			own[open] = true
 			var runCtx context.Context
 			runCtx, open.cancel = context.WithCancel(context.WithoutCancel(ctx))
 			defer f.start(runCtx, open, fetch) // when the loop has completed the run
