@@ -45,9 +45,13 @@ func (s *Disk) Prove(d digest.Digest, total int64) {
 }
 
 // Refute implements [chunk.Proofs]: every chunk of the blob is dropped, for what
-// vouched for them was only that they came from the upstream.
+// vouched for them was only that they came from the upstream. If the disk has
+// damaged some of them since, only those are.
 func (s *Disk) Refute(d digest.Digest) {
 	s.awaitWrites(func(b *blob) bool { return b.digest == d })
+	if s.dropDamaged(d) {
+		return
+	}
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	s.mu.Lock()
@@ -66,6 +70,25 @@ func (s *Disk) Refute(d digest.Digest) {
 	}
 	if err := s.update(func(tx *bbolt.Tx) error { return deleteBlob(tx, d) }); err != nil {
 		s.cfg.Report(fmt.Errorf("blob %s: forget wrong bytes: %w", d, err))
+	}
+}
+
+// dropDamaged drops the chunks of a blob that are not what was written, and
+// reports whether there were any.
+func (s *Disk) dropDamaged(d digest.Digest) bool {
+	damaged := false
+	for i := 0; ; i++ {
+		ref, more := s.recheck(d, i)
+		if !more {
+			return damaged
+		}
+		if ref.Blob == "" {
+			continue // not stored
+		}
+		if _, err := s.Get(context.Background(), ref); chunk.IsCorrupt(err) {
+			s.cfg.Report(err)
+			damaged = true
+		}
 	}
 }
 

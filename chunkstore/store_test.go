@@ -281,8 +281,24 @@ func TestDamageOnDiskIsHealedAndReportedOnce(t *testing.T) {
 }
 
 func TestFsckDropsWhatIsWrongAndNothingElse(t *testing.T) {
+	testDropsOnlyDamage(t, func(s *chunkstore.Disk, _ digest.Digest) {
+		var found []error
+		report, err := s.Fsck(t.Context(), nil, func(err error) { found = append(found, err) })
+		if err != nil || report.Blobs != 2 || report.Chunks != 6 || report.Wrong != 2 || len(found) != 2 {
+			t.Errorf("fsck: %+v, %v, found %v", report, err, found)
+		}
+	})
+}
+
+// TestDamageIsNotBlamedOnTheUpstream: a blob that does not match its digest for
+// what the disk did loses the damaged chunks, and no more.
+func TestDamageIsNotBlamedOnTheUpstream(t *testing.T) {
+	testDropsOnlyDamage(t, func(s *chunkstore.Disk, d digest.Digest) { s.Refute(d) })
+}
+
+func testDropsOnlyDamage(t *testing.T, check func(*chunkstore.Disk, digest.Digest)) {
 	dir := t.TempDir()
-	s := open(t, dir, chunkstore.Config{})
+	s := open(t, dir, chunkstore.Config{SyncEvery: time.Hour}) // nothing is proven behind the test's back
 	a, b := storetest.NewBlob(t, digest.SHA256, 5*chunk.Size, 7), storetest.NewBlob(t, digest.SHA256, 900, 8)
 	fill(t, s, a)
 	fill(t, s, b)
@@ -299,11 +315,7 @@ func TestFsckDropsWhatIsWrongAndNothingElse(t *testing.T) {
 		}
 		f.Close()
 	}
-	var found []error
-	report, err := s.Fsck(t.Context(), nil, func(err error) { found = append(found, err) })
-	if err != nil || report.Blobs != 2 || report.Chunks != 6 || report.Wrong != 2 || len(found) != 2 {
-		t.Errorf("fsck: %+v, %v, found %v", report, err, found)
-	}
+	check(s, a.Blob())
 	for i, want := range []bool{false, true, true, false, true} {
 		if got := has(t, s, a, i); got != want {
 			t.Errorf("chunk %d: there %v, want %v", i, got, want)
