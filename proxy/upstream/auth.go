@@ -25,6 +25,7 @@ const (
 type demand struct {
 	scheme                string // "bearer" or "basic"
 	realm, service, scope string // of a token
+	caller                string // whose password: as [Repository.As] got it, "" for the node
 }
 
 // grant is what meets a demand. The zero is anonymous.
@@ -82,16 +83,20 @@ func newAuthorizer(r *Registry) *authorizer {
 
 // remembered returns what a repository is known to want. A demand that can not
 // be met any more is forgotten, for the registry to make it again, or another.
-func (z *authorizer) remembered(ctx context.Context, repository string) (grant, error) {
+func (z *authorizer) remembered(ctx context.Context, p *Repository) (grant, error) {
+	if p.carriesToken() {
+		return grant{header: p.caller}, nil
+	}
 	z.mu.Lock()
-	d, ok := z.known[repository]
+	d, ok := z.known[p.name]
 	z.mu.Unlock()
 	if !ok {
 		return grant{}, nil
 	}
+	d.caller = p.caller
 	g, err := z.obtain(ctx, d, "")
 	if _, no := err.(*noGrantError); no {
-		z.forget(repository)
+		z.forget(p.name)
 		return grant{}, nil
 	}
 	return g, err
@@ -105,19 +110,26 @@ func (z *authorizer) forget(repository string) {
 
 // renew makes the next request for a repository get a new token: the registry
 // did not like the last.
-func (z *authorizer) renew(repository string) {
+func (z *authorizer) renew(p *Repository) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	delete(z.tokens, z.known[repository])
+	d := z.known[p.name]
+	d.caller = p.caller
+	delete(z.tokens, d)
 }
 
 // meet returns a grant for the challenges that a request with last was answered
-// with, or a *noGrantError.
-func (z *authorizer) meet(ctx context.Context, repository string, challenges []string, last grant) (grant, error) {
-	d, err := z.choose(parseChallenges(challenges), repository)
+// with, or a *noGrantError: always for a caller's own token, which is the
+// caller's to renew.
+func (z *authorizer) meet(ctx context.Context, p *Repository, challenges []string, last grant) (grant, error) {
+	if p.carriesToken() {
+		return grant{}, &noGrantError{}
+	}
+	d, err := z.choose(parseChallenges(challenges), p.name)
 	if err != nil {
 		return grant{}, err
 	}
+	d.caller = p.caller
 	stale := ""
 	if d == last.demand {
 		if last.fresh {
@@ -129,9 +141,10 @@ func (z *authorizer) meet(ctx context.Context, repository string, challenges []s
 	if err != nil {
 		return grant{}, err
 	}
+	d.caller = ""
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	remember(z.known, repository, d)
+	remember(z.known, p.name, d)
 	return g, nil
 }
 
@@ -158,7 +171,7 @@ func (z *authorizer) choose(challenges []challenge, repository string) (demand, 
 				why = &noGrantError{err.Error()}
 				continue
 			}
-			d := demand{"bearer", c.params["realm"], c.params["service"], c.params["scope"]}
+			d := demand{scheme: "bearer", realm: c.params["realm"], service: c.params["service"], scope: c.params["scope"]}
 			if d.scope == "" {
 				d.scope = "repository:" + repository + ":pull"
 			}
@@ -199,10 +212,10 @@ func (z *authorizer) obtain(ctx context.Context, d demand, stale string) (grant,
 	return grant{demand: d, header: header, fresh: true}, err
 }
 
-// basic returns the node's credentials, which are asked for each time: it is for
-// their source to remember them.
+// basic returns credentials. The node's are asked for each time: it is for their
+// source to remember them.
 func (z *authorizer) basic(ctx context.Context, d demand, stale string) (grant, error) {
-	header, err := z.credentials(ctx)
+	header, err := z.credentials(ctx, d.caller)
 	if err != nil {
 		return grant{}, err
 	}
@@ -212,10 +225,13 @@ func (z *authorizer) basic(ctx context.Context, d demand, stale string) (grant, 
 	return grant{demand: d, header: header}, nil
 }
 
-// credentials returns the node's credentials as a value of Authorization, or ""
-// (RFC 7617).
-func (z *authorizer) credentials(ctx context.Context) (string, error) {
+// credentials returns a caller's credentials, else the node's, as a value of
+// Authorization, or "" (RFC 7617).
+func (z *authorizer) credentials(ctx context.Context, caller string) (string, error) {
 	r := z.registry
+	if caller != "" {
+		return caller, nil
+	}
 	if r.cfg.Credentials == nil {
 		return "", nil
 	}
@@ -233,7 +249,7 @@ func (z *authorizer) credentials(ctx context.Context) (string, error) {
 // request. It goes on, for tokenTimeout at most, when the one who began it
 // leaves.
 func (z *authorizer) share(ctx context.Context, d demand) (string, error) {
-	key := strings.Join([]string{d.realm, d.service, d.scope}, "\x00")
+	key := strings.Join([]string{d.caller, d.realm, d.service, d.scope}, "\x00")
 	c := z.flight.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenTimeout)
 		defer cancel()

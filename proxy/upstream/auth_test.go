@@ -319,8 +319,8 @@ func TestRealmsThatAreRefused(t *testing.T) {
 		{"http://registry.test", "http://a:hunter2@auth.test/", "no http"},
 		{"http://registry.test", "http://a:hunter2", "no http"},
 	} {
-		z := registry(t, c.base).auth
-		_, err := z.meet(t.Context(), "app", []string{fmt.Sprintf("Bearer realm=%q", c.realm)}, grant{})
+		r := registry(t, c.base)
+		_, err := r.auth.meet(t.Context(), r.Repository("app"), []string{fmt.Sprintf("Bearer realm=%q", c.realm)}, grant{})
 		var no *noGrantError
 		if !errors.As(err, &no) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("realm %q at %s: %v", c.realm, c.base, err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,9 +16,8 @@ import (
 )
 
 const (
-	maxFailures  = 4        // requests in a row that bring less than minProgress
-	minProgress  = 16 << 10 // bytes; a body that brings less each time is not worth following
-	firstBackoff = 100 * time.Millisecond
+	maxFailures = 4        // requests in a row that bring less than minProgress
+	minProgress = 16 << 10 // bytes; a body that brings less each time is not worth following
 )
 
 // Stat returns the size of a blob in bytes. Where HEAD does not give it, it is
@@ -28,16 +26,13 @@ func (p *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	if _, err := parseDigest(d); err != nil {
 		return 0, err
 	}
-	a, err := p.do(ctx, http.MethodHead, "blobs/"+string(d), nil, nil)
+	a, err := p.ask(ctx, http.MethodHead, "blobs/"+string(d), nil, nil, okToHead)
 	if err != nil {
 		return 0, err
 	}
 	defer a.body.Close()
-	if a.StatusCode == http.StatusOK && a.ContentLength >= 0 {
+	if ok(a) && a.ContentLength >= 0 {
 		return blobSize(d, a.ContentLength)
-	}
-	if a.StatusCode != http.StatusOK && !a.headUnanswered() {
-		return 0, a.failure()
 	}
 	a.body.Close()
 	return p.statByGet(ctx, d)
@@ -96,9 +91,8 @@ func (s *source) Get(ctx context.Context, ref chunk.Ref) (p []byte, err error) {
 	return p, nil
 }
 
-// GetRun implements [chunk.Runner]. The first request is made once: it is for
-// the caller to ask another source. After its answer, what goes wrong on the way
-// is retried.
+// GetRun implements [chunk.Runner]. What goes wrong on the way, and may pass, is
+// retried.
 func (s *source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	r, err := newRun(refs, yield)
 	if err != nil {
@@ -129,26 +123,18 @@ func (s *source) retry(ctx context.Context, r *run, failures int, err error) err
 	if ctx.Err() != nil {
 		return ended(ctx, err)
 	}
-	if !r.answered {
-		return err
-	}
-	if refused(err) && !r.renewed { // an expired token, or an expired signature
+	if r.answered && refused(err) && !r.renewed { // an expired token, or an expired signature
 		r.renewed = true
-		s.repository.registry.auth.renew(s.repository.name)
+		s.repository.registry.auth.renew(s.repository)
 		return nil
 	}
-	if !Unreachable(err) || failures >= maxFailures {
+	if !mayPass(err) || failures >= maxFailures {
 		return err
 	}
-	wait := firstBackoff << (failures - 1)
-	timer := time.NewTimer(wait/2 + rand.N(wait))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
+	if !pause(ctx, failures, err) {
 		return ended(ctx, err)
-	case <-timer.C:
-		return nil
 	}
+	return nil
 }
 
 // ended returns the error of a run whose context is over: the caller's own doing

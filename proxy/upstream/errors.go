@@ -18,7 +18,7 @@ import (
 const maxErrorBody = 8 << 10
 
 // StatusError is an answer other than the one that was hoped for. With code 404
-// it is a [chunk.ErrNotFound].
+// it is a [chunk.ErrNotFound], with 401 and 403 a [chunk.ErrDenied].
 type StatusError struct {
 	Method string
 	URL    string // of the request to the registry or token server, without query
@@ -42,10 +42,13 @@ func (e *StatusError) Error() string {
 	return strings.TrimSuffix(s, " ")
 }
 
-// Unwrap makes 404 a miss.
+// Unwrap makes 404 a miss, and 401 and 403 a denial.
 func (e *StatusError) Unwrap() error {
-	if e.Code == http.StatusNotFound {
+	switch e.Code {
+	case http.StatusNotFound:
 		return chunk.ErrNotFound
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return chunk.ErrDenied
 	}
 	return nil
 }
@@ -76,6 +79,11 @@ type noAnswerError struct {
 
 func (e *noAnswerError) Error() string { return e.subject + ": " + e.err.Error() }
 func (e *noAnswerError) Unwrap() error { return e.err }
+
+// brokenCircuitError says that a host is not asked for a while.
+type brokenCircuitError struct{ err error }
+
+func (e *brokenCircuitError) Error() string { return e.err.Error() }
 
 // refusedElsewhereError is a refusal by a host that the registry redirected to:
 // of an expired signature, say. It is no word of the registry about who may
@@ -142,7 +150,7 @@ func explain(ctx context.Context, subject string, err error) error {
 func (a *answer) failure() error {
 	defer a.body.Close()
 	if a.away && (a.StatusCode == http.StatusUnauthorized || a.StatusCode == http.StatusForbidden) {
-		return &refusedElsewhereError{a.subject(), a.host, a.StatusCode}
+		return &refusedElsewhereError{a.subject(), a.at.Host, a.StatusCode}
 	}
 	e := &StatusError{Method: a.method, URL: a.url, Code: a.StatusCode, Header: make(http.Header)}
 	for name, values := range a.Header {

@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -38,38 +39,52 @@ var manifestTypes = strings.Join([]string{
 
 func acceptManifests() http.Header { return http.Header{"Accept": {manifestTypes}} }
 
+// Resolved is what a reference names.
+type Resolved struct {
+	ocispec.Descriptor
+	// Warnings are the texts of the answer's Warning fields with code 299
+	// (distribution-spec, "Warnings"), at most 4 KiB together.
+	Warnings []string
+}
+
+// Manifest is a manifest as the registry sent it.
+type Manifest struct {
+	Resolved
+	Bytes []byte
+}
+
 // Resolve returns the descriptor of the manifest that reference, a tag or a
 // digest, names now. It asks by HEAD, and gets the manifest itself only if the
 // answer lacks a digest, a size or a media type. A digest in the answer to a tag
 // is taken at the registry's word; [Repository.Manifest] checks.
-func (p *Repository) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
+func (p *Repository) Resolve(ctx context.Context, reference string) (Resolved, error) {
 	want, err := parseReference(reference)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return Resolved{}, err
 	}
-	a, err := p.do(ctx, http.MethodHead, "manifests/"+reference, nil, acceptManifests())
+	a, err := p.ask(ctx, http.MethodHead, "manifests/"+reference, nil, acceptManifests(), okToHead)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return Resolved{}, err
 	}
 	defer a.body.Close()
-	if a.StatusCode != http.StatusOK && !a.headUnanswered() {
-		return ocispec.Descriptor{}, a.failure()
-	}
 	desc := ocispec.Descriptor{MediaType: contentType(a.Header), Digest: want, Size: a.ContentLength}
 	given, known := givenDigest(a.Header)
 	switch {
 	case want == "" && known:
 		desc.Digest = given
 	case known && given.Algorithm() == want.Algorithm() && given != want:
-		return ocispec.Descriptor{}, wrongManifest(want, a.ContentLength, "the registry says that it has "+string(given))
+		return Resolved{}, wrongManifest(want, a.ContentLength, "the registry says that it has "+string(given))
 	}
 	if a.StatusCode != http.StatusOK || desc.Digest == "" || desc.Size < 0 || desc.MediaType == "" {
 		a.body.Close()
-		desc, _, err = p.Manifest(ctx, reference)
-		return desc, err
+		m, err := p.Manifest(ctx, reference)
+		return m.Resolved, err
 	}
-	return desc, nil
+	return Resolved{desc, warnings(a.Header)}, nil
 }
+
+// okToHead reports whether an answer to HEAD is 200, or no answer at all.
+func okToHead(a *answer) bool { return ok(a) || a.headUnanswered() }
 
 // headUnanswered reports whether an answer to HEAD says nothing of an answer to
 // GET: the method is not supported, or a URL that was signed for GET refused it.
@@ -92,32 +107,54 @@ func (a *answer) headUnanswered() bool {
 // neither gives a digest it is SHA-256. The media type is that of Content-Type,
 // without parameters; without one it is the manifest's mediaType; without that,
 // application/octet-stream.
-func (p *Repository) Manifest(ctx context.Context, reference string) (ocispec.Descriptor, []byte, error) {
+func (p *Repository) Manifest(ctx context.Context, reference string) (Manifest, error) {
 	want, err := parseReference(reference)
 	if err != nil {
-		return ocispec.Descriptor{}, nil, err
+		return Manifest{}, err
 	}
+	return patiently(ctx, func() (Manifest, error) { return p.getManifest(ctx, reference, want) })
+}
+
+func (p *Repository) getManifest(ctx context.Context, reference string, want digest.Digest) (Manifest, error) {
 	a, err := p.do(ctx, http.MethodGet, "manifests/"+reference, nil, acceptManifests())
 	if err != nil {
-		return ocispec.Descriptor{}, nil, err
+		return Manifest{}, err
 	}
 	defer a.body.Close()
-	if a.StatusCode != http.StatusOK {
-		return ocispec.Descriptor{}, nil, a.failure()
+	if !ok(a) {
+		return Manifest{}, a.failure()
 	}
 	raw, err := a.readManifest()
 	if err != nil {
-		return ocispec.Descriptor{}, nil, err
+		return Manifest{}, err
 	}
 	d, err := a.digestOf(raw, want)
 	if err != nil {
-		return ocispec.Descriptor{}, nil, err
+		return Manifest{}, err
 	}
 	mediaType := contentType(a.Header)
 	if mediaType == "" {
 		mediaType = ownMediaType(raw)
 	}
-	return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(raw))}, raw, nil
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(raw))}
+	return Manifest{Resolved{desc, warnings(a.Header)}, raw}, nil
+}
+
+// warnings returns the texts of an answer's warnings. Only those with code 299,
+// agent "-" and no date are a registry's for its users.
+func warnings(h http.Header) []string {
+	const maxBytes = 4096
+	var texts []string
+	n := 0
+	for _, v := range h.Values("Warning") {
+		text, err := strconv.Unquote(strings.TrimPrefix(v, "299 - "))
+		n += len(v)
+		if !strings.HasPrefix(v, "299 - ") || err != nil || n > maxBytes {
+			continue
+		}
+		texts = append(texts, text)
+	}
+	return texts
 }
 
 func (a *answer) readManifest() ([]byte, error) {
@@ -164,12 +201,9 @@ func wrongManifest(d digest.Digest, size int64, reason string) error {
 // referrers/sha256:…, for the caller to read and close. An answer other than 2xx
 // is a [*StatusError]. Of header, Authorization is replaced.
 func (p *Repository) Get(ctx context.Context, path string, query url.Values, header http.Header) (*http.Response, error) {
-	a, err := p.do(ctx, http.MethodGet, path, query, header)
+	a, err := p.ask(ctx, http.MethodGet, path, query, header, func(a *answer) bool { return a.StatusCode/100 == 2 })
 	if err != nil {
 		return nil, err
-	}
-	if a.StatusCode/100 != 2 {
-		return nil, a.failure()
 	}
 	return a.Response, nil
 }

@@ -123,7 +123,8 @@ func TestManifestIsExact(t *testing.T) {
 	}
 	d := digest.FromBytes(manifestBytes)
 	for _, reference := range []string{"latest", string(d), string(digest.SHA512.FromBytes(manifestBytes))} {
-		desc, raw, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), reference)
+		m, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), reference)
+		desc, raw := m.Descriptor, m.Bytes
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +169,8 @@ func TestManifestDigests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := newOrigin(t)
 			serveManifest(o, manifestBytes, contentDigest, string(c.header))
-			desc, _, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), c.reference)
+			m, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), c.reference)
+			desc := m.Descriptor
 			var corrupt *chunk.CorruptError
 			switch {
 			case c.want == "" && (!errors.As(err, &corrupt) || corrupt.Source != "upstream"):
@@ -185,7 +187,7 @@ func TestUnavailableAlgorithm(t *testing.T) {
 	d := digest.Digest("blake3:" + strings.Repeat("0", 64))
 	p := registry(t, o.URL).Repository("app")
 	_, resolve := p.Resolve(t.Context(), string(d))
-	_, _, manifest := p.Manifest(t.Context(), string(d))
+	_, manifest := p.Manifest(t.Context(), string(d))
 	_, stat := p.Stat(t.Context(), d)
 	_, get := p.Blob().Get(t.Context(), chunk.Ref{Blob: d, Total: 3, Size: 3})
 	for name, err := range map[string]error{"Resolve": resolve, "Manifest": manifest, "Stat": stat, "Get": get} {
@@ -219,7 +221,8 @@ func TestManifestSize(t *testing.T) {
 				w.Write(body)
 				return true
 			}
-			_, raw, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), "latest")
+			m, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), "latest")
+			raw := m.Bytes
 			if ok := err == nil && len(raw) == c.size; ok != c.ok {
 				t.Errorf("%d bytes, error %v", len(raw), err)
 			}
@@ -239,7 +242,8 @@ func TestManifestMediaType(t *testing.T) {
 	} {
 		o := newOrigin(t)
 		serveManifest(o, []byte(c.body), "Content-Type", c.contentType)
-		desc, _, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), "latest")
+		m, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), "latest")
+		desc := m.Descriptor
 		if err != nil || desc.MediaType != c.want {
 			t.Errorf("Content-Type %q and body %s give %q, %v, want %q", c.contentType, c.body, desc.MediaType, err, c.want)
 		}
@@ -252,7 +256,7 @@ func TestCutManifest(t *testing.T) {
 		sendPart(w, r, manifestBytes, 10)
 		return true
 	}
-	_, _, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), "latest")
+	_, err := registry(t, o.URL).Repository("app").Manifest(t.Context(), "latest")
 	if !Unreachable(err) {
 		t.Errorf("a manifest that is cut gives %v", err)
 	}
@@ -270,7 +274,7 @@ func TestEncodedAnswersAreRefused(t *testing.T) {
 		return true
 	}
 	p := registry(t, o.URL).Repository("app")
-	_, _, manifest := p.Manifest(t.Context(), "latest")
+	_, manifest := p.Manifest(t.Context(), "latest")
 	_, blob := p.Blob().Get(t.Context(), ref)
 	_, raw := p.Get(t.Context(), "tags/list", nil, nil)
 	for name, err := range map[string]error{"Manifest": manifest, "Blob": blob, "Get": raw} {

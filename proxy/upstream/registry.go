@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -48,8 +47,15 @@ type Config struct {
 	// UserAgent is sent with each request. Empty is "granary".
 	UserAgent string
 	// Control is called with the address of each connection before it is made,
-	// as in [net.Dialer], and refuses it with an error. nil refuses none.
+	// as in [net.Dialer], and refuses it with an error: see [PublicOnly]. nil
+	// refuses none.
 	Control func(network, address string, c syscall.RawConn) error
+	// Named reports whether settings name a host:port, in lower case and before
+	// it is resolved; it is then connected to whatever Control says. nil is none.
+	Named func(address string) bool
+	// Pseudonym is how the node calls itself in Via, by which it knows requests
+	// that come back to it. Empty sends none.
+	Pseudonym string
 	// Observe is told of each HTTP request made, those for tokens and those that
 	// follow a redirect included. Code 0 means that no answer came. nil ignores.
 	Observe func(method string, code int)
@@ -86,6 +92,7 @@ type Registry struct {
 	auth      *authorizer
 	bulk      chan struct{} // a place for each body of a blob that may be open
 	streams   streams
+	breakers  breakers
 	ranges    atomic.Bool // the last answer to a range was a range
 }
 
@@ -116,12 +123,30 @@ func (r *Registry) Close() {
 
 // Repository returns the repository of that name, with "library/" where Docker
 // Hub has it. A name that is no path below the registry fails on first use.
-func (r *Registry) Repository(name string) *Repository { return &Repository{r, name} }
+func (r *Registry) Repository(name string) *Repository { return &Repository{registry: r, name: name} }
 
 // Repository is one repository of a registry. It is safe for concurrent use.
 type Repository struct {
 	registry *Registry
 	name     string
+	caller   string // as in As; "" for the node itself
+}
+
+// As returns the repository as it is read by a client that sent this value of
+// Authorization, in place of the node and its credentials. A password (Basic) is
+// used as the registry's challenges ask for it: as it is, or to get a token in
+// the client's name. Everything else is sent as it is, and renewed by nobody.
+// "" is the node itself.
+func (p *Repository) As(authorization string) *Repository {
+	q := *p
+	q.caller = authorization
+	return &q
+}
+
+// carriesToken reports whether the caller's authorization is to be sent as it is.
+func (p *Repository) carriesToken() bool {
+	scheme, _, _ := strings.Cut(p.caller, " ")
+	return p.caller != "" && !strings.EqualFold(scheme, "Basic")
 }
 
 // url returns the address of something in the repository.
@@ -182,12 +207,11 @@ func parseBase(s string) (*url.URL, error) {
 // newTransport speaks HTTP/1.1 only: bulk data moves faster on several
 // connections than in the streams of one.
 func newTransport(cfg Config) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, Control: cfg.control()}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:       proxyFromEnvironment,
-		DialContext: dialer.DialContext,
+		DialContext: cfg.dial(),
 		TLSClientConfig: &tls.Config{
 			MinVersion:         tls.VersionTLS12,
 			RootCAs:            cfg.RootCAs,
@@ -202,19 +226,6 @@ func newTransport(cfg Config) *http.Transport {
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		DisableCompression:     true,
 		Protocols:              protocols,
-	}
-}
-
-// control marks what Control refuses, which is not a registry that is down.
-func (c Config) control() func(network, address string, conn syscall.RawConn) error {
-	if c.Control == nil {
-		return nil
-	}
-	return func(network, address string, conn syscall.RawConn) error {
-		if err := c.Control(network, address, conn); err != nil {
-			return &addressError{err}
-		}
-		return nil
 	}
 }
 

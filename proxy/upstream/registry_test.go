@@ -187,7 +187,7 @@ func TestObserve(t *testing.T) {
 	}
 	o.Close()
 	_, _ = r.Repository("app").Stat(t.Context(), refsTo(t, content)[0].Blob)
-	if got, want := fmt.Sprint(seen), "[HEAD307 HEAD200 HEAD0]"; got != want {
+	if got, want := fmt.Sprint(seen), "[HEAD307 HEAD200 HEAD0 HEAD0 HEAD0]"; got != want {
 		t.Errorf("observed %s, want %s", got, want)
 	}
 }

@@ -25,12 +25,27 @@ type answer struct {
 	*http.Response
 	body   *body
 	method string
-	url    string // of the registry, without query
-	host   string // that answered
-	away   bool   // by redirect to another origin
+	url    string   // of the registry, without query
+	at     *url.URL // that answered; it may be signed
+	away   bool     // by redirect to another origin
 }
 
 func (a *answer) subject() string { return a.method + " " + a.url }
+
+// ask is do for a question, whose answer is small: one that should be 2xx, and
+// that is asked again for a while if it is not answered.
+func (p *Repository) ask(ctx context.Context, method, path string, query url.Values, header http.Header, expected func(*answer) bool) (*answer, error) {
+	return patiently(ctx, func() (*answer, error) {
+		a, err := p.do(ctx, method, path, query, header)
+		if err != nil || expected(a) {
+			return a, err
+		}
+		return nil, a.failure()
+	})
+}
+
+// ok reports whether an answer is 200.
+func ok(a *answer) bool { return a.StatusCode == http.StatusOK }
 
 // do asks for a path below the repository, with whatever authorization it takes.
 // The caller closes the answer's body, whatever the status.
@@ -40,7 +55,7 @@ func (p *Repository) do(ctx context.Context, method, path string, query url.Valu
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", r.base.Host, err)
 	}
-	g, err := r.auth.remembered(ctx, p.name)
+	g, err := r.auth.remembered(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +68,7 @@ func (p *Repository) do(ctx context.Context, method, path string, query url.Valu
 		if round == maxAuthRounds {
 			return nil, refusal
 		}
-		g, err = r.auth.meet(ctx, p.name, a.Header.Values("Www-Authenticate"), g)
+		g, err = r.auth.meet(ctx, p, a.Header.Values("Www-Authenticate"), g)
 		var no *noGrantError
 		if errors.As(err, &no) {
 			return nil, no.explain(refusal)
@@ -91,16 +106,16 @@ func (r *Registry) hop(a *answer, u *url.URL, header http.Header) error {
 	}
 	header.Set("User-Agent", r.cfg.UserAgent)
 	header.Set(acceptEncoding, "identity")
+	if via := r.cfg.via(a.body.ctx); via != "" {
+		header.Set("Via", via)
+	}
 	at := u
 	for hops := 0; ; hops++ {
-		req := (&http.Request{Method: a.method, URL: at, Header: header, Host: at.Host}).WithContext(a.body.ctx)
-		resp, err := r.transport.RoundTrip(req)
+		resp, err := r.send(a, at, header)
 		if err != nil {
-			r.cfg.Observe(a.method, 0)
-			return explain(a.body.ctx, a.subject(), err)
+			return err
 		}
-		r.cfg.Observe(a.method, resp.StatusCode)
-		a.Response, a.host, a.body.raw = resp, at.Host, resp.Body
+		a.Response, a.at, a.body.raw = resp, at, resp.Body
 		location := redirection(resp)
 		if location == "" {
 			return nil
@@ -119,6 +134,29 @@ func (r *Registry) hop(a *answer, u *url.URL, header http.Header) error {
 			header.Del("Cookie")
 		}
 	}
+}
+
+// send makes one request, if its host is to be asked now.
+func (r *Registry) send(a *answer, at *url.URL, header http.Header) (*http.Response, error) {
+	if err := r.breakers.allow(at.Host); err != nil {
+		return nil, &noAnswerError{a.subject(), &brokenCircuitError{err}}
+	}
+	ctx := a.body.ctx
+	req := &http.Request{Method: a.method, URL: at, Header: header, Host: at.Host}
+	ctx, err := r.cfg.throughProxy(ctx, req)
+	var resp *http.Response
+	if err == nil {
+		resp, err = r.transport.RoundTrip(req.WithContext(ctx))
+	}
+	if err != nil {
+		r.cfg.Observe(a.method, 0)
+		err = explain(ctx, a.subject(), err)
+		r.breakers.done(at.Host, !Unreachable(err), err.Error(), 0)
+		return nil, err
+	}
+	r.cfg.Observe(a.method, resp.StatusCode)
+	r.breakers.observe(at.Host, resp)
+	return resp, nil
 }
 
 // redirection returns where a response redirects to, or "".

@@ -27,14 +27,14 @@ type tokenAnswer struct {
 	IssuedAt    string  `json:"issued_at"`    // RFC 3339
 }
 
-// fetch asks the realm of d for a token, in the name of the node's credentials if
-// it has any.
+// fetch asks the realm of d for a token, in the name of the caller's credentials
+// or the node's, if there are any.
 func (z *authorizer) fetch(ctx context.Context, d demand) (token, error) {
 	u, err := tokenURL(d)
 	if err != nil {
 		return token{}, err
 	}
-	header, err := z.credentials(ctx)
+	header, err := z.credentials(ctx, d.caller)
 	if err != nil {
 		return token{}, err
 	}
