@@ -38,6 +38,26 @@ func (s *Disk) evictAboveWatermark() {
 	}
 }
 
+// GC evicts blobs until at most keep bytes are stored, or with a negative keep as
+// many as the low watermark allows. What is being read stays. It returns the
+// number of bytes that were evicted.
+func (s *Disk) GC(keep int64) (freed int64, err error) {
+	if err := s.Sync(); err != nil {
+		return 0, err
+	}
+	limit := float64(keep)
+	if keep < 0 {
+		if s.cfg.Budget == 0 {
+			return 0, nil
+		}
+		limit = float64(s.cfg.Budget) * lowWatermark
+	}
+	if n := s.over(limit); n > 0 {
+		freed = s.evict(n)
+	}
+	return freed, nil
+}
+
 // over returns how many bytes are stored above limit.
 func (s *Disk) over(limit float64) int64 {
 	s.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -24,8 +25,15 @@ type answer struct {
 func answerTo(err error, unknown string) answer {
 	var bad *ref.Error
 	var said *upstream.StatusError
+	var challenge *challengeError
 	var timeout net.Error
 	switch {
+	case errors.As(err, &challenge):
+		return answer{http.StatusUnauthorized, "UNAUTHORIZED"}
+	case errors.Is(err, access.ErrUnchecked):
+		return answer{http.StatusServiceUnavailable, "UNAVAILABLE"}
+	case errors.Is(err, ErrRefused):
+		return answer{http.StatusForbidden, "DENIED"}
 	case errors.As(err, &bad) && bad.Code == "NAME_UNKNOWN":
 		return answer{http.StatusNotFound, bad.Code}
 	case errors.As(err, &bad):
@@ -55,10 +63,23 @@ func answerToStatus(status int, unknown string) answer {
 		return answer{status, unknown}
 	case http.StatusTooManyRequests:
 		return answer{status, "TOOMANYREQUESTS"}
+	case http.StatusLoopDetected:
+		return answer{status, "UNAVAILABLE"}
 	default:
 		return answer{http.StatusBadGateway, "UNAVAILABLE"}
 	}
 }
+
+// challengeError is what a caller without credentials gets for what is here but
+// not public, while the upstream cannot be asked: the challenges that it made
+// before.
+type challengeError struct {
+	challenges []string
+	err        error
+}
+
+func (e *challengeError) Error() string { return "credentials are needed: " + e.err.Error() }
+func (e *challengeError) Unwrap() error { return e.err }
 
 // relayed are the headers of an upstream's refusal that are the client's too.
 var relayed = []string{
@@ -70,12 +91,19 @@ var relayed = []string{
 func writeError(w http.ResponseWriter, err error, unknown string) {
 	a := answerTo(err, unknown)
 	var said *upstream.StatusError
-	if errors.As(err, &said) && said.Code == a.status {
+	var challenge *challengeError
+	switch {
+	case errors.As(err, &challenge):
+		w.Header()["Www-Authenticate"] = challenge.challenges
+	case errors.As(err, &said) && said.Code == a.status:
 		for _, name := range relayed {
 			for _, v := range said.Header.Values(name) {
 				w.Header().Add(name, v)
 			}
 		}
+	}
+	if a.status == http.StatusServiceUnavailable && w.Header().Get("Retry-After") == "" {
+		w.Header().Set("Retry-After", "5")
 	}
 	writeAnswer(w, a, err.Error())
 }

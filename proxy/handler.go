@@ -6,55 +6,92 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/content"
 	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
 )
 
-// Handler is the HTTP face of a [Registry]: the pull side of the distribution
-// specification (main, "Pull" and "Registry Proxying").
+// maxURI bounds the path and query of a request, in bytes.
+const maxURI = 8 << 10
+
+// Handler is the HTTP face of a [Registry]: the pull and discovery side of the
+// distribution specification (main, "Pull", "Content Discovery" and "Registry
+// Proxying").
 type Handler struct {
-	registry *Registry
-	log      *slog.Logger
+	registry  *Registry
+	pseudonym string
+	log       *slog.Logger
 }
 
 // NewHandler returns the HTTP face of r. It logs to log what a client cannot be
-// told, and each request at debug level.
-func NewHandler(r *Registry, log *slog.Logger) *Handler { return &Handler{r, log} }
+// told, and each request at debug level. A request that has come through
+// pseudonym, as its Via field tells, has come in a circle and is refused.
+func NewHandler(r *Registry, pseudonym string, log *slog.Logger) *Handler {
+	return &Handler{r, pseudonym, log}
+}
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	via := strings.Join(r.Header.Values("Via"), ", ")
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
+		w.Header().Set("Connection", "close") // and leave what the client wants to write unread
 		writeAnswer(w, answer{http.StatusMethodNotAllowed, "UNSUPPORTED"}, "this registry is read-only")
 		return
+	case len(r.RequestURI) > maxURI:
+		writeAnswer(w, answer{http.StatusRequestURITooLong, "NAME_INVALID"}, "the URI is too long")
+		return
+	case h.pseudonym != "" && strings.Contains(via, h.pseudonym):
+		writeAnswer(w, answer{http.StatusLoopDetected, "UNAVAILABLE"}, "the request has come in a circle: an upstream of this node leads back to it")
+		return
+	case r.ContentLength != 0:
+		w.Header().Set("Connection", "close")
 	}
 	req, err := ref.ParsePath(r.URL.Path, r.URL.Query()["ns"], h.registry.cfg.DefaultHost)
 	if err != nil {
 		writeError(w, err, "NAME_UNKNOWN")
 		return
 	}
+	caller, err := access.FromHeader(r.Header)
+	if err != nil {
+		writeAnswer(w, answer{http.StatusBadRequest, "UNAUTHORIZED"}, err.Error())
+		return
+	}
 	if req.Namespace != "" {
 		w.Header().Set("OCI-Namespace", req.Namespace)
 	}
-	h.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("method", r.Method),
-		slog.String("path", r.URL.Path), slog.String("ns", req.Namespace), slog.String("range", r.Header.Get("Range")))
+	h.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path),
+		slog.String("ns", req.Namespace), slog.String("range", r.Header.Get("Range")), slog.String("caller", caller.String()))
+	h.answer(w, r.WithContext(upstream.WithVia(r.Context(), via)), h.registry.Open(req.Repository, caller), req)
+}
+
+// answer answers a request that is well-formed.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) {
 	switch req.Kind {
 	case ref.Base:
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, "{}")
 	case ref.Manifest:
-		sent, err := h.manifest(w, r, req)
+		sent, err := h.manifest(w, r, p, req)
 		h.finish(w, r, sent, err, "MANIFEST_UNKNOWN")
 	case ref.Blob:
-		sent, err := h.blob(w, r, req)
+		sent, err := h.blob(w, r, p, req)
 		h.finish(w, r, sent, err, "BLOB_UNKNOWN")
+	case ref.Tags:
+		h.finish(w, r, false, h.tags(w, r, p, req), "NAME_UNKNOWN")
+	case ref.Referrers:
+		h.finish(w, r, false, h.referrers(w, r, p, req), "NAME_UNKNOWN")
 	default:
-		writeAnswer(w, answer{http.StatusNotFound, "UNSUPPORTED"}, "this registry serves manifests and blobs")
+		writeAnswer(w, answer{http.StatusNotFound, "UNSUPPORTED"}, "this registry takes no uploads")
 	}
 }
 
@@ -75,20 +112,24 @@ func (h *Handler) finish(w http.ResponseWriter, r *http.Request, sent bool, err 
 }
 
 // manifest answers a request for a manifest.
-func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, req ref.Request) (sent bool, err error) {
-	res, err := h.registry.Resolve(r.Context(), req.Repository, req.Tag, req.Digest)
+func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
+	res, err := p.Resolve(r.Context(), req.Tag, req.Digest)
 	if err != nil {
 		return false, err
 	}
 	desc, body := res.Descriptor, []byte(nil)
 	if r.Method == http.MethodGet || desc.MediaType == "" || desc.Size <= 0 {
-		if desc, body, err = h.registry.Manifest(r.Context(), req.Repository, desc); err != nil {
+		m, err := p.Manifest(r.Context(), desc.Digest)
+		if err != nil {
 			return false, err
 		}
+		desc, body = m.Descriptor, m.Bytes
+	}
+	for _, text := range res.Warnings {
+		addWarning(w, text)
 	}
 	if !res.Stale.IsZero() {
-		w.Header().Add("Warning", fmt.Sprintf(`299 - "stale: upstream %s is unreachable; %s was last resolved at %s"`,
-			req.Repository.Host, req.Tag, res.Stale.UTC().Format(time.RFC3339)))
+		addWarning(w, fmt.Sprintf("stale: upstream %s is unreachable; %s was last resolved at %s", p.Host, req.Tag, res.Stale.UTC().Format(time.RFC3339)))
 	}
 	setDigest(w, desc.Digest, req.Digest != "")
 	return content.Serve(w, r, content.Content{
@@ -101,13 +142,19 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, req ref.Reque
 	})
 }
 
+// addWarning adds a warning in the one form that registries use
+// (distribution-spec, "Warnings").
+func addWarning(w http.ResponseWriter, text string) {
+	w.Header().Add("Warning", "299 - "+strconv.QuoteToASCII(text))
+}
+
 // blob answers a request for a blob.
-func (h *Handler) blob(w http.ResponseWriter, r *http.Request, req ref.Request) (sent bool, err error) {
-	b, release, err := h.registry.Blob(r.Context(), req.Repository, req.Digest)
+func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
+	b, err := p.Blob(r.Context(), req.Digest)
 	if err != nil {
 		return false, err
 	}
-	defer release()
+	defer b.Release()
 	setDigest(w, req.Digest, true)
 	return content.Serve(w, r, content.Content{
 		Type: "application/octet-stream",

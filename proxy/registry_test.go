@@ -185,14 +185,16 @@ func newStack(t *testing.T, o *origin, onDisk bool) *stack {
 	}
 	registry := proxy.NewRegistry(proxy.Config{
 		DefaultHost: "origin.test",
-		Upstream:    func(r ref.Repository) (proxy.Upstream, error) { return client.Repository(r.Name), nil },
-		Store:       chunkstore.NewStack(memory, disk),
-		Catalog:     known,
-		Window:      8 << 20,
-		Budget:      chunk.NewBudget(32 << 20),
-		Report:      s.report,
+		Upstream: func(r ref.Repository, authorization string) (proxy.Upstream, error) {
+			return client.Repository(r.Name).As(authorization), nil
+		},
+		Store:   chunkstore.NewStack(memory, disk),
+		Catalog: known,
+		Window:  8 << 20,
+		Budget:  chunk.NewBudget(32 << 20),
+		Report:  s.report,
 	})
-	front := httptest.NewServer(proxy.NewHandler(registry, slog.New(slog.DiscardHandler)))
+	front := httptest.NewServer(proxy.NewHandler(registry, "test-node", slog.New(slog.DiscardHandler)))
 	t.Cleanup(front.Close)
 	s.url = front.URL
 	return s

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -52,10 +53,24 @@ func (f nodeFlag) do(ctx context.Context, method, path string) (io.ReadCloser, e
 		return nil, fmt.Errorf("no node answers at %s (is 'granary serve' running, and is --node its --admin address?): %w", f.Node, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		return nil, fmt.Errorf("node %s: %s: %s", f.Node, path, resp.Status)
+		defer resp.Body.Close()
+		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		return nil, fmt.Errorf("node %s: %s: %s", f.Node, resp.Status, strings.TrimSpace(string(why)))
 	}
 	return resp.Body, nil
+}
+
+// ask makes a request that is answered with JSON.
+func (f nodeFlag) ask(ctx context.Context, path string, answer any) error {
+	body, err := f.do(ctx, http.MethodPost, path)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(answer); err != nil {
+		return fmt.Errorf("node %s: %w", f.Node, err)
+	}
+	return nil
 }
 
 // statusCmd shows what a node says of itself.
@@ -94,66 +109,76 @@ func (c *statusCmd) Run(e *env) error {
 
 func bytesText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
+// offline runs a command on the data directory: through the node that holds it,
+// whose admin listener the directory's lock or else f names, or by a node without
+// listeners that lives as long as own runs.
+func offline(e *env, cfg node.DataConfig, f nodeFlag, through func(nodeFlag) error, own func(*node.Node) error) error {
+	n, err := node.New(node.Config{DataConfig: cfg}, quietLogger(e.stderr))
+	var locked *chunkstore.LockedError
+	if errors.As(err, &locked) {
+		if _, admin, ok := strings.Cut(locked.Holder, "admin "); ok {
+			f.Node = admin
+		}
+		return through(f)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(own(n), n.Close())
+}
+
 // fsckCmd checks a store: through the node that holds it, else by itself.
 type fsckCmd struct {
-	nodeFlag `embed:""`
-	DataDir  string `name:"data-dir" default:"${data_dir}" placeholder:"DIR" help:"The store to check, when no node holds it."`
-	JSON     bool   `name:"json" help:"Print JSON, a line for each thing found and one for the sum."`
+	node.DataConfig `embed:""`
+	nodeFlag        `embed:""`
+	Repair          bool `name:"repair" help:"Fetch what was dropped again, from the registries that it came from."`
+	JSON            bool `name:"json" help:"Print JSON, a line for each thing found and one for the sum."`
 }
 
 func (c *fsckCmd) Run(e *env) error {
-	report, err := c.check(e)
+	var report node.FsckReport
+	err := offline(e, c.DataConfig, c.nodeFlag,
+		func(f nodeFlag) (err error) {
+			report, err = c.through(e, f)
+			return err
+		},
+		func(n *node.Node) (err error) {
+			report, err = n.Fsck(e.ctx, c.Repair, func(err error) { c.found(e, err.Error()) })
+			return err
+		})
 	if err != nil {
 		return err
 	}
 	if c.JSON {
 		err = json.NewEncoder(e.stdout).Encode(node.FsckLine{Report: &report})
 	} else {
-		_, err = fmt.Fprintf(e.stdout, "%d blobs, %d chunks, %s checked: %d wrong and dropped, %d unreadable\n",
-			report.Blobs, report.Chunks, bytesText(report.Bytes), report.Wrong, report.Failed)
+		_, err = fmt.Fprintf(e.stdout, "%d blobs, %d chunks, %s checked: %d wrong and dropped, %d unreadable; %d of %d damaged blobs fetched again\n",
+			report.Blobs, report.Chunks, bytesText(report.Bytes), report.Wrong, report.Failed, report.Repaired, report.Damaged)
 	}
-	if err == nil && report.Wrong+report.Failed > 0 {
-		err = fmt.Errorf("the store was damaged; what was dropped is fetched again when it is asked for")
+	switch {
+	case err != nil:
+		return err
+	case report.Failed > 0 || report.Repaired < report.Damaged:
+		return errors.New("the store was damaged; what was dropped is fetched again when it is asked for, or by --repair")
 	}
-	return err
+	return nil
 }
 
-func (c *fsckCmd) check(e *env) (chunkstore.FsckReport, error) {
-	unlock, err := chunkstore.Lock(c.DataDir, "granary fsck")
-	var locked *chunkstore.LockedError
-	if errors.As(err, &locked) {
-		if _, admin, ok := strings.Cut(locked.Holder, "admin "); ok {
-			c.Node = admin
-		}
-		return c.checkThroughNode(e)
-	}
+func (c *fsckCmd) through(e *env, f nodeFlag) (node.FsckReport, error) {
+	body, err := f.do(e.ctx, http.MethodPost, fmt.Sprintf("/api/v1/fsck?repair=%v", c.Repair))
 	if err != nil {
-		return chunkstore.FsckReport{}, err
-	}
-	defer unlock()
-	s, err := chunkstore.Open(c.DataDir, chunkstore.Config{Report: func(err error) { e.log.Error("store", "error", err) }})
-	if err != nil {
-		return chunkstore.FsckReport{}, err
-	}
-	report, err := s.Fsck(e.ctx, nil, func(err error) { c.found(e, err.Error()) })
-	return report, errors.Join(err, s.Close())
-}
-
-func (c *fsckCmd) checkThroughNode(e *env) (chunkstore.FsckReport, error) {
-	body, err := c.do(e.ctx, http.MethodPost, "/api/v1/fsck")
-	if err != nil {
-		return chunkstore.FsckReport{}, err
+		return node.FsckReport{}, err
 	}
 	defer body.Close()
 	lines := json.NewDecoder(body)
 	for {
 		var line node.FsckLine
 		if err := lines.Decode(&line); err != nil {
-			return chunkstore.FsckReport{}, fmt.Errorf("node %s: fsck ended early: %w", c.Node, err)
+			return node.FsckReport{}, fmt.Errorf("node %s: fsck ended early: %w", f.Node, err)
 		}
 		switch {
 		case line.Error != "":
-			return chunkstore.FsckReport{}, errors.New(line.Error)
+			return node.FsckReport{}, errors.New(line.Error)
 		case line.Report != nil:
 			return *line.Report, nil
 		default:
@@ -168,4 +193,50 @@ func (c *fsckCmd) found(e *env, what string) {
 		return
 	}
 	fmt.Fprintln(e.stdout, what)
+}
+
+// gcCmd makes room in a store.
+type gcCmd struct {
+	node.DataConfig `embed:""`
+	nodeFlag        `embed:""`
+	Keep            node.Size `name:"keep" default:"0" placeholder:"SIZE" help:"How much to keep. Default: what eviction under --cache-size leaves."`
+	All             bool      `name:"all" help:"Keep nothing."`
+}
+
+func (c *gcCmd) Run(e *env) error {
+	keep := int64(c.Keep)
+	if keep == 0 && !c.All {
+		keep = -1
+	}
+	var freed int64
+	err := offline(e, c.DataConfig, c.nodeFlag,
+		func(f nodeFlag) error {
+			var answer struct{ Freed int64 }
+			err := f.ask(e.ctx, fmt.Sprintf("/api/v1/gc?keep=%d", keep), &answer)
+			freed = answer.Freed
+			return err
+		},
+		func(n *node.Node) (err error) {
+			freed, err = n.GC(keep)
+			return err
+		})
+	if err == nil {
+		_, err = fmt.Fprintf(e.stdout, "%s freed\n", bytesText(freed))
+	}
+	return err
+}
+
+// invalidateCmd makes a node ask its upstream about a tag.
+type invalidateCmd struct {
+	nodeFlag `embed:""`
+	Ref      string `arg:"" name:"ref" help:"Tag to look up anew, as in alpine:3, or a repository for each of its tags."`
+}
+
+func (c *invalidateCmd) Run(e *env) error {
+	var answer struct{ Tags int }
+	if err := c.ask(e.ctx, "/api/v1/invalidate?ref="+url.QueryEscape(c.Ref), &answer); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(e.stdout, "%s: %d tags forgotten\n", c.Ref, answer.Tags)
+	return err
 }

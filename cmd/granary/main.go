@@ -23,13 +23,15 @@ type cli struct {
 	LogLevel  string `name:"log-level" default:"info" enum:"debug,info,warn,error" placeholder:"LEVEL" help:"Least severe messages to log: debug, info, warn or error."`
 	LogFormat string `name:"log-format" default:"text" enum:"text,json" placeholder:"FORMAT" help:"How to log: text or json."`
 
-	Serve   serveCmd   `cmd:"" help:"Run a node."`
-	Pull    pullCmd    `cmd:"" help:"Pull an image through a node, to warm it or into an OCI image layout."`
-	Status  statusCmd  `cmd:"" help:"Show what a running node holds and has served."`
-	Show    configCmd  `cmd:"" name:"config" help:"Show the effective settings of serve, and where each comes from."`
-	Fsck    fsckCmd    `cmd:"" help:"Check every chunk of a store, and drop what is wrong."`
-	Demo    demoCmd    `cmd:"" help:"Show a node at work: a registry, a node and an image, all in this process."`
-	Version versionCmd `cmd:"" help:"Show the version."`
+	Serve   serveCmd      `cmd:"" help:"Run a node."`
+	Pull    pullCmd       `cmd:"" help:"Pull an image through a node, to warm it or into an OCI image layout."`
+	Status  statusCmd     `cmd:"" help:"Show what a running node holds and has served."`
+	Show    configCmd     `cmd:"" name:"config" help:"Show the effective settings of serve, and where each comes from."`
+	Fsck    fsckCmd       `cmd:"" help:"Check every chunk of a store, and drop what is wrong."`
+	GC      gcCmd         `cmd:"" name:"gc" help:"Evict what has not been read for longest."`
+	Forget  invalidateCmd `cmd:"" name:"invalidate" help:"Make a node ask its upstream about a tag again."`
+	Demo    demoCmd       `cmd:"" help:"Show a node at work: a registry, a node and an image, all in this process."`
+	Version versionCmd    `cmd:"" help:"Show the version."`
 }
 
 // env is what commands get from the process.

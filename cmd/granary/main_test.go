@@ -147,7 +147,7 @@ func TestSettingsComeFromFlagEnvironmentFileAndDefault(t *testing.T) {
 		{"admin", "127.0.0.1:3", "environment GRANARY_ADMIN"},
 		{"cache-size", "7GiB", file + ":1"},
 		{"listen", "127.0.0.1:1,[::1]:1", file + ":2"},
-		{"upstream", "docker.io=https://mirror.example,ghcr.io=http://127.0.0.1:9", file + ":6"},
+		{"upstream", "docker.io=https://mirror.example;ghcr.io=http://127.0.0.1:9", file + ":6"},
 		{"default-upstream", "docker.io", "default"},
 	} {
 		if !slices.Contains(got, want) {

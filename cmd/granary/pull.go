@@ -72,7 +72,11 @@ func (c *pullCmd) Run(e *env) error {
 		return err
 	}
 	defer done()
-	r, err := upstream.New(upstream.Config{URL: url, UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url)})
+	r, err := upstream.New(upstream.Config{
+		URL: url, UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url),
+		// The node relays the registry's challenge; whoever pulls answers it.
+		Credentials: node.UserCredentials(c.DockerConfig, want.Host),
+	})
 	if err != nil {
 		return err
 	}
@@ -201,10 +205,11 @@ func (p *puller) manifest(ctx context.Context, name string, depth int) (ocispec.
 	if depth > maxNesting {
 		return ocispec.Descriptor{}, fmt.Errorf("indexes are nested more than %d deep", maxNesting)
 	}
-	desc, body, err := p.from.Manifest(ctx, name)
+	raw, err := p.from.Manifest(ctx, name)
 	if err != nil {
-		return desc, err
+		return ocispec.Descriptor{}, err
 	}
+	desc, body := raw.Descriptor, raw.Bytes
 	var m struct {
 		Manifests []ocispec.Descriptor `json:"manifests"`
 		Config    *ocispec.Descriptor  `json:"config"`

@@ -67,7 +67,7 @@ func (c *configCmd) Run(e *env, s *settings, k *kong.Context) error {
 		} else if o := s.origin[f.Name]; o != "" {
 			origin = o
 		}
-		all = append(all, setting{f.Name, settingText(f.Target), origin})
+		all = append(all, setting{f.Name, settingText(f.Target, separator(f)), origin})
 	}
 	if c.JSON {
 		out := json.NewEncoder(e.stdout)
@@ -82,7 +82,7 @@ func (c *configCmd) Run(e *env, s *settings, k *kong.Context) error {
 }
 
 // settingText writes a value as its flag would be given.
-func settingText(v reflect.Value) string {
+func settingText(v reflect.Value, sep string) string {
 	var items []string
 	switch v.Kind() {
 	case reflect.Slice:
@@ -97,7 +97,7 @@ func settingText(v reflect.Value) string {
 	default:
 		return fmt.Sprint(v.Interface())
 	}
-	return strings.Join(items, ",")
+	return strings.Join(items, sep)
 }
 
 // versionCmd shows the version.

@@ -142,8 +142,16 @@ func (s *settings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any,
 	return text, nil
 }
 
+// separator is what stands between the values of a flag that takes several.
+func separator(flag *kong.Flag) string {
+	if flag.IsMap() {
+		return string(flag.Tag.MapSep)
+	}
+	return string(flag.Tag.Sep)
+}
+
 // flagText writes a YAML value as the flag would be written: lists and mappings
-// with commas.
+// with the flag's separator.
 func flagText(n *yaml.Node, flag *kong.Flag) (string, error) {
 	var items []string
 	switch {
@@ -155,18 +163,24 @@ func flagText(n *yaml.Node, flag *kong.Flag) (string, error) {
 		}
 	case n.Kind == yaml.MappingNode && flag.IsMap():
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			items = append(items, n.Content[i].Value+"="+n.Content[i+1].Value)
+			value := n.Content[i+1]
+			var several []string // as a list may have them, instead of commas
+			for _, e := range value.Content {
+				several = append(several, e.Value)
+			}
+			items = append(items, n.Content[i].Value+"="+value.Value+strings.Join(several, ","))
 		}
 		slices.Sort(items)
 	default:
 		return "", errors.New("does not take a value of this kind")
 	}
+	sep := separator(flag)
 	for _, e := range items {
-		if strings.ContainsAny(e, ",") {
-			return "", fmt.Errorf("%q contains a comma", e)
+		if strings.Contains(e, sep) {
+			return "", fmt.Errorf("%q contains %q", e, sep)
 		}
 	}
-	return strings.Join(items, ","), nil
+	return strings.Join(items, sep), nil
 }
 
 // tryValue reports what is wrong with a value, while its line is still known.

@@ -1,13 +1,11 @@
-// Package catalog remembers what a node has learned of repositories: whether a
-// repository is public, what a tag was last resolved to, and which digests
-// belong to a repository. It survives restarts, so that a node whose upstream is
-// unreachable can answer what it has answered before. It decides nothing: how
-// long a fact holds is for its readers to say.
+// Package catalog remembers what a node has learned of repositories: what a tag
+// was last resolved to, which digests belong to a repository, and, as records
+// whose meaning is proxy/access's, who was served. It survives restarts, so that
+// a node whose upstream is unreachable can answer what it has answered before.
+// It decides nothing: how long a fact holds is for its readers to say.
 package catalog
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -17,18 +15,15 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Visibility is what was last learned of who may read a repository.
-type Visibility struct {
-	Public  bool      `json:"public"`  // the upstream served it to an anonymous client
-	Checked time.Time `json:"checked"` // when the upstream last said so
-}
-
-// Member is a digest that belongs to a repository: the upstream served it there,
-// or a manifest of the repository names it.
+// Member is a digest that belongs to a repository.
 type Member struct {
 	MediaType string `json:"mediaType,omitempty"` // as pushed or as the manifest says; "" if unknown
 	Size      int64  `json:"size"`                // in bytes
 	Manifest  bool   `json:"manifest,omitempty"`  // it was served as a manifest
+	// Confirmed says that the upstream served it in this repository. Without it
+	// a manifest of the repository names the digest, which anyone who may push
+	// can have a manifest do.
+	Confirmed bool `json:"confirmed,omitempty"`
 }
 
 // Tag is what a tag was last resolved to.
@@ -38,22 +33,6 @@ type Tag struct {
 	Size      int64         `json:"size"`
 	Checked   time.Time     `json:"checked"` // when the upstream last said so
 }
-
-// Limits of a catalog. Above them an arbitrary older entry makes room: what is
-// lost is asked of the upstream again.
-const (
-	maxRepositories = 1 << 16
-	maxTags         = 1 << 18
-	maxMembers      = 1 << 20
-)
-
-var (
-	repositories = []byte("repositories") // repository → Visibility
-	tags         = []byte("tags")         // repository:tag → Tag
-	members      = []byte("members")      // repository@digest → Member
-
-	limits = map[string]int{string(repositories): maxRepositories, string(tags): maxTags, string(members): maxMembers}
-)
 
 // Catalog is safe for concurrent use.
 type Catalog struct {
@@ -113,18 +92,7 @@ func (c *Catalog) Close() error {
 	return c.db.Close()
 }
 
-// Visibility returns what is known of repository, given as host/name.
-func (c *Catalog) Visibility(repository string) (v Visibility, ok bool) {
-	ok = c.get(repositories, repository, &v)
-	return v, ok
-}
-
-// SetVisibility records who may read repository.
-func (c *Catalog) SetVisibility(repository string, v Visibility) error {
-	return c.put(entry{repositories, repository, v})
-}
-
-// Tag returns what a tag of repository was last resolved to.
+// Tag returns what a tag of repository, given as host/name, was last resolved to.
 func (c *Catalog) Tag(repository, tag string) (t Tag, ok bool) {
 	ok = c.get(tags, repository+":"+tag, &t)
 	return t, ok && t.Digest.Validate() == nil && t.Size >= 0
@@ -135,6 +103,18 @@ func (c *Catalog) SetTag(repository, tag string, t Tag) error {
 	return c.put(entry{tags, repository + ":" + tag, t})
 }
 
+// ForgetTags forgets what a tag of repository, or with "" each of its tags, was
+// resolved to. It returns how many were known.
+func (c *Catalog) ForgetTags(repository, tag string) (n int, err error) {
+	var entries []entry
+	for _, k := range c.keys(tags, repository+":"+tag, limits[tags]) {
+		if tag == "" || k == repository+":"+tag {
+			entries = append(entries, entry{tags, k, nil})
+		}
+	}
+	return len(entries), c.put(entries...)
+}
+
 // Member returns what is known of d in repository. ok is false when d is not
 // known to belong there.
 func (c *Catalog) Member(repository string, d digest.Digest) (m Member, ok bool) {
@@ -142,122 +122,54 @@ func (c *Catalog) Member(repository string, d digest.Digest) (m Member, ok bool)
 	return m, ok && m.Size >= 0
 }
 
-// AddMembers records digests that belong to repository. What is known of a
-// manifest is not replaced by what another manifest says of it.
+// AddMembers records digests that belong to repository. What the upstream has
+// confirmed is not replaced by what a manifest says.
 func (c *Catalog) AddMembers(repository string, add map[digest.Digest]Member) error {
 	var entries []entry
 	for d, m := range add {
-		old, ok := c.Member(repository, d)
-		if ok && (old == m || old.Manifest && !m.Manifest) {
+		old, known := c.Member(repository, d)
+		if known && (old == m || old.Confirmed && !m.Confirmed || old.Manifest && !m.Manifest) {
 			continue
 		}
 		entries = append(entries, entry{members, repository + "@" + string(d), m})
+		if m.Confirmed {
+			entries = append(entries, entry{homes, string(d) + "@" + repository, struct{}{}})
+		}
 	}
 	return c.put(entries...)
 }
 
-type entry struct {
-	bucket []byte
-	key    string
-	value  any
+// Homes returns repositories in which d is a confirmed member, a hundred at
+// most.
+func (c *Catalog) Homes(d digest.Digest) []string {
+	found := c.keys(homes, string(d)+"@", 100)
+	for i, k := range found {
+		found[i] = strings.TrimPrefix(k, string(d)+"@")
+	}
+	return found
 }
 
-// get decodes what is stored under key. What does not decode is not there.
-func (c *Catalog) get(bucket []byte, key string, value any) bool {
-	var p []byte
-	if c.db == nil {
-		c.mu.Lock()
-		p = c.memory[string(bucket)][key]
-		c.mu.Unlock()
-	} else if err := c.db.View(func(tx *bbolt.Tx) error {
-		p = append(p, tx.Bucket(bucket).Get([]byte(key))...)
-		return nil
-	}); err != nil {
-		return false
-	}
-	return p != nil && json.Unmarshal(p, value) == nil
+// Possesses reports whether a host has shown to have the bytes of d.
+func (c *Catalog) Possesses(host string, d digest.Digest) bool {
+	return c.get(possessions, string(d)+"@"+host, new(struct{}))
 }
 
-func (c *Catalog) put(entries ...entry) error {
-	if len(entries) == 0 {
-		return nil
-	}
-	if c.db == nil {
-		return c.putMemory(entries)
-	}
-	var made map[string]int // the function may run more than once
-	err := c.db.Batch(func(tx *bbolt.Tx) error {
-		made = make(map[string]int)
-		for _, e := range entries {
-			p, err := json.Marshal(e.value)
-			if err != nil {
-				return err
-			}
-			b := tx.Bucket(e.bucket)
-			if b.Get([]byte(e.key)) == nil {
-				made[string(e.bucket)]++
-				if c.full(e.bucket) {
-					made[string(e.bucket)]--
-					if err := removeAfter(b, e.key); err != nil {
-						return err
-					}
-				}
-			}
-			if err := b.Put([]byte(e.key), p); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("catalog: %w", err)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for name, n := range made {
-		c.counts[name] += n
-	}
-	return nil
+// SetPossesses records that a host has shown to have the bytes of d.
+func (c *Catalog) SetPossesses(host string, d digest.Digest) error {
+	return c.put(entry{possessions, string(d) + "@" + host, struct{}{}})
 }
 
-func (c *Catalog) full(bucket []byte) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.counts[string(bucket)] >= limits[string(bucket)]
-}
+// Records are JSON values by key.
+type Records struct{ catalog *Catalog }
 
-// removeAfter removes the entry that follows key, around the end: keys of
-// repositories and digests have no order that clients could use.
-func removeAfter(b *bbolt.Bucket, key string) error {
-	cursor := b.Cursor()
-	k, _ := cursor.Seek([]byte(key))
-	if k == nil {
-		k, _ = cursor.First()
-	}
-	if k == nil {
-		return nil
-	}
-	return cursor.Delete()
-}
+// Access returns the records of who was served.
+func (c *Catalog) Access() Records { return Records{c} }
 
-func (c *Catalog) putMemory(entries []entry) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var errs []error
-	for _, e := range entries {
-		p, err := json.Marshal(e.value)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		m := c.memory[string(e.bucket)]
-		for k := range m {
-			if len(m) < limits[string(e.bucket)] {
-				break
-			}
-			delete(m, k)
-		}
-		m[strings.Clone(e.key)] = p
-	}
-	return errors.Join(errs...)
-}
+// Get decodes the record of key into value, and reports whether there is one.
+func (r Records) Get(key string, value any) bool { return r.catalog.get(access, key, value) }
+
+// Put stores a record.
+func (r Records) Put(key string, value any) error { return r.catalog.put(entry{access, key, value}) }
+
+// Delete removes a record, if there is one.
+func (r Records) Delete(key string) error { return r.catalog.put(entry{access, key, nil}) }

@@ -23,6 +23,7 @@ const (
 type Request struct {
 	Kind       Kind
 	Repository Repository
+	Name       string        // of the repository, as the path has it
 	Tag        string        // of a manifest that is asked for by tag
 	Digest     digest.Digest // of everything else
 	Namespace  string        // the ns parameter as it was given, "" without one
@@ -55,6 +56,7 @@ func ParsePath(path string, ns []string, defaultHost string) (Request, error) {
 	if err != nil {
 		return Request{}, err
 	}
+	r.Name = name
 	r.Repository, err = repository(name, r.Namespace, defaultHost)
 	return r, err
 }

@@ -95,7 +95,12 @@ func TestParsePath(t *testing.T) {
 		{"/v2/app/blobs/uploads/", nil, ref.Request{Kind: ref.Upload, Repository: repo("default.io/app")}},
 		{"/v2/app/blobs/uploads/123", nil, ref.Request{Kind: ref.Upload, Repository: repo("default.io/app")}},
 	} {
-		if got, err := ref.ParsePath(c.path, c.ns, "default.io"); err != nil || got != c.want {
+		got, err := ref.ParsePath(c.path, c.ns, "default.io")
+		if c.want.Kind != ref.Base && !strings.HasPrefix(c.path, "/v2/"+got.Name+"/") {
+			t.Errorf("%s: the name is %q", c.path, got.Name)
+		}
+		got.Name = ""
+		if err != nil || got != c.want {
 			t.Errorf("%s %v: %+v, %v; want %+v", c.path, c.ns, got, err, c.want)
 		}
 	}
@@ -182,4 +187,31 @@ func ExampleParsePath() {
 	r, _ := ref.ParsePath("/v2/ghcr.io/org/app/manifests/v1", nil, "docker.io")
 	fmt.Println(r.Repository.Host, r.Repository.Name, r.Tag)
 	// Output: ghcr.io org/app v1
+}
+
+func TestPattern(t *testing.T) {
+	for _, c := range []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"docker.io", "docker.io", true},
+		{"docker.io", "docker.io.evil.example", false},
+		{"*", "", true},
+		{"*", "anything/at:all", true},
+		{"*.example.com", "a.b.example.com", true},
+		{"*.example.com", "example.com", false},
+		{"docker.io/library/*", "docker.io/library/alpine:3", true},
+		{"docker.io/*:latest", "docker.io/a/b:latest", true},
+		{"docker.io/*:latest", "docker.io/a/b:latest-2", false},
+		{"a*b*c", "abc", true},
+		{"a*b*c", "aXbYbZc", true},
+		{"a*b*c", "acb", false},
+		{"a*a", "a", false},
+		{"", "", true},
+		{"", "x", false},
+	} {
+		if got := ref.Pattern(c.pattern).Match(c.name); got != c.want {
+			t.Errorf("%q of %q: %v", c.pattern, c.name, got)
+		}
+	}
 }

@@ -1,14 +1,23 @@
 package node
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/pprof"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/ref"
 )
 
 // Status is what a node says of itself, as JSON at /api/v1/status.
@@ -54,9 +63,71 @@ func (n *Node) Status() Status {
 // FsckLine is one line of the answer of /api/v1/fsck: a chunk that was found to
 // be wrong or unreadable, or, on the last line, the report.
 type FsckLine struct {
-	Found  string                 `json:"found,omitempty"`
-	Report *chunkstore.FsckReport `json:"report,omitempty"`
-	Error  string                 `json:"error,omitempty"`
+	Found  string      `json:"found,omitempty"`
+	Report *FsckReport `json:"report,omitempty"`
+	Error  string      `json:"error,omitempty"`
+}
+
+// FsckReport sums up a check of the store.
+type FsckReport struct {
+	chunkstore.FsckReport
+	Damaged  int `json:"damaged"`  // blobs that had wrong chunks
+	Repaired int `json:"repaired"` // of these, those that were fetched again
+}
+
+// Fsck checks the store, and with repair fetches what was dropped again from
+// upstreams that serve it to the node. found is told of each fault.
+func (n *Node) Fsck(ctx context.Context, repair bool, found func(error)) (FsckReport, error) {
+	if n.store.Disk == nil {
+		return FsckReport{}, errors.New(n.Status().Degraded)
+	}
+	damaged := make(map[digest.Digest]bool)
+	sum, err := n.store.Disk.Fsck(ctx, nil, func(err error) {
+		n.faults.report(err)
+		found(err)
+		var corrupt *chunk.CorruptError
+		if errors.As(err, &corrupt) {
+			damaged[corrupt.Ref.Blob] = true
+		}
+	})
+	report := FsckReport{FsckReport: sum, Damaged: len(damaged)}
+	for d := range damaged {
+		if !repair || err != nil {
+			break
+		}
+		if rerr := n.registry.Refetch(ctx, d); rerr != nil {
+			found(fmt.Errorf("repair: %w", rerr))
+			continue
+		}
+		report.Repaired++
+	}
+	return report, err
+}
+
+// GC evicts what has not been read for longest until the store has at most keep
+// bytes, and returns how many it evicted. A negative keep is what eviction under
+// the budget leaves.
+func (n *Node) GC(keep int64) (int64, error) {
+	if n.store.Disk == nil {
+		return 0, errors.New(n.Status().Degraded)
+	}
+	return n.store.Disk.GC(keep)
+}
+
+// Invalidate forgets what a tag was resolved to, or for a repository's name alone
+// each of its tags. It returns how many were known.
+func (n *Node) Invalidate(name string) (int, error) {
+	r, err := ref.Parse(name, n.cfg.DefaultUpstream)
+	if err != nil {
+		return 0, err
+	}
+	if r.Digest != "" {
+		return 0, fmt.Errorf("%s: a digest never changes its meaning; name a tag or a repository", name)
+	}
+	if r.Tag == "latest" && !strings.HasSuffix(name, ":latest") {
+		r.Tag = ""
+	}
+	return n.registry.Invalidate(r.Repository, r.Tag)
 }
 
 func (n *Node) adminHandler() http.Handler {
@@ -70,6 +141,19 @@ func (n *Node) adminHandler() http.Handler {
 		_ = json.NewEncoder(w).Encode(n.Status())
 	})
 	mux.HandleFunc("POST /api/v1/fsck", n.serveFsck)
+	mux.HandleFunc("POST /api/v1/gc", func(w http.ResponseWriter, r *http.Request) {
+		keep, err := strconv.ParseInt(cmp.Or(r.FormValue("keep"), "-1"), 10, 64)
+		if err != nil {
+			http.Error(w, "keep is not a number of bytes", http.StatusBadRequest)
+			return
+		}
+		freed, err := n.GC(keep)
+		answerJSON(w, map[string]int64{"freed": freed}, err)
+	})
+	mux.HandleFunc("POST /api/v1/invalidate", func(w http.ResponseWriter, r *http.Request) {
+		tags, err := n.Invalidate(r.FormValue("ref"))
+		answerJSON(w, map[string]int{"tags": tags}, err)
+	})
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -82,12 +166,7 @@ func (n *Node) adminHandler() http.Handler {
 func (n *Node) serveFsck(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	lines := json.NewEncoder(w)
-	if n.store.Disk == nil {
-		_ = lines.Encode(FsckLine{Error: n.Status().Degraded})
-		return
-	}
-	report, err := n.store.Disk.Fsck(r.Context(), nil, func(err error) {
-		n.faults.report(err)
+	report, err := n.Fsck(r.Context(), r.FormValue("repair") == "true", func(err error) {
 		_ = lines.Encode(FsckLine{Found: err.Error()})
 		_ = http.NewResponseController(w).Flush()
 	})
@@ -96,4 +175,14 @@ func (n *Node) serveFsck(w http.ResponseWriter, r *http.Request) {
 		last.Error = err.Error()
 	}
 	_ = lines.Encode(last)
+}
+
+// answerJSON answers with v, or with what is wrong with the request.
+func answerJSON(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v)
 }

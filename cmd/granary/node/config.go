@@ -25,18 +25,31 @@ type DataConfig struct {
 	CacheSize   Size   `name:"cache-size" default:"0" placeholder:"SIZE" help:"How many bytes of chunks to keep, as in 50GiB. 0 is the smaller of 50 GiB and 20 % of the file system."`
 	VerifyReads string `name:"verify-reads" default:"first" enum:"first,always" placeholder:"WHEN" help:"Hash a chunk that is read from disk the first time (first) or every time (always)."`
 
-	Upstream           map[string]string `name:"upstream" mapsep:"," placeholder:"HOST=URL" help:"Where the registry HOST is reached, as in docker.io=https://mirror.example. May be repeated. Default: https://HOST."`
+	Upstream           map[string]string `name:"upstream" mapsep:";" placeholder:"HOST=URL,URL" help:"Where the registry HOST is reached, in order of preference, as in docker.io=https://mirror.example,https://registry-1.docker.io. May be repeated. Default: https://HOST. Only what is named here may have an address that is not public."`
 	UpstreamCAFile     map[string]string `name:"upstream-ca-file" mapsep:"," placeholder:"HOST=FILE" help:"PEM certificates that HOST is trusted by, instead of the system's. May be repeated."`
 	UpstreamSkipVerify []string          `name:"upstream-skip-verify" placeholder:"HOST" help:"Do not verify the TLS certificate of HOST. May be repeated."`
 	DefaultUpstream    string            `name:"default-upstream" default:"docker.io" placeholder:"HOST" help:"Registry of requests that name none."`
+	Registries         []string          `name:"registries" placeholder:"PATTERN" help:"Registries that are served: * stands for any characters, and !PATTERN refuses. May be repeated. Default: all."`
+
+	TagPolicy []string      `name:"tag-policy" placeholder:"PATTERN=POLICY" help:"When to ask the upstream about tags, as in docker.io/library/*=ttl=10m: revalidate (each time, the default), ttl=DURATION or pin. The first pattern of HOST/NAME[:TAG] that matches holds. May be repeated."`
+	MaxStale  time.Duration `name:"max-stale" default:"168h" placeholder:"DURATION" help:"How long after its last word an upstream that cannot be reached is taken at it, for tags and for what is public."`
+	PublicFor time.Duration `name:"public-for" default:"10m" placeholder:"DURATION" help:"How long a repository that is served to everybody is taken to be public without asking again."`
+	GrantFor  time.Duration `name:"grant-for" default:"5m" placeholder:"DURATION" help:"The same for a client's credentials."`
+
+	NodeCredentials map[string]string `name:"node-credentials" mapsep:"," placeholder:"HOST=POLICY" help:"Whether the node's own credentials for a registry are for everybody who asks it: off (the default) or share. HOST may have * in it. May be repeated."`
+	DockerConfig    string            `name:"docker-config" placeholder:"FILE" help:"Docker's config.json, with the node's own credentials. Default: that of the user."`
 }
 
 // ListenConfig says where a node is reached.
 type ListenConfig struct {
-	Listen       []string      `name:"listen" default:"127.0.0.1:5050" placeholder:"HOST:PORT" help:"Address of the registry that runtimes pull from. May be repeated."`
-	Admin        string        `name:"admin" default:"127.0.0.1:5051" placeholder:"HOST:PORT" help:"Address of metrics, health, status and profiles; empty for none."`
-	TLSCertFile  string        `name:"tls-cert-file" placeholder:"FILE" help:"PEM certificate to serve HTTPS with; read again when it changes."`
-	TLSKeyFile   string        `name:"tls-key-file" placeholder:"FILE" help:"PEM key of that certificate."`
+	Listen      []string `name:"listen" default:"127.0.0.1:5050" placeholder:"HOST:PORT" help:"Address of the registry that runtimes pull from. May be repeated."`
+	Admin       string   `name:"admin" default:"127.0.0.1:5051" placeholder:"HOST:PORT" help:"Address of metrics, health, status and profiles; empty for none."`
+	TLSCertFile string   `name:"tls-cert-file" placeholder:"FILE" help:"PEM certificate to serve HTTPS with; read again when it changes."`
+	TLSKeyFile  string   `name:"tls-key-file" placeholder:"FILE" help:"PEM key of that certificate."`
+
+	MaxRequests          int `name:"max-requests" default:"1024" placeholder:"N" help:"Requests that are answered at once; more wait, and then get 503."`
+	MaxRequestsPerClient int `name:"max-requests-per-client" default:"512" placeholder:"N" help:"The same for one client address."`
+
 	DrainTimeout time.Duration `name:"drain-timeout" default:"30s" placeholder:"DURATION" help:"How long responses that are under way may take after SIGTERM."`
 }
 

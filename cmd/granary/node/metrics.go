@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -114,7 +115,8 @@ const quiet = time.Minute
 func (f *faultLog) report(err error) {
 	var corrupt *chunk.CorruptError
 	if errors.As(err, &corrupt) {
-		f.metrics.corrupt.WithLabelValues(corrupt.Source).Inc()
+		source, _, _ := strings.Cut(corrupt.Source, " ") // a mirror's name follows
+		f.metrics.corrupt.WithLabelValues(source).Inc()
 		f.log.Error("wrong bytes were dropped", "source", corrupt.Source, "error", err)
 		return
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
 )
 
@@ -34,6 +35,8 @@ const (
 	maxHeader     = 64 << 10
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
+	maxQueue      = 8192 // requests that wait for their turn
+	maxQueueing   = 10 * time.Second
 )
 
 // Node is one Granary node. It is made by [New] and lives in [Node.Run].
@@ -49,7 +52,9 @@ type Node struct {
 	catalog   *catalog.Catalog
 	listeners []net.Listener // of the registry face
 	admin     net.Listener   // nil without one
+	registry  *proxy.Registry
 	handler   http.Handler
+	tagRules  []proxy.TagRule
 	closers   []func() error // in the order of opening
 }
 
@@ -63,22 +68,39 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		n.close()
 		return nil, err
 	}
-	n.handler = proxy.NewHandler(proxy.NewRegistry(proxy.Config{
+	n.registry = proxy.NewRegistry(proxy.Config{
 		DefaultHost: cfg.DefaultUpstream,
 		Upstream:    n.upstreams.repository,
 		Store:       n.store,
 		Catalog:     n.catalog,
-		Window:      readerWindow,
-		Budget:      chunk.NewBudget(readAhead),
-		Report:      n.faults.report,
-		Served:      n.metrics.countServed,
-	}), log)
+		Access: access.Config{
+			PublicFor: cfg.PublicFor,
+			GrantFor:  cfg.GrantFor,
+			HoldFor:   cfg.MaxStale,
+			Shared:    n.upstreams.credentials.shared,
+		},
+		TagRules: n.tagRules,
+		Window:   readerWindow,
+		Budget:   chunk.NewBudget(readAhead),
+		Report:   n.faults.report,
+		Served:   n.metrics.countServed,
+	})
+	n.handler = proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log), proxy.Limits{
+		Total: cfg.MaxRequests, PerClient: cfg.MaxRequestsPerClient, Queue: maxQueue, Wait: maxQueueing,
+	})
 	return n, nil
 }
 
 func (n *Node) open() (err error) {
 	if n.upstreams, err = newUpstreams(n.cfg.DataConfig, n.metrics); err != nil {
 		return err
+	}
+	for _, s := range n.cfg.TagPolicy {
+		rule, err := proxy.ParseTagRule(s)
+		if err != nil {
+			return err
+		}
+		n.tagRules = append(n.tagRules, rule)
 	}
 	if err := n.listen(); err != nil {
 		return err
@@ -277,6 +299,9 @@ func (n *Node) scrub(ctx context.Context) error {
 		n.log.Info("scrubbed the store", "chunks", report.Chunks, "wrong", report.Wrong, "failed", report.Failed, "error", err)
 	}
 }
+
+// Close closes a node that is not run.
+func (n *Node) Close() error { return n.close() }
 
 // close closes what was opened, last first.
 func (n *Node) close() error {

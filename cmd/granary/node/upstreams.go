@@ -1,11 +1,15 @@
 package node
 
 import (
+	"context"
+	"crypto/rand"
 	"crypto/x509"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/granary-oci/granary/proxy"
@@ -22,18 +26,27 @@ const dockerHub, dockerHubURL = "docker.io", "https://registry-1.docker.io"
 
 // upstreams makes a client for each registry that is asked for.
 type upstreams struct {
-	cfg     DataConfig
-	roots   map[string]*x509.CertPool // by host
-	metrics *metrics
+	cfg         DataConfig
+	roots       map[string]*x509.CertPool // by host
+	named       map[string]bool           // host:port of what settings name
+	credentials *credentials
+	pseudonym   string // of this process, in Via
+	metrics     *metrics
 
 	mu     sync.Mutex
-	byHost map[string]*upstream.Registry
+	byHost map[string]upstream.Mirrors
 }
 
 // newUpstreams checks the settings of all configured registries, so that a wrong
 // one is found at the start.
-func newUpstreams(cfg DataConfig, m *metrics) (*upstreams, error) {
-	u := &upstreams{cfg: cfg, metrics: m, roots: make(map[string]*x509.CertPool), byHost: make(map[string]*upstream.Registry)}
+func newUpstreams(cfg DataConfig, m *metrics) (u *upstreams, err error) {
+	u = &upstreams{
+		cfg: cfg, metrics: m, roots: make(map[string]*x509.CertPool), named: make(map[string]bool),
+		pseudonym: "granary-" + strings.ToLower(rand.Text()), byHost: make(map[string]upstream.Mirrors),
+	}
+	if u.credentials, err = newCredentials(cfg); err != nil {
+		return nil, err
+	}
 	for host, file := range cfg.UpstreamCAFile {
 		pem, err := os.ReadFile(file)
 		if err != nil {
@@ -44,6 +57,13 @@ func newUpstreams(cfg DataConfig, m *metrics) (*upstreams, error) {
 			return nil, fmt.Errorf("upstream-ca-file for %s: %s holds no PEM certificate", host, file)
 		}
 	}
+	for _, host := range append(slices.Sorted(maps.Keys(cfg.Upstream)), cfg.DefaultUpstream) {
+		for _, at := range u.urls(host) {
+			if parsed, err := url.Parse(at); err == nil {
+				u.named[upstream.Address(parsed)] = true
+			}
+		}
+	}
 	for host := range cfg.Upstream {
 		if _, err := u.registry(host); err != nil {
 			return nil, err
@@ -52,24 +72,44 @@ func newUpstreams(cfg DataConfig, m *metrics) (*upstreams, error) {
 	return u, nil
 }
 
-// repository returns the upstream of a repository.
-func (u *upstreams) repository(repo ref.Repository) (proxy.Upstream, error) {
+// repository returns a repository as it is read with a value of Authorization.
+func (u *upstreams) repository(repo ref.Repository, authorization string) (proxy.Upstream, error) {
+	if !u.serves(repo.Host) {
+		return nil, fmt.Errorf("%s: %w", repo.Host, proxy.ErrRefused)
+	}
 	r, err := u.registry(repo.Host)
 	if err != nil {
 		return nil, err
 	}
-	return r.Repository(repo.Name), nil
+	return r.Repository(repo.Name).As(authorization), nil
 }
 
-func (u *upstreams) registry(host string) (*upstream.Registry, error) {
+// serves reports whether the settings let clients name host.
+func (u *upstreams) serves(host string) bool {
+	matches := func(p string) bool { return ref.Pattern(p).Match(host) }
+	allowed := !slices.ContainsFunc(u.cfg.Registries, func(p string) bool { return !strings.HasPrefix(p, "!") })
+	for _, p := range u.cfg.Registries {
+		if deny, ok := strings.CutPrefix(p, "!"); ok && matches(deny) {
+			return false
+		}
+		allowed = allowed || matches(p)
+	}
+	return allowed
+}
+
+func (u *upstreams) registry(host string) (upstream.Mirrors, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if r := u.byHost[host]; r != nil {
 		return r, nil
 	}
-	r, err := upstream.New(u.config(host))
-	if err != nil {
-		return nil, fmt.Errorf("upstream %s: %w", host, err)
+	var all upstream.Mirrors
+	for _, at := range u.urls(host) {
+		r, err := upstream.New(u.config(host, at))
+		if err != nil {
+			return nil, fmt.Errorf("upstream %s: %w", host, err)
+		}
+		all = append(all, r)
 	}
 	for other := range u.byHost {
 		if len(u.byHost) < maxUpstreams {
@@ -79,31 +119,43 @@ func (u *upstreams) registry(host string) (*upstream.Registry, error) {
 			delete(u.byHost, other) // what is under way keeps its client
 		}
 	}
-	u.byHost[host] = r
-	return r, nil
+	u.byHost[host] = all
+	return all, nil
 }
 
-func (u *upstreams) config(host string) upstream.Config {
-	url := u.cfg.Upstream[host]
-	switch {
-	case url != "":
+// urls returns where a registry is reached, in order of preference.
+func (u *upstreams) urls(host string) []string {
+	switch at := u.cfg.Upstream[host]; {
+	case at != "":
+		return strings.Split(at, ",")
 	case host == dockerHub:
-		url = dockerHubURL
-	default:
-		url = "https://" + host
+		return []string{dockerHubURL}
 	}
+	return []string{"https://" + host}
+}
+
+func (u *upstreams) config(host, at string) upstream.Config {
 	label := "other"
 	if u.configured(host) {
 		label = host
 	}
-	return upstream.Config{
-		URL:                url,
+	cfg := upstream.Config{
+		URL:                at,
 		RootCAs:            u.roots[host],
 		InsecureSkipVerify: slices.Contains(u.cfg.UpstreamSkipVerify, host),
 		UserAgent:          "granary/" + Version,
+		Control:            upstream.PublicOnly,
+		Named:              func(address string) bool { return u.named[address] },
+		Pseudonym:          u.pseudonym,
 		Observe:            func(method string, code int) { u.metrics.countRequest(label, method, code) },
 		Received:           func(n int64) { u.metrics.countReceived(label, n) },
 	}
+	if u.credentials.shared(host) {
+		cfg.Credentials = func(ctx context.Context, _ string) (username, password string, err error) {
+			return u.credentials.get(ctx, host)
+		}
+	}
+	return cfg
 }
 
 // configured reports whether host is named by the settings, and so by metrics.

@@ -1,0 +1,309 @@
+package access
+
+import (
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// ErrUnchecked says that what was asked for is there, but the upstream cannot be
+// asked whether the caller may have it, and has not said so before.
+var ErrUnchecked = errors.New("the upstream cannot be asked whether you may read this, and has not allowed it before")
+
+// Records keep grants over restarts. A record that is lost costs a question to
+// the upstream.
+type Records interface {
+	Get(key string, value any) bool
+	Put(key string, value any) error
+	Delete(key string) error
+}
+
+// Defaults and limits of how long grants are good for.
+const (
+	defaultPublicFor = 10 * time.Minute
+	defaultGrantFor  = 5 * time.Minute
+	defaultHoldFor   = 7 * 24 * time.Hour
+	maxHoldGrant     = time.Hour   // for a credential
+	opaqueTokenLife  = time.Minute // of a token that does not say
+
+	maxGrants  = 1 << 14 // in memory
+	maxHashed  = 1 << 10 // passwords whose slow hash is remembered
+	iterations = 1 << 17 // of the slow hash
+)
+
+// Config says how long grants are good for. Zeros are the defaults.
+type Config struct {
+	// PublicFor is how long what is public is served without asking: 10 min.
+	PublicFor time.Duration
+	// GrantFor is the same for a credential: 5 min.
+	GrantFor time.Duration
+	// HoldFor is how long after its last word an upstream that cannot be reached
+	// is taken at it: 7 days, but never more than an hour for a credential.
+	HoldFor time.Duration
+	// Shared reports whether the node's own credentials for a registry are for
+	// everybody who asks the node. nil is never.
+	Shared func(host string) bool
+	// Report is told of records that could not be kept. nil ignores them.
+	Report func(error)
+}
+
+// Ledger remembers grants. It is safe for concurrent use.
+type Ledger struct {
+	cfg     Config
+	records Records
+
+	mu     sync.Mutex
+	grants map[grantKey]Grant
+	hashes map[[sha256.Size]byte]string // slow hashes of passwords
+
+	hashing sync.Mutex // one slow hash at a time: whoever sends many waits alone
+	salt    []byte     // guarded by hashing
+}
+
+// grantKey is a repository, as host/name, and a [Caller.hash].
+type grantKey struct {
+	repository string
+	caller     [sha256.Size]byte
+}
+
+// Grant is the upstream's last word that a caller may read a repository.
+type Grant struct {
+	Checked time.Time `json:"checked"`
+	Expires time.Time `json:"expires,omitzero"` // with the token; zero does not
+}
+
+// New returns a ledger over records, which hold what an earlier one knew.
+func New(cfg Config, records Records) *Ledger {
+	setDefault(&cfg.PublicFor, defaultPublicFor)
+	setDefault(&cfg.GrantFor, defaultGrantFor)
+	setDefault(&cfg.HoldFor, defaultHoldFor)
+	if cfg.Shared == nil {
+		cfg.Shared = func(string) bool { return false }
+	}
+	if cfg.Report == nil {
+		cfg.Report = func(error) {}
+	}
+	return &Ledger{
+		cfg: cfg, records: records,
+		grants: make(map[grantKey]Grant), hashes: make(map[[sha256.Size]byte]string),
+	}
+}
+
+func setDefault(d *time.Duration, v time.Duration) {
+	if *d <= 0 {
+		*d = v
+	}
+}
+
+// Shared reports whether the node's own credentials for a registry are for
+// everybody who asks the node.
+func (l *Ledger) Shared(host string) bool { return l.cfg.Shared(host) }
+
+// HoldFor returns for how long an upstream that cannot be reached is taken at its
+// last word.
+func (l *Ledger) HoldFor() time.Duration { return l.cfg.HoldFor }
+
+// Public reports whether everybody may read a repository of host now, without
+// the upstream being asked.
+func (l *Ledger) Public(host, repository string) bool {
+	return l.fresh(l.identity(host, Caller{}), repository)
+}
+
+// Fresh reports whether a caller may read a repository of host now, without the
+// upstream being asked.
+func (l *Ledger) Fresh(host, repository string, c Caller) bool {
+	return l.Public(host, repository) || !c.Anonymous() && l.fresh(c, repository)
+}
+
+func (l *Ledger) fresh(c Caller, repository string) bool {
+	g, ok := l.remembered(c, repository)
+	if !ok && !c.password() {
+		g, ok = l.recorded(c, repository)
+	}
+	return ok && g.good(l.freshFor(c))
+}
+
+// Holds reports whether a caller may read a repository of host for as long as
+// the upstream cannot be asked.
+func (l *Ledger) Holds(host, repository string, c Caller) bool {
+	return l.holds(l.identity(host, Caller{}), repository) || !c.Anonymous() && l.holds(c, repository)
+}
+
+func (l *Ledger) holds(c Caller, repository string) bool {
+	g, ok := l.remembered(c, repository)
+	if !ok {
+		g, ok = l.recorded(c, repository)
+	}
+	return ok && g.good(l.holdFor(c))
+}
+
+// Allow records that the upstream has served a caller.
+func (l *Ledger) Allow(host, repository string, c Caller) {
+	c = l.identity(host, c)
+	g := Grant{Checked: time.Now()}
+	switch expires, ok := c.expires(); {
+	case ok:
+		g.Expires = expires
+	case !c.named() && !c.password():
+		g.Expires = g.Checked.Add(opaqueTokenLife)
+	}
+	old, known := l.remembered(c, repository)
+	l.remember(c, repository, g)
+	if known && old.good(l.freshFor(c)/4) {
+		return // what is recorded is as good, and the disk is spared
+	}
+	l.report(l.records.Put(l.key(c, repository), g))
+}
+
+// Deny records that the upstream has refused a caller, with these challenges:
+// the values of WWW-Authenticate.
+func (l *Ledger) Deny(host, repository string, c Caller, challenges []string) {
+	c = l.identity(host, c)
+	old, known := l.remembered(c, repository)
+	l.remember(c, repository, Grant{}) // good for nothing, and hides what is recorded
+	if !c.password() || known && !old.Checked.IsZero() {
+		l.report(l.records.Delete(l.key(c, repository))) // no slow hash for a wrong password
+	}
+	if len(challenges) > 0 && !slices.Equal(l.Challenges(repository), challenges) {
+		l.report(l.records.Put(challengeKey(repository), challenges))
+	}
+}
+
+// Challenges returns those that a repository made when it last refused somebody.
+func (l *Ledger) Challenges(repository string) (challenges []string) {
+	l.records.Get(challengeKey(repository), &challenges)
+	return challenges
+}
+
+func challengeKey(repository string) string { return "challenge " + repository }
+
+// The caller that stands for the node's own credentials. No header has a line
+// feed.
+const nodeItself = "node\n"
+
+// named reports whether the caller is no credential of a client.
+func (c Caller) named() bool { return c.Anonymous() || c.authorization == nodeItself }
+
+// identity returns whom a grant is for: where the node shares its credentials,
+// whoever brings none comes with those. What they were granted is forgotten, in
+// effect, when they are not shared any more.
+func (l *Ledger) identity(host string, c Caller) Caller {
+	if c.Anonymous() && l.cfg.Shared(host) {
+		return Caller{nodeItself}
+	}
+	return c
+}
+
+func (l *Ledger) freshFor(c Caller) time.Duration {
+	if c.named() {
+		return l.cfg.PublicFor
+	}
+	return l.cfg.GrantFor
+}
+
+func (l *Ledger) holdFor(c Caller) time.Duration {
+	if c.named() {
+		return l.cfg.HoldFor
+	}
+	return min(l.cfg.HoldFor, maxHoldGrant)
+}
+
+// good reports whether a grant was given within d, and its token lives. A grant
+// from the future, by a clock that was put back, is as old as it is far.
+func (g Grant) good(d time.Duration) bool {
+	now := time.Now()
+	return now.Sub(g.Checked).Abs() < d && (g.Expires.IsZero() || now.Before(g.Expires))
+}
+
+func (l *Ledger) remembered(c Caller, repository string) (Grant, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g, ok := l.grants[grantKey{repository, c.hash()}]
+	return g, ok
+}
+
+func (l *Ledger) remember(c Caller, repository string, g Grant) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := grantKey{repository, c.hash()}
+	for other := range l.grants {
+		if _, there := l.grants[k]; there || len(l.grants) < maxGrants {
+			break
+		}
+		delete(l.grants, other)
+	}
+	l.grants[k] = g
+}
+
+// recorded returns a grant from before the process began, or that memory had no
+// room for.
+func (l *Ledger) recorded(c Caller, repository string) (g Grant, ok bool) {
+	if !l.records.Get(l.key(c, repository), &g) {
+		return g, false
+	}
+	l.remember(c, repository, g)
+	return g, true
+}
+
+// key is where a grant is recorded.
+func (l *Ledger) key(c Caller, repository string) string {
+	switch {
+	case c.Anonymous():
+		return "public " + repository
+	case c.authorization == nodeItself:
+		return "node " + repository
+	case c.password():
+		return "password " + repository + " " + l.slowHash(c)
+	}
+	h := c.hash()
+	return "token " + repository + " " + hex.EncodeToString(h[:])
+}
+
+// slowHash returns a hash of a password that takes too long to be worth guessing
+// by, some 20 ms.
+func (l *Ledger) slowHash(c Caller) string {
+	l.hashing.Lock()
+	defer l.hashing.Unlock()
+	l.mu.Lock()
+	known, ok := l.hashes[c.hash()]
+	l.mu.Unlock()
+	if ok {
+		return known
+	}
+	h, err := pbkdf2.Key(sha256.New, c.authorization, l.readSalt(), iterations, sha256.Size)
+	if err != nil {
+		panic("access: pbkdf2: " + err.Error()) // its arguments are constants
+	}
+	s := hex.EncodeToString(h)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for other := range l.hashes {
+		if len(l.hashes) < maxHashed {
+			break
+		}
+		delete(l.hashes, other)
+	}
+	l.hashes[c.hash()] = s
+	return s
+}
+
+// readSalt returns the node's salt, made once; l.hashing is held.
+func (l *Ledger) readSalt() []byte {
+	if l.salt == nil && !l.records.Get("salt", &l.salt) {
+		l.salt = make([]byte, 16)
+		_, _ = rand.Read(l.salt) // it never fails
+		l.report(l.records.Put("salt", l.salt))
+	}
+	return l.salt
+}
+
+func (l *Ledger) report(err error) {
+	if err != nil {
+		l.cfg.Report(err)
+	}
+}

@@ -1,0 +1,273 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/access"
+	"github.com/granary-oci/granary/proxy/catalog"
+	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+// Repository is one repository as one caller reads it. What it returns is what
+// the upstream would serve to that caller.
+type Repository struct {
+	ref.Repository
+	registry *Registry
+	caller   access.Caller
+}
+
+// Resolution is what a tag or digest means, now or when the upstream could last
+// be asked.
+type Resolution struct {
+	upstream.Resolved
+	// Stale is the time of the upstream's last word when it cannot be reached
+	// now, else zero.
+	Stale time.Time
+}
+
+// Resolve returns the descriptor of a manifest: of d if that is not empty. How
+// often the upstream is asked about a tag is the tag's policy; while it cannot be
+// reached the last resolution holds.
+func (p *Repository) Resolve(ctx context.Context, tag string, d digest.Digest) (Resolution, error) {
+	if d != "" {
+		resolved, err := p.resolveDigest(ctx, d)
+		return Resolution{Resolved: resolved}, err
+	}
+	last, known := p.registry.cfg.Catalog.Tag(p.String(), tag)
+	if known && policyFor(p.registry.cfg.TagRules, p.Repository, tag).current(last.Checked) {
+		err := p.authorize(ctx, "manifest "+string(last.Digest), resolves(last.Digest))
+		if err == nil || !errors.Is(err, chunk.ErrNotFound) { // else it is gone there, and the tag has moved
+			return Resolution{Resolved: resolvedTo(last)}, p.about(tag, err)
+		}
+	}
+	resolved, err := ask(ctx, p, "tag "+tag, func(ctx context.Context, up Upstream) (upstream.Resolved, error) {
+		resolved, err := up.Resolve(ctx, tag)
+		if err == nil {
+			p.setTag(tag, resolved.Descriptor)
+		}
+		return resolved, err
+	})
+	if err != nil && known && upstream.Unreachable(err) && time.Since(last.Checked).Abs() < p.registry.ledger.HoldFor() {
+		return Resolution{resolvedTo(last), last.Checked}, p.about(tag, p.unasked(err))
+	}
+	return Resolution{Resolved: resolved}, p.about(tag, err)
+}
+
+func resolvedTo(t catalog.Tag) upstream.Resolved {
+	return upstream.Resolved{Descriptor: ocispec.Descriptor{Digest: t.Digest, MediaType: t.MediaType, Size: t.Size}}
+}
+
+// about adds the subject to an error.
+func (p *Repository) about(tag string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s:%s: %w", p, tag, err)
+}
+
+// setTag records what tag was resolved to.
+func (p *Repository) setTag(tag string, desc ocispec.Descriptor) {
+	t, ok := p.registry.cfg.Catalog.Tag(p.String(), tag)
+	if ok && t.Digest == desc.Digest && time.Since(t.Checked).Abs() < spareFor {
+		return
+	}
+	p.registry.report(p.registry.cfg.Catalog.SetTag(p.String(), tag, catalog.Tag{
+		Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Checked: time.Now(),
+	}))
+}
+
+func (p *Repository) resolveDigest(ctx context.Context, d digest.Digest) (upstream.Resolved, error) {
+	if m, ok := p.manifestMember(d); ok {
+		err := p.authorize(ctx, "manifest "+string(d), resolves(d))
+		return upstream.Resolved{Descriptor: m}, p.about("@"+string(d), err)
+	}
+	m, err := p.fetchManifest(ctx, d)
+	return m.Resolved, err
+}
+
+// resolves is a question whose answer shows that the caller may read d.
+func resolves(d digest.Digest) func(context.Context, Upstream) error {
+	return func(ctx context.Context, up Upstream) error {
+		_, err := up.Resolve(ctx, string(d))
+		return err
+	}
+}
+
+// manifestMember returns what is known of a manifest that the upstream has served
+// in this repository.
+func (p *Repository) manifestMember(d digest.Digest) (ocispec.Descriptor, bool) {
+	m, ok := p.registry.cfg.Catalog.Member(p.String(), d)
+	return ocispec.Descriptor{Digest: d, MediaType: m.MediaType, Size: m.Size}, ok && m.Manifest
+}
+
+// Manifest returns the exact bytes of a manifest that [Repository.Resolve] has
+// returned.
+func (p *Repository) Manifest(ctx context.Context, d digest.Digest) (upstream.Manifest, error) {
+	if desc, ok := p.manifestMember(d); ok {
+		if raw, err := p.registry.stored(ctx, d, desc.Size); err == nil {
+			return upstream.Manifest{Resolved: upstream.Resolved{Descriptor: desc}, Bytes: raw}, nil
+		}
+	}
+	return p.fetchManifest(ctx, d)
+}
+
+// fetchManifest gets a manifest from the upstream and keeps it, and what it says
+// of the repository.
+func (p *Repository) fetchManifest(ctx context.Context, d digest.Digest) (upstream.Manifest, error) {
+	m, err := ask(ctx, p, "manifest bytes "+string(d), func(ctx context.Context, up Upstream) (upstream.Manifest, error) {
+		m, err := up.Manifest(ctx, string(d))
+		if err != nil {
+			return m, err
+		}
+		named, err := descriptors(m.Bytes)
+		if err != nil {
+			return m, err
+		}
+		p.registry.keep(ctx, m.Descriptor, m.Bytes)
+		named[d] = catalog.Member{MediaType: m.MediaType, Size: m.Size, Manifest: true, Confirmed: true}
+		p.registry.report(p.registry.cfg.Catalog.AddMembers(p.String(), named))
+		return m, nil
+	})
+	return m, p.about("@"+string(d), err)
+}
+
+// authorize returns nil if the caller may read the repository, else why not.
+// question asks the upstream for the very thing that is wanted, unless it has
+// served the caller lately.
+func (p *Repository) authorize(ctx context.Context, question string, answer func(context.Context, Upstream) error) error {
+	if p.registry.ledger.Fresh(p.Host, p.String(), p.caller) {
+		return nil
+	}
+	_, err := ask(ctx, p, question, func(ctx context.Context, up Upstream) (struct{}, error) {
+		return struct{}{}, answer(ctx, up)
+	})
+	if err == nil || !upstream.Unreachable(err) {
+		return err
+	}
+	return p.unasked(err)
+}
+
+// unasked returns nil if the caller may be served what is here although the
+// upstream, which failed with err, cannot be asked.
+func (p *Repository) unasked(err error) error {
+	ledger := p.registry.ledger
+	if ledger.Holds(p.Host, p.String(), p.caller) {
+		return nil
+	}
+	if challenges := ledger.Challenges(p.String()); p.caller.Anonymous() && len(challenges) > 0 {
+		return &challengeError{challenges, err}
+	}
+	return fmt.Errorf("%w: %w", access.ErrUnchecked, err)
+}
+
+// identities returns in whose names the upstream is asked, in order: nobody's or
+// the node's own where that may be enough, and the caller's. What everybody may
+// read is asked for by nobody, so that many callers ask once.
+func (p *Repository) identities() []access.Caller {
+	ledger := p.registry.ledger
+	switch {
+	case p.caller.Anonymous():
+		return []access.Caller{{}}
+	case ledger.Shared(p.Host) || ledger.Public(p.Host, p.String()):
+		return []access.Caller{{}, p.caller}
+	}
+	return []access.Caller{p.caller}
+}
+
+// ask asks the upstream, in the name of whoever gets an answer, and takes note of
+// who was served and who was refused.
+func ask[T any](ctx context.Context, p *Repository, question string, answer func(context.Context, Upstream) (T, error)) (v T, err error) {
+	for _, as := range p.identities() {
+		v, err = askAs(ctx, p, as, question, func(ctx context.Context, up Upstream) (T, error) {
+			v, err := answer(ctx, up)
+			p.heed(as, err)
+			return v, err
+		})
+		if !errors.Is(err, chunk.ErrDenied) {
+			break
+		}
+	}
+	return v, err
+}
+
+// askAs makes callers with the same question in the same name share one answer.
+// The question belongs to nobody and goes on, for askFor at most, when a caller
+// leaves.
+func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question string, answer func(context.Context, Upstream) (T, error)) (T, error) {
+	key := strings.Join([]string{p.String(), question, as.Key()}, "\n")
+	c := p.registry.questions.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askFor)
+		defer cancel()
+		up, err := p.registry.cfg.Upstream(p.Repository, as.Authorization())
+		if err != nil {
+			return *new(T), err
+		}
+		return answer(ctx, up)
+	})
+	select {
+	case <-ctx.Done():
+		return *new(T), ctx.Err()
+	case a := <-c:
+		return a.Val.(T), a.Err
+	}
+}
+
+// heed takes note of whether the upstream served somebody.
+func (p *Repository) heed(as access.Caller, err error) {
+	var said *upstream.StatusError
+	switch {
+	case err == nil:
+		p.registry.ledger.Allow(p.Host, p.String(), as)
+	case errors.As(err, &said) && errors.Is(err, chunk.ErrDenied):
+		p.registry.ledger.Deny(p.Host, p.String(), as, said.Header.Values("Www-Authenticate"))
+	}
+}
+
+// stored reads all of a manifest from the store.
+func (r *Registry) stored(ctx context.Context, d digest.Digest, size int64) ([]byte, error) {
+	if size > upstream.MaxManifestSize {
+		return nil, chunk.ErrNotFound
+	}
+	m, err := chunk.Grid(d, size)
+	if err != nil {
+		return nil, err
+	}
+	raw := make([]byte, 0, size)
+	for i := range m.Len() {
+		c, err := r.cfg.Store.Get(ctx, m.At(i))
+		if err != nil {
+			if !errors.Is(err, chunk.ErrNotFound) {
+				r.cfg.Report(err)
+			}
+			return nil, err
+		}
+		raw = append(raw, c...)
+	}
+	if m.Len() > 1 && d.Algorithm().FromBytes(raw) != d {
+		return nil, chunk.ErrNotFound
+	}
+	return raw, nil
+}
+
+// keep puts a manifest, which has been checked, into the store.
+func (r *Registry) keep(ctx context.Context, desc ocispec.Descriptor, raw []byte) {
+	m, err := chunk.Grid(desc.Digest, int64(len(raw)))
+	if err != nil {
+		r.cfg.Report(err)
+		return
+	}
+	defer r.cfg.Store.Retain(desc.Digest, m.Size())()
+	for i := range m.Len() {
+		c := m.At(i)
+		r.report(r.cfg.Store.Put(ctx, c, raw[c.Offset:c.Offset+c.Size]))
+	}
+}
