@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -20,18 +21,13 @@ import (
 type Blob struct {
 	*chunk.Blob
 	release  func()
-	lendable bool // the bytes that are stored are this repository's too
+	lendable bool // what is stored of it may be sent
 }
 
 // Release is to be called when the blob has been read.
 func (b *Blob) Release() { b.release() }
 
 // Blob opens a blob.
-//
-// The store knows blobs by digest alone, and a registry may say of any digest
-// that it has it. So a host whose word is all there is reads of what came from
-// another host only after it has shown a piece of it; until then it gets nothing
-// but its own bytes.
 func (p *Repository) Blob(ctx context.Context, d digest.Digest) (*Blob, error) {
 	size, err := p.blobSize(ctx, d)
 	if err != nil {
@@ -41,22 +37,109 @@ func (p *Repository) Blob(ctx context.Context, d digest.Digest) (*Blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p, err)
 	}
-	r := p.registry
 	far, err := p.far()
 	if err != nil {
 		return nil, err
 	}
-	cfg := chunk.BlobConfig{Window: r.cfg.Window, Budget: r.cfg.Budget}
-	possessed, err := p.possesses(ctx, m, far)
-	switch {
-	case err != nil:
+	has, err := p.possession(ctx, m, far)
+	if err != nil {
 		return nil, fmt.Errorf("%s@%s: %w", p, d, err)
-	case !possessed:
-		return &Blob{chunk.NewBlob(m, far, cfg), func() {}, false}, nil
 	}
-	cfg.Proofs = r.cfg.Store
-	src := chunk.Cache(r.cfg.Store, far, &r.flight, r.cfg.Report)
-	return &Blob{chunk.NewBlob(m, src, cfg), r.cfg.Store.Retain(d, size), true}, nil
+	src, proofs := p.source(d, has, far)
+	r := p.registry
+	b := chunk.NewBlob(m, src, chunk.BlobConfig{Window: r.cfg.Window, Budget: r.cfg.Budget, Proofs: proofs})
+	return &Blob{b, r.cfg.Store.Retain(d, size), has == shown}, nil
+}
+
+// possession is what a registry has shown of a blob that it says it has. The
+// store knows blobs by digest alone, and anyone can run a registry that says of
+// any digest that it has it: who reads from there must not be given what another
+// registry keeps to itself.
+type possession int
+
+const (
+	shown   possession = iota // it has the blob, or nobody else is known to
+	claimed                   // there is nothing to compare with yet
+	refuted                   // it has other bytes
+)
+
+// possession lets a registry show that it has a blob that others have too: by a
+// chunk, taken at random, that is the same as the stored one.
+func (p *Repository) possession(ctx context.Context, m *chunk.Map, far chunk.Source) (possession, error) {
+	c, d := p.registry.cfg.Catalog, m.Blob()
+	alone := !slices.ContainsFunc(c.Homes(d), func(home string) bool { return hostOf(home) != p.Host })
+	if alone || c.Possesses(p.Host, d) {
+		return shown, nil
+	}
+	ref := m.At(rand.N(m.Len()))
+	stored, err := p.registry.cfg.Store.Get(ctx, ref)
+	if err != nil || !p.registry.cfg.Store.Proven(d) {
+		return claimed, nil
+	}
+	given, err := far.Get(ctx, ref)
+	switch {
+	case upstream.Unreachable(err):
+		return shown, p.readsElsewhere(d, err)
+	case chunk.IsCorrupt(err) || err == nil && !bytes.Equal(given, stored):
+		return refuted, nil
+	case err != nil:
+		return refuted, err
+	}
+	p.possesses(d)
+	return shown, nil
+}
+
+func (p *Repository) possesses(d digest.Digest) {
+	p.registry.report(p.registry.cfg.Catalog.SetPossesses(p.Host, d))
+}
+
+// source returns where the chunks of a blob come from, and what proves them. A
+// registry that has only claimed it gets its own bytes and no others; they are
+// kept, and when they have turned out to be the blob, it has shown that.
+func (p *Repository) source(d digest.Digest, has possession, far chunk.Source) (chunk.Source, chunk.Proofs) {
+	r := p.registry
+	switch has {
+	case shown:
+		return chunk.Cache(r.cfg.Store, far, &r.flight, r.cfg.Report), r.cfg.Store
+	case claimed:
+		return chunk.Cache(putOnly{r.cfg.Store}, far, r.flightOf(p.Host), r.cfg.Report),
+			ownProofs{r.cfg.Store, func() { p.possesses(d) }}
+	}
+	return far, nil
+}
+
+// putOnly is a store that is not read.
+type putOnly struct{ Store }
+
+func (putOnly) Get(context.Context, chunk.Ref) ([]byte, error) { return nil, chunk.ErrNotFound }
+
+// ownProofs are a store's, of a reader that has none of the store's bytes.
+type ownProofs struct {
+	Store
+	proven func()
+}
+
+func (ownProofs) Proven(digest.Digest) bool { return false }
+
+func (o ownProofs) Prove(d digest.Digest, total int64) {
+	o.Store.Prove(d, total)
+	o.proven()
+}
+
+// flightOf returns the flight of those who read what a host has only claimed.
+func (r *Registry) flightOf(host string) *chunk.Flight {
+	r.claimsMu.Lock()
+	defer r.claimsMu.Unlock()
+	f := r.claims[host]
+	if f == nil {
+		const maxHosts = 256
+		if r.claims == nil || len(r.claims) >= maxHosts {
+			r.claims = make(map[string]*chunk.Flight) // flights that are forgotten end alone
+		}
+		f = new(chunk.Flight)
+		r.claims[host] = f
+	}
+	return f
 }
 
 // far returns the upstream as a source, checked as far as its chunks can be.
@@ -137,46 +220,4 @@ func (p *Repository) readsElsewhere(d digest.Digest, err error) error {
 func hostOf(repository string) string {
 	host, _, _ := strings.Cut(repository, "/")
 	return host
-}
-
-// possesses reports whether the repository's host has shown to have the blob, as
-// far as other hosts are known to. It shows that by a chunk, taken at random,
-// that is the same as the stored one.
-func (p *Repository) possesses(ctx context.Context, m *chunk.Map, far chunk.Source) (bool, error) {
-	c := p.registry.cfg.Catalog
-	homes := c.Homes(m.Blob())
-	others := false
-	for _, home := range homes {
-		others = others || hostOf(home) != p.Host
-	}
-	if !others || c.Possesses(p.Host, m.Blob()) {
-		return true, nil
-	}
-	stored, ref := p.registry.anyStored(ctx, m)
-	if stored == nil {
-		return false, nil
-	}
-	shown, err := far.Get(ctx, ref)
-	switch {
-	case upstream.Unreachable(err):
-		return true, p.readsElsewhere(m.Blob(), err)
-	case err != nil && !chunk.IsCorrupt(err):
-		return false, err
-	case err != nil || !bytes.Equal(shown, stored):
-		return false, nil
-	}
-	p.registry.report(c.SetPossesses(p.Host, m.Blob()))
-	return true, nil
-}
-
-// anyStored returns a chunk of a blob that is stored, from a random place on.
-func (r *Registry) anyStored(ctx context.Context, m *chunk.Map) ([]byte, chunk.Ref) {
-	start := rand.N(m.Len())
-	for i := range m.Len() {
-		ref := m.At((start + i) % m.Len())
-		if p, err := r.cfg.Store.Get(ctx, ref); err == nil {
-			return p, ref
-		}
-	}
-	return nil, chunk.Ref{}
 }

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -91,8 +92,10 @@ type Config struct {
 type Registry struct {
 	cfg       Config
 	ledger    *access.Ledger
-	flight    chunk.Flight       // of chunks
-	questions singleflight.Group // to upstreams
+	flight    chunk.Flight // of chunks
+	claimsMu  sync.Mutex
+	claims    map[string]*chunk.Flight // by host; see Registry.flightOf
+	questions singleflight.Group       // to upstreams
 	lists     lists
 }
 

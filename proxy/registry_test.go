@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,125 +25,11 @@ import (
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
-// origin is a registry in memory, which can misbehave.
-type origin struct {
-	noRange bool  // answers ranges with the whole
-	cutAt   int64 // ends the connection after so many bytes of each body, if not 0
-
-	mu        sync.Mutex
-	blobs     map[string][]byte // by repository@digest
-	manifests map[string][]byte // by repository:tag and repository@digest
-	private   map[string]bool   // repositories
-
-	gets  atomic.Int64  // of blobs
-	heads atomic.Int64  // of manifests
-	sent  atomic.Int64  // bytes of blobs
-	gate  chan struct{} // if not nil, blobs wait for it after the first half MiB
-}
-
-// challenge is what a private repository's registry says; its token server
-// refuses whoever has no password.
-func challenge(registry string) string {
-	return `Bearer realm="http://` + registry + `/token",service="example",scope="repository:secret:pull"`
-}
-
-const manifestType = "application/vnd.oci.image.manifest.v1+json"
-
-func newOrigin() *origin {
-	return &origin{blobs: make(map[string][]byte), manifests: make(map[string][]byte), private: make(map[string]bool)}
-}
-
-// add makes an image of blobs in a repository, under the tag v1.
-func (o *origin) add(repository string, blobs ...[]byte) digest.Digest {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	type desc struct {
-		MediaType string        `json:"mediaType"`
-		Digest    digest.Digest `json:"digest"`
-		Size      int           `json:"size"`
-	}
-	var layers []desc
-	for _, b := range blobs {
-		d := digest.FromBytes(b)
-		o.blobs[repository+"@"+string(d)] = b
-		layers = append(layers, desc{"application/vnd.oci.image.layer.v1.tar", d, len(b)})
-	}
-	m, _ := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": manifestType, "layers": layers, "unknown": map[string]any{"kept": true}})
-	d := digest.FromBytes(m)
-	o.manifests[repository+":v1"], o.manifests[repository+"@"+string(d)] = m, m
-	return d
-}
-
-func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/token" {
-		w.WriteHeader(http.StatusUnauthorized)
-		return
-	}
-	req, err := ref.ParsePath(r.URL.Path, nil, "origin")
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	o.mu.Lock()
-	private := o.private[req.Repository.Name]
-	key := req.Repository.Name + ":" + req.Tag
-	if req.Digest != "" {
-		key = req.Repository.Name + "@" + string(req.Digest)
-	}
-	blob, manifest := o.blobs[key], o.manifests[key]
-	o.mu.Unlock()
-	switch {
-	case private:
-		w.Header().Set("WWW-Authenticate", challenge(r.Host))
-		w.WriteHeader(http.StatusUnauthorized)
-	case req.Kind == ref.Manifest && manifest != nil:
-		if r.Method == http.MethodHead {
-			o.heads.Add(1)
-		}
-		w.Header().Set("Content-Type", manifestType)
-		w.Header().Set("Docker-Content-Digest", string(digest.FromBytes(manifest)))
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(manifest))
-	case req.Kind == ref.Blob && blob != nil:
-		o.serveBlob(w, r, blob)
-	default:
-		w.WriteHeader(http.StatusNotFound)
-	}
-}
-
-func (o *origin) serveBlob(w http.ResponseWriter, r *http.Request, blob []byte) {
-	if o.noRange {
-		r.Header.Del("Range")
-	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	if r.Method == http.MethodGet {
-		o.gets.Add(1)
-	}
-	http.ServeContent(&counting{w, o, 0}, r, "", time.Time{}, bytes.NewReader(blob))
-}
-
-type counting struct {
-	http.ResponseWriter
-	o *origin
-	n int64
-}
-
-func (c *counting) Write(p []byte) (int, error) {
-	if c.o.cutAt > 0 && c.n > c.o.cutAt {
-		panic(http.ErrAbortHandler)
-	}
-	if c.o.gate != nil && c.n > 512<<10 {
-		<-c.o.gate
-	}
-	n, err := c.ResponseWriter.Write(p)
-	c.n += int64(n)
-	c.o.sent.Add(int64(n))
-	return n, err
-}
-
 // stack is a node's parts over an origin.
 type stack struct {
 	*origin
 	upstream *httptest.Server
+	registry *proxy.Registry
 	url      string
 	mu       sync.Mutex
 	reported []error
@@ -162,7 +47,7 @@ func (s *stack) reports() int {
 	return len(s.reported)
 }
 
-func newStack(t *testing.T, o *origin, onDisk bool) *stack {
+func newStack(t *testing.T, o *origin, onDisk bool, change ...func(*proxy.Config)) *stack {
 	t.Helper()
 	s := &stack{origin: o, upstream: httptest.NewServer(o)}
 	t.Cleanup(s.upstream.Close)
@@ -183,7 +68,7 @@ func newStack(t *testing.T, o *origin, onDisk bool) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry := proxy.NewRegistry(proxy.Config{
+	cfg := proxy.Config{
 		DefaultHost: "origin.test",
 		Upstream: func(r ref.Repository, authorization string) (proxy.Upstream, error) {
 			return client.Repository(r.Name).As(authorization), nil
@@ -193,8 +78,12 @@ func newStack(t *testing.T, o *origin, onDisk bool) *stack {
 		Window:  8 << 20,
 		Budget:  chunk.NewBudget(32 << 20),
 		Report:  s.report,
-	})
-	front := httptest.NewServer(proxy.NewHandler(registry, "test-node", slog.New(slog.DiscardHandler)))
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	s.registry = proxy.NewRegistry(cfg)
+	front := httptest.NewServer(proxy.NewHandler(s.registry, "test-node", slog.New(slog.DiscardHandler)))
 	t.Cleanup(front.Close)
 	s.url = front.URL
 	return s
@@ -465,11 +354,11 @@ func TestPrivateIsTheUpstreamsToSay(t *testing.T) {
 		}
 	}
 	o.mu.Lock()
-	o.private["secret"] = true
+	o.private["secret"] = "bearer"
 	o.mu.Unlock()
 	for _, p := range paths { // the tag is asked for first, which tells the node
 		resp, body := s.do(t, http.MethodGet, p)
-		if resp.StatusCode != 401 || resp.Header.Get("WWW-Authenticate") != challenge(s.upstream.Listener.Addr().String()) || code(body) != "UNAUTHORIZED" {
+		if resp.StatusCode != 401 || resp.Header.Get("WWW-Authenticate") != o.challenge(s.upstream.Listener.Addr().String(), "secret") || code(body) != "UNAUTHORIZED" {
 			t.Errorf("%s: %s %v %s", p, resp.Status, resp.Header, body)
 		}
 	}

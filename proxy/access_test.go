@@ -1,0 +1,315 @@
+package proxy_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+// jwt is a token that says when it ends.
+func jwt(repository string, expires time.Time) string {
+	part := base64.RawURLEncoding.EncodeToString
+	return part([]byte(`{"alg":"none"}`)) + "." + part(fmt.Appendf(nil, `{"exp":%d,"for":%q}`, expires.Unix(), repository)) + ".sig"
+}
+
+// TestPrivateImages is the matrix of who asks and what is known.
+func TestPrivateImages(t *testing.T) {
+	layer := random(2<<20+5, 20)
+	right, another := jwt("secret", time.Now().Add(time.Hour)), jwt("other", time.Now().Add(time.Hour))
+	expired := jwt("secret", time.Now().Add(-time.Minute))
+	type caller = struct{ name, authorization string }
+	for scheme, callers := range map[string][]caller{
+		"bearer": {
+			{"anonymous", ""}, {"right", "Bearer " + right}, {"opaque", "Bearer opaque"}, {"wrong", "Bearer nonsense"},
+			{"expired", "Bearer " + expired}, {"another repository's", "Bearer " + another}, {"password", basic(password)},
+			{"wrong password", basic("wrong")},
+		},
+		"basic": {{"anonymous", ""}, {"right", basic(password)}, {"wrong", basic("wrong")}, {"token", "Bearer " + right}},
+	} {
+		good := map[string]bool{"right": true, "opaque": scheme == "bearer", "password": scheme == "bearer"}
+		for _, when := range []string{"cold", "cached", "upstream down"} {
+			for _, c := range callers {
+				t.Run(scheme+"/"+when+"/"+c.name, func(t *testing.T) {
+					o := newOrigin()
+					d := o.add("secret", layer)
+					o.add("other", layer)
+					o.private["secret"], o.private["other"] = scheme, scheme
+					o.tokens[right], o.tokens["opaque"], o.tokens[another] = "secret", "secret", "other"
+					s := newStack(t, o, true)
+					paths := []string{"/v2/secret/manifests/v1", "/v2/secret/manifests/" + string(d), "/v2/secret/blobs/" + string(digest.FromBytes(layer))}
+					want := http.StatusUnauthorized
+					if good[c.name] {
+						want = http.StatusOK
+					}
+					if when != "cold" {
+						s.warm(t, paths, callers, good)
+					}
+					if when == "upstream down" {
+						s.upstream.Close()
+						if want != http.StatusOK && c.authorization != "" {
+							want = http.StatusServiceUnavailable
+						}
+					}
+					for _, path := range paths {
+						resp, body := s.do(t, http.MethodGet, path, "Authorization", c.authorization)
+						if resp.StatusCode != want {
+							t.Errorf("%s: %s %.200s, want %d", path, resp.Status, body, want)
+						}
+						switch resp.StatusCode {
+						case http.StatusUnauthorized:
+							if got := resp.Header.Get("WWW-Authenticate"); got != o.challenge(s.upstream.Listener.Addr().String(), "secret") {
+								t.Errorf("%s: challenge %q", path, got)
+							}
+						case http.StatusServiceUnavailable:
+							if resp.Header.Get("Retry-After") == "" {
+								t.Errorf("%s: %v", path, resp.Header)
+							}
+						}
+						for _, secret := range []string{right, another, password, strings.TrimPrefix(basic(password), "Basic ")} {
+							if resp.StatusCode != http.StatusOK && bytes.Contains(body, []byte(secret)) {
+								t.Errorf("%s: the answer tells a secret: %s", path, body)
+							}
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// warm has everybody who may read all of it, and somebody be refused.
+func (s *stack) warm(t *testing.T, paths []string, callers []struct{ name, authorization string }, good map[string]bool) {
+	t.Helper()
+	for _, c := range callers {
+		for _, path := range paths {
+			resp, body := s.do(t, http.MethodGet, path, "Authorization", c.authorization)
+			if (resp.StatusCode == http.StatusOK) != good[c.name] {
+				t.Fatalf("%s before the test: %s %s", c.name, resp.Status, body)
+			}
+		}
+	}
+}
+
+// TestATokenThatEndsIsNotHeld: the upstream's last word to a token is worth
+// nothing after the token's end, whatever the upstream can or cannot say then.
+func TestATokenThatEndsIsNotHeld(t *testing.T) {
+	o := newOrigin()
+	layer := random(1000, 21)
+	o.add("secret", layer)
+	o.private["secret"] = "bearer"
+	token := jwt("secret", time.Now().Add(3*time.Second))
+	o.tokens[token] = "secret"
+	s := newStack(t, o, true)
+	path := "/v2/secret/blobs/" + string(digest.FromBytes(layer))
+	s.wantStatus(t, 200, path, "Bearer "+token)
+	s.upstream.Close()
+	s.wantStatus(t, 200, path, "Bearer "+token)
+	time.Sleep(3 * time.Second)
+	s.wantStatus(t, 503, path, "Bearer "+token)
+}
+
+func (s *stack) wantStatus(t *testing.T, want int, path, authorization string) {
+	t.Helper()
+	if resp, body := s.do(t, http.MethodGet, path, "Authorization", authorization); resp.StatusCode != want {
+		t.Errorf("%s: %s %.300s, want %d", path, resp.Status, body, want)
+	}
+}
+
+// TestAPublicRepositoryThatTurnsPrivate is served within the memory time at the
+// most, and not at all once a refusal has been seen.
+func TestAPublicRepositoryThatTurnsPrivate(t *testing.T) {
+	o := newOrigin()
+	layer := random(1000, 22)
+	o.add("app", layer)
+	s := newStack(t, o, true, func(c *proxy.Config) { c.Access.PublicFor = time.Second })
+	path := "/v2/app/blobs/" + string(digest.FromBytes(layer))
+	s.wantStatus(t, 200, path, "")
+	o.set(func() { o.private["app"] = "bearer" })
+	time.Sleep(time.Second)
+	s.wantStatus(t, 401, path, "")
+	s.upstream.Close()
+	s.wantStatus(t, 401, path, "")
+}
+
+// TestADenialBindsItsCredentialAlone has two clients on one cold private blob, in
+// both orders.
+func TestADenialBindsItsCredentialAlone(t *testing.T) {
+	for _, first := range []string{"right", "wrong"} {
+		t.Run(first+" first", func(t *testing.T) {
+			o := newOrigin()
+			layer := random(6<<20, 23)
+			o.add("secret", layer)
+			o.private["secret"] = "bearer"
+			o.tokens["right"] = "secret"
+			s := newStack(t, o, true)
+			path := "/v2/secret/blobs/" + string(digest.FromBytes(layer))
+			order := []string{"right", "wrong"}
+			if first == "wrong" {
+				order = []string{"wrong", "right"}
+			}
+			status := make(map[string]chan string)
+			for _, token := range order {
+				status[token] = make(chan string, 1)
+				go func() {
+					resp, body := s.do(t, http.MethodGet, path, "Authorization", "Bearer "+token)
+					status[token] <- fmt.Sprint(resp.StatusCode, " ", len(body) == len(layer) && bytes.Equal(body, layer))
+				}()
+				time.Sleep(5 * time.Millisecond)
+			}
+			if got := <-status["right"]; got != "200 true" {
+				t.Errorf("whoever may read gets %s", got)
+			}
+			if got := <-status["wrong"]; got != "401 false" {
+				t.Errorf("whoever may not read gets %s", got)
+			}
+			if sent := o.sent.Load(); sent > int64(len(layer))*21/20 {
+				t.Errorf("the upstream sent %d bytes", sent)
+			}
+		})
+	}
+}
+
+// TestAManifestCannotClaimABlob: anyone may push a manifest that names what they
+// cannot read.
+func TestAManifestCannotClaimABlob(t *testing.T) {
+	o := newOrigin()
+	layer := random(3<<20, 24)
+	o.add("secret", layer)
+	o.private["secret"] = "bearer"
+	o.tokens["right"] = "secret"
+	o.add("evil", layer)
+	d := digest.FromBytes(layer)
+	o.set(func() { delete(o.blobs, "evil@"+string(d)) })
+	s := newStack(t, o, true)
+	s.wantStatus(t, 200, "/v2/secret/blobs/"+string(d), "Bearer right")
+	s.wantStatus(t, 200, "/v2/evil/manifests/v1", "")
+	s.wantStatus(t, 404, "/v2/evil/blobs/"+string(d), "")
+	s.upstream.Close()
+	s.wantStatus(t, 503, "/v2/evil/blobs/"+string(d), "")
+}
+
+// TestARegistryCannotClaimABlob: a registry of the attacker's own may say that it
+// has any digest.
+func TestARegistryCannotClaimABlob(t *testing.T) {
+	layer := random(5<<20, 25)
+	d := digest.FromBytes(layer)
+	o := newOrigin()
+	o.add("app", layer)
+	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(layer)))
+		if r.Method == http.MethodHead {
+			return
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(random(len(layer), 26)))
+	}))
+	t.Cleanup(liar.Close)
+	honest := httptest.NewServer(o)
+	t.Cleanup(honest.Close)
+	at := map[string]string{"liar.test": liar.URL, "honest.test": honest.URL}
+	s := newStack(t, o, true, func(c *proxy.Config) {
+		ordinary := c.Upstream
+		c.Upstream = func(r ref.Repository, authorization string) (proxy.Upstream, error) {
+			if at[r.Host] == "" {
+				return ordinary(r, authorization)
+			}
+			client, err := upstream.New(upstream.Config{URL: at[r.Host]})
+			return client.Repository(r.Name), err
+		}
+	})
+	get := func(path string, header ...string) []byte {
+		resp, body := s.do(t, http.MethodGet, path, header...)
+		if resp.StatusCode < 0 || resp.StatusCode/100 != 2 {
+			return nil
+		}
+		return body
+	}
+	claim := "/v2/liar.test/x/blobs/" + string(d)
+	s.do(t, http.MethodHead, claim) // before anything is stored
+	if !bytes.Equal(get("/v2/app/blobs/"+string(d)), layer) {
+		t.Fatal("the blob itself")
+	}
+	for _, rang := range []string{"", "bytes=0-99", "bytes=4194304-5000000"} {
+		got := get(claim, "Range", rang)
+		for off := range layer[:100] {
+			if len(got) > 0 && bytes.Contains(layer, got[:min(len(got), 64)]) {
+				t.Fatalf("Range %q: bytes of another registry at %d", rang, off)
+			}
+		}
+	}
+	if !bytes.Equal(get("/v2/app/blobs/"+string(d)), layer) {
+		t.Error("the blob was lost by what the liar sent")
+	}
+	before := o.sent.Load()
+	if !bytes.Equal(get("/v2/honest.test/app/blobs/"+string(d)), layer) {
+		t.Error("a registry that has the blob is not served from the store")
+	}
+	if sent := o.sent.Load() - before; sent > 1<<20 {
+		t.Errorf("%d bytes were fetched of a blob that is here", sent)
+	}
+}
+
+func TestGrantsSurviveARestart(t *testing.T) {
+	// A new registry over the same catalog is a node that was started again.
+	o := newOrigin()
+	layer := random(1000, 27)
+	o.add("secret", layer)
+	o.private["secret"] = "basic"
+	var kept proxy.Config
+	s := newStack(t, o, true, func(c *proxy.Config) { kept = *c })
+	path := "/v2/secret/blobs/" + string(digest.FromBytes(layer))
+	s.wantStatus(t, 200, path, basic(password))
+	s.upstream.Close()
+	again := newStack(t, o, false, func(c *proxy.Config) { *c = kept })
+	again.wantStatus(t, 200, path, basic(password))
+	again.wantStatus(t, 503, path, basic("wrong"))
+	again.wantStatus(t, 503, path, "") // nobody was refused before, so no challenge is known
+}
+
+// TestNodeCredentialsAreShared: with a registry's policy "share", what the node
+// can pull, whoever asks it can; a caller's own credentials are tried after.
+func TestNodeCredentialsAreShared(t *testing.T) {
+	o := newOrigin()
+	layer := random(1000, 28)
+	o.add("secret", layer)
+	o.private["secret"] = "bearer"
+	up := httptest.NewServer(o)
+	t.Cleanup(up.Close)
+	shared := true
+	var kept proxy.Config
+	s := newStack(t, o, true, func(c *proxy.Config) {
+		client, err := upstream.New(upstream.Config{
+			URL:         up.URL,
+			Credentials: func(context.Context, string) (string, string, error) { return username, password, nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Access.Shared = func(string) bool { return shared }
+		c.Upstream = func(r ref.Repository, authorization string) (proxy.Upstream, error) {
+			if !shared {
+				plain, err := upstream.New(upstream.Config{URL: up.URL})
+				return plain.Repository(r.Name).As(authorization), err
+			}
+			return client.Repository(r.Name).As(authorization), nil
+		}
+		kept = *c
+	})
+	path := "/v2/secret/blobs/" + string(digest.FromBytes(layer))
+	s.wantStatus(t, 200, path, "")
+	s.wantStatus(t, 200, path, "Bearer nonsense")
+	shared = false
+	off := newStack(t, o, false, func(c *proxy.Config) { *c = kept })
+	off.wantStatus(t, 401, path, "")
+}
