@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type stack struct {
 	*origin
 	upstream *httptest.Server
 	registry *proxy.Registry
+	requests atomic.Int64
 	url      string
 	mu       sync.Mutex
 	reported []error
@@ -39,6 +41,15 @@ func (s *stack) report(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reported = append(s.reported, err)
+}
+
+// awaitRequests waits until n requests have come, and a little for the last of
+// them to come as far as they can.
+func (s *stack) awaitRequests(n int64) {
+	for s.requests.Load() < n {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(200 * time.Millisecond)
 }
 
 func (s *stack) reports() int {
@@ -83,7 +94,11 @@ func newStack(t *testing.T, o *origin, onDisk bool, change ...func(*proxy.Config
 		c(&cfg)
 	}
 	s.registry = proxy.NewRegistry(cfg)
-	front := httptest.NewServer(proxy.NewHandler(s.registry, "test-node", slog.New(slog.DiscardHandler)))
+	handler := proxy.NewHandler(s.registry, "test-node", slog.New(slog.DiscardHandler))
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.requests.Add(1)
+		handler.ServeHTTP(w, r)
+	}))
 	t.Cleanup(front.Close)
 	s.url = front.URL
 	return s
