@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -60,7 +61,17 @@ func (s *stack) reports() int {
 
 func newStack(t *testing.T, o *origin, onDisk bool, change ...func(*proxy.Config)) *stack {
 	t.Helper()
-	s := &stack{origin: o, upstream: httptest.NewServer(o)}
+	return buildStack(t, &stack{origin: o, upstream: httptest.NewServer(o)}, "", onDisk, change...)
+}
+
+// newStackAt is newStack over an upstream elsewhere.
+func newStackAt(t *testing.T, o *origin, url string) *stack {
+	t.Helper()
+	return buildStack(t, &stack{origin: o, upstream: httptest.NewServer(o)}, url, false)
+}
+
+func buildStack(t *testing.T, s *stack, url string, onDisk bool, change ...func(*proxy.Config)) *stack {
+	t.Helper()
 	t.Cleanup(s.upstream.Close)
 	memory, disk, known := chunkstore.NewMemory(4<<20), (*chunkstore.Disk)(nil), catalog.NewMemory()
 	if onDisk {
@@ -75,7 +86,7 @@ func newStack(t *testing.T, o *origin, onDisk bool, change ...func(*proxy.Config
 		}
 		t.Cleanup(func() { _ = known.Close() })
 	}
-	client, err := upstream.New(upstream.Config{URL: s.upstream.URL})
+	client, err := upstream.New(upstream.Config{URL: cmp.Or(url, s.upstream.URL), Pseudonym: "test-node"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func (s *source) retry(ctx context.Context, r *run, failures int, err error) err
 	if ctx.Err() != nil {
 		return ended(ctx, err)
 	}
-	if r.answered && refused(err) && !r.renewed { // an expired token, or an expired signature
+	if r.mayRenew(err) {
 		r.renewed = true
 		s.repository.registry.auth.renew(s.repository)
 		return nil
@@ -146,11 +146,11 @@ func ended(ctx context.Context, err error) error {
 	return fmt.Errorf("%w (after: %v)", ctx.Err(), err)
 }
 
-func refused(err error) bool {
+// mayRenew reports whether a refusal may be that of an expired signature, or of a
+// token that has expired on the way. There is one chance for each run.
+func (r *run) mayRenew(err error) bool {
 	var elsewhere *refusedElsewhereError
-	var status *StatusError
-	return errors.As(err, &elsewhere) ||
-		errors.As(err, &status) && (status.Code == http.StatusUnauthorized || status.Code == http.StatusForbidden)
+	return !r.renewed && (errors.As(err, &elsewhere) || r.answered && errors.Is(err, chunk.ErrDenied))
 }
 
 // advance brings a run forward by one request, or by taking turns at a body that
