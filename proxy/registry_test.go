@@ -81,7 +81,7 @@ func buildStack(t *testing.T, s *stack, url string, onDisk bool, change ...func(
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = disk.Close() })
-		if known, err = catalog.Open(filepath.Join(dir, "catalog.db")); err != nil {
+		if known, err = catalog.Open(filepath.Join(dir, "catalog.db"), s.report); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = known.Close() })

@@ -3,9 +3,11 @@ package catalog
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -23,8 +25,20 @@ const (
 
 var limits = map[string]int{access: 1 << 17, tags: 1 << 18, members: 1 << 20, homes: 1 << 20, possessions: 1 << 20}
 
-// inMemory divides the limits of a catalog without a file.
+// inMemory divides the limits for what is in memory.
 const inMemory = 16
+
+// writeEvery is how long facts gather before they are written together: a crash
+// loses the last of them, which costs a question each.
+const writeEvery = 50 * time.Millisecond
+
+func newBuckets() map[string]map[string][]byte {
+	all := make(map[string]map[string][]byte)
+	for name := range limits {
+		all[name] = make(map[string][]byte)
+	}
+	return all
+}
 
 type entry struct {
 	bucket, key string
@@ -33,115 +47,163 @@ type entry struct {
 
 // get decodes what is stored under key. What does not decode is not there.
 func (c *Catalog) get(bucket, key string, value any) bool {
-	var p []byte
-	if c.db == nil {
-		c.mu.Lock()
-		p = c.memory[bucket][key]
-		c.mu.Unlock()
-	} else if err := c.db.View(func(tx *bbolt.Tx) error {
-		p = append(p, tx.Bucket([]byte(bucket)).Get([]byte(key))...)
-		return nil
-	}); err != nil {
-		return false
+	p, ok := c.unwritten(bucket, key)
+	if !ok && c.db != nil {
+		_ = c.db.View(func(tx *bbolt.Tx) error { // a closed catalog has nothing
+			p = bytes.Clone(tx.Bucket([]byte(bucket)).Get([]byte(key)))
+			return nil
+		})
 	}
 	return p != nil && json.Unmarshal(p, value) == nil
 }
 
-// keys returns at most n keys of a bucket that begin with prefix.
-func (c *Catalog) keys(bucket, prefix string, n int) (found []string) {
-	if c.db == nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for k := range c.memory[bucket] {
-			if strings.HasPrefix(k, prefix) && len(found) < n {
-				found = append(found, k)
-			}
-		}
-		return found
+// unwritten returns what is in memory under key: nil if it has been removed.
+func (c *Catalog) unwritten(bucket, key string) ([]byte, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.memory[bucket][key]; ok {
+		return p, true
 	}
-	_ = c.db.View(func(tx *bbolt.Tx) error { // a closed catalog has no keys
-		cursor := tx.Bucket([]byte(bucket)).Cursor()
-		for k, _ := cursor.Seek([]byte(prefix)); bytes.HasPrefix(k, []byte(prefix)) && len(found) < n; k, _ = cursor.Next() {
-			found = append(found, string(k))
-		}
-		return nil
-	})
-	return found
+	p, ok := c.writing[bucket][key]
+	return p, ok
 }
 
-// put stores and removes entries, all or none of them.
+// keys returns at most n keys of a bucket that begin with prefix.
+func (c *Catalog) keys(bucket, prefix string, n int) []string {
+	found := make(map[string]bool)
+	if c.db != nil {
+		_ = c.db.View(func(tx *bbolt.Tx) error {
+			cursor := tx.Bucket([]byte(bucket)).Cursor()
+			for k, _ := cursor.Seek([]byte(prefix)); bytes.HasPrefix(k, []byte(prefix)) && len(found) < n; k, _ = cursor.Next() {
+				found[string(k)] = true
+			}
+			return nil
+		})
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, newer := range []map[string][]byte{c.writing[bucket], c.memory[bucket]} {
+		for k, p := range newer {
+			if p == nil {
+				delete(found, k)
+			} else if strings.HasPrefix(k, prefix) && len(found) < n {
+				found[k] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// put stores and removes entries in memory; the file follows.
 func (c *Catalog) put(entries ...entry) error {
-	if len(entries) == 0 {
+	for _, e := range entries {
+		var p []byte
+		if e.value != nil {
+			var err error
+			if p, err = json.Marshal(e.value); err != nil {
+				return fmt.Errorf("catalog: %w", err)
+			}
+		}
+		c.putOne(e.bucket, e.key, p)
+	}
+	if c.db == nil {
 		return nil
 	}
-	values := make([][]byte, len(entries))
-	var errs []error
-	for i, e := range entries {
-		if e.value != nil {
-			p, err := json.Marshal(e.value)
-			values[i], errs = p, append(errs, err)
-		}
-	}
-	err := errors.Join(errs...)
-	if err == nil {
-		if c.db == nil {
-			c.putMemory(entries, values)
-		} else {
-			err = c.putFile(entries, values)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("catalog: %w", err)
+	select {
+	case c.wake <- struct{}{}:
+	default: // it has been woken
 	}
 	return nil
 }
 
-func (c *Catalog) putFile(entries []entry, values [][]byte) error {
-	var made map[string]int // set anew each time: the function may run more than once
-	err := c.db.Batch(func(tx *bbolt.Tx) error {
-		made = make(map[string]int)
-		for i, e := range entries {
-			n, err := c.putOne(tx.Bucket([]byte(e.bucket)), e, values[i])
-			if err != nil {
-				return err
+func (c *Catalog) putOne(bucket, key string, p []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.memory[bucket]
+	if c.db == nil {
+		delete(m, key)
+		if p == nil {
+			return
+		}
+	}
+	for k := range m { // a file that cannot be written must not fill the memory
+		if _, there := m[k]; len(m) < limits[bucket]/inMemory || there && k == key {
+			break
+		}
+		delete(m, k)
+	}
+	m[strings.Clone(key)] = p
+}
+
+// writeLoop writes what is in memory to the file, until the catalog is closed.
+func (c *Catalog) writeLoop() {
+	defer close(c.done)
+	for {
+		select {
+		case <-c.stop:
+			return
+		case <-c.wake:
+		}
+		if err := c.write(); err != nil {
+			c.report(err)
+		}
+		select {
+		case <-c.stop:
+			return
+		case <-time.After(writeEvery):
+		}
+	}
+}
+
+// write writes what is in memory to the file.
+func (c *Catalog) write() error {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	c.mu.Lock()
+	c.writing, c.memory = c.memory, newBuckets()
+	c.mu.Unlock()
+	made := make(map[string]int)
+	err := c.db.Update(func(tx *bbolt.Tx) error {
+		for bucket, entries := range c.writing {
+			for key, p := range entries {
+				n, err := c.writeOne(tx.Bucket([]byte(bucket)), bucket, []byte(key), p, made[bucket])
+				if err != nil {
+					return err
+				}
+				made[bucket] += n
 			}
-			made[e.bucket] += n
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.writing = nil // what could not be written is asked of the upstream again
+	c.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
 	for name, n := range made {
 		c.counts[name] += n
 	}
 	return nil
 }
 
-// putOne returns by how many entries the bucket has grown.
-func (c *Catalog) putOne(b *bbolt.Bucket, e entry, value []byte) (int, error) {
-	key, n := []byte(e.key), 0
+// writeOne returns by how many entries the bucket has grown, after it had grown
+// by made.
+func (c *Catalog) writeOne(b *bbolt.Bucket, bucket string, key, p []byte, made int) (int, error) {
+	n := 0
 	switch there := b.Get(key) != nil; {
-	case value == nil && !there:
+	case p == nil && !there:
 		return 0, nil
-	case value == nil:
+	case p == nil:
 		return -1, b.Delete(key)
-	case !there && c.full(e.bucket):
+	case !there && c.counts[bucket]+made >= limits[bucket]:
 		if err := removeAfter(b, key); err != nil {
 			return 0, err
 		}
 	case !there:
 		n = 1
 	}
-	return n, b.Put(key, value)
-}
-
-func (c *Catalog) full(bucket string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.counts[bucket] >= limits[bucket]
+	return n, b.Put(key, p)
 }
 
 // removeAfter removes the entry that follows key, around the end: keys of
@@ -156,23 +218,4 @@ func removeAfter(b *bbolt.Bucket, key []byte) error {
 		return nil
 	}
 	return cursor.Delete()
-}
-
-func (c *Catalog) putMemory(entries []entry, values [][]byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i, e := range entries {
-		m := c.memory[e.bucket]
-		delete(m, e.key)
-		if values[i] == nil {
-			continue
-		}
-		for k := range m {
-			if len(m) < limits[e.bucket]/inMemory {
-				break
-			}
-			delete(m, k)
-		}
-		m[strings.Clone(e.key)] = values[i]
-	}
 }

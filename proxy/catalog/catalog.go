@@ -6,6 +6,7 @@
 package catalog
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -34,28 +35,43 @@ type Tag struct {
 	Checked   time.Time     `json:"checked"` // when the upstream last said so
 }
 
-// Catalog is safe for concurrent use.
+// Catalog is safe for concurrent use. What is put into it is there at once, and
+// in its file soon after.
 type Catalog struct {
-	db *bbolt.DB
+	db     *bbolt.DB // nil for memory alone
+	report func(error)
+	wake   chan struct{} // there is something to be written
+	stop   chan struct{} // closed by Close
+	done   chan struct{} // closed when writeLoop has ended
 
-	mu     sync.Mutex
-	counts map[string]int               // entries by bucket
-	memory map[string]map[string][]byte // by bucket; used when db is nil
+	writeMu sync.Mutex     // held while the file is written
+	counts  map[string]int // entries of the file by bucket; guarded by writeMu
+
+	mu      sync.Mutex
+	memory  map[string]map[string][]byte // by bucket: what is to be written, nil to be removed
+	writing map[string]map[string][]byte // what is being written; its maps are not changed
 }
 
 // Open opens the catalog in the file at path, made if it is not there. A file
 // that cannot be read as one is an error; it is the caller's to set it aside.
-func Open(path string) (c *Catalog, err error) {
+// report is told when the file cannot be written.
+func Open(path string, report func(error)) (c *Catalog, err error) {
+	var db *bbolt.DB
 	defer func() {
 		if r := recover(); r != nil { // so bbolt answers a damaged page
 			c, err = nil, fmt.Errorf("catalog %s: damaged: %v", path, r)
+			if db != nil {
+				_ = db.Close()
+			}
 		}
 	}()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
 	if err != nil {
 		return nil, fmt.Errorf("catalog %s: %w", path, err)
 	}
-	c = &Catalog{db: db, counts: make(map[string]int)}
+	c = NewMemory()
+	c.db, c.report, c.counts = db, report, make(map[string]int)
+	c.wake, c.stop, c.done = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 	err = db.Update(func(tx *bbolt.Tx) error {
 		for name := range limits {
 			b, err := tx.CreateBucketIfNotExists([]byte(name))
@@ -72,24 +88,22 @@ func Open(path string) (c *Catalog, err error) {
 		_ = db.Close()
 		return nil, fmt.Errorf("catalog %s: %w", path, err)
 	}
+	go c.writeLoop()
 	return c, nil
 }
 
 // NewMemory returns a catalog that forgets everything with the process.
-func NewMemory() *Catalog {
-	c := &Catalog{counts: make(map[string]int), memory: make(map[string]map[string][]byte)}
-	for name := range limits {
-		c.memory[name] = make(map[string][]byte)
-	}
-	return c
-}
+func NewMemory() *Catalog { return &Catalog{memory: newBuckets()} }
 
-// Close closes the catalog.
+// Close writes what is not written yet, and closes the catalog. What is put into
+// it from then on is forgotten.
 func (c *Catalog) Close() error {
 	if c.db == nil {
 		return nil
 	}
-	return c.db.Close()
+	close(c.stop)
+	<-c.done
+	return errors.Join(c.write(), c.db.Close())
 }
 
 // Tag returns what a tag of repository, given as host/name, was last resolved to.
@@ -171,5 +185,15 @@ func (r Records) Get(key string, value any) bool { return r.catalog.get(access, 
 // Put stores a record.
 func (r Records) Put(key string, value any) error { return r.catalog.put(entry{access, key, value}) }
 
-// Delete removes a record, if there is one.
-func (r Records) Delete(key string) error { return r.catalog.put(entry{access, key, nil}) }
+// Delete removes a record, if there is one, from the file too: what was taken
+// away must not come back after a crash.
+func (r Records) Delete(key string) error {
+	var old any
+	if !r.Get(key, &old) {
+		return nil
+	}
+	if err := r.catalog.put(entry{access, key, nil}); err != nil || r.catalog.db == nil {
+		return err
+	}
+	return r.catalog.write()
+}

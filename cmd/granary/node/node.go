@@ -185,7 +185,7 @@ func (n *Node) openDisk() (*chunkstore.Disk, error) {
 // all that is in it.
 func (n *Node) openCatalog() (*catalog.Catalog, error) {
 	path := filepath.Join(n.cfg.DataDir, "catalog.db")
-	c, err := catalog.Open(path)
+	c, err := catalog.Open(path, n.faults.report)
 	if err == nil || errors.Is(err, os.ErrPermission) {
 		return c, err
 	}
@@ -193,7 +193,7 @@ func (n *Node) openCatalog() (*catalog.Catalog, error) {
 	if err := os.Rename(path, path+".damaged"); err != nil {
 		return nil, err
 	}
-	return catalog.Open(path)
+	return catalog.Open(path, n.faults.report)
 }
 
 // holder is what the lock says of this process: commands that find it go through
