@@ -88,6 +88,10 @@ func (c Config) throughProxy(ctx context.Context, req *http.Request) (context.Co
 	if err != nil || via == nil || c.Control == nil {
 		return ctx, err
 	}
+	return c.checkProxied(ctx, req)
+}
+
+func (c Config) checkProxied(ctx context.Context, req *http.Request) (context.Context, error) {
 	host := req.URL.Hostname()
 	if !c.named(net.JoinHostPort(host, port(req.URL))) {
 		if strings.EqualFold(host, "localhost") {
