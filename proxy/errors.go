@@ -32,7 +32,7 @@ func answerTo(err error, unknown string) answer {
 		return answer{http.StatusUnauthorized, "UNAUTHORIZED"}
 	case errors.Is(err, access.ErrUnchecked):
 		return answer{http.StatusServiceUnavailable, "UNAVAILABLE"}
-	case errors.Is(err, ErrRefused):
+	case errors.Is(err, ErrRefused), upstream.Refused(err):
 		return answer{http.StatusForbidden, "DENIED"}
 	case errors.As(err, &bad) && bad.Code == "NAME_UNKNOWN":
 		return answer{http.StatusNotFound, bad.Code}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -137,13 +138,37 @@ func (r *Registry) Refetch(ctx context.Context, d digest.Digest) error {
 		if err != nil {
 			continue
 		}
-		err = b.Prove(ctx)
+		err = r.restore(ctx, b)
 		b.Release()
 		if err == nil {
 			return nil
 		}
 	}
 	return err
+}
+
+// restore reads a blob and puts each chunk: one that came from memory may be
+// missing on disk.
+func (r *Registry) restore(ctx context.Context, b *Blob) error {
+	m, err := chunk.Grid(b.Digest(), b.Size())
+	if err != nil {
+		return err
+	}
+	rd := b.Open(ctx)
+	defer rd.Close()
+	for i := range m.Len() {
+		p, _, err := rd.Next()
+		if err == io.EOF {
+			return nil // an empty blob
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.cfg.Store.Put(ctx, m.At(i), p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *Registry) report(err error) {

@@ -217,7 +217,8 @@ func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question
 	case <-ctx.Done():
 		return *new(T), ctx.Err()
 	case a := <-c:
-		return a.Val.(T), a.Err
+		v, _ := a.Val.(T) // nil with an error
+		return v, a.Err
 	}
 }
 

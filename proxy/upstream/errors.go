@@ -108,8 +108,7 @@ func (e *addressError) Unwrap() error { return e.err }
 // 502, 503 or 504 did. It is false for a caller that gave up, an address that
 // may not be connected to, every other status, and wrong bytes.
 func Unreachable(err error) bool {
-	var refused *addressError
-	if err == nil || errors.As(err, &refused) {
+	if err == nil || Refused(err) {
 		return false
 	}
 	var none *noAnswerError
@@ -119,6 +118,12 @@ func Unreachable(err error) bool {
 	}
 	var status *StatusError
 	return errors.As(err, &status) && brokenServer(status.Code)
+}
+
+// Refused reports whether err is the refusal of an address by [Config.Control].
+func Refused(err error) bool {
+	var refused *addressError
+	return errors.As(err, &refused)
 }
 
 func brokenServer(code int) bool {

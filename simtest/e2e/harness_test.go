@@ -244,20 +244,32 @@ func freeAddress(t *testing.T) string {
 // the tags v1, old and, as an index, multi.
 type registry struct {
 	*process
-	url string
+	address, url, dir string
+}
+
+// serve starts a registry on what is in its directory. auth is the section of
+// its configuration that says who may read, or "".
+func (r *registry) serve(t *testing.T, auth string) {
+	t.Helper()
+	r.address = freeAddress(t)
+	r.url = "http://" + r.address
+	config := write(t, r.dir, "config.yml", fmt.Sprintf("version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\n"+
+		"storage:\n  filesystem: {rootdirectory: %s/data}\nhttp: {addr: %s}\n%s", r.dir, r.address, auth))
+	r.process = start(t, program(t, "docker-registry"), "serve", config)
+	eventually(t, "docker-registry answers", func() bool {
+		resp, err := http.Get(r.url + "/v2/")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err == nil
+	})
 }
 
 func startRegistry(t *testing.T) *registry {
 	t.Helper()
-	name := program(t, "docker-registry")
-	dir, address := t.TempDir(), freeAddress(t)
-	config := filepath.Join(dir, "config.yml")
-	text := fmt.Sprintf("version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s/data}\nhttp: {addr: %s}\n", dir, address)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r := &registry{start(t, name, "serve", config), "http://" + address}
-	eventually(t, "docker-registry answers", func() bool { return answers(r.url + "/v2/") })
+	dir := t.TempDir()
+	r := &registry{dir: dir}
+	r.serve(t, "")
 	for _, repository := range []string{"go", "library/go"} {
 		for _, d := range append(image.Layers, image.Config) {
 			r.pushBlob(t, repository, d.Digest, image.Path(d.Digest))
@@ -337,7 +349,7 @@ type node struct {
 }
 
 // startNode starts a node before upstream, with an empty store.
-func startNode(t *testing.T, upstream string) *node {
+func startNode(t *testing.T, upstream string, more ...string) *node {
 	t.Helper()
 	n := &node{address: freeAddress(t), dir: filepath.Join(t.TempDir(), "node")}
 	n.url, n.admin = "http://"+n.address, "http://"+freeAddress(t)
@@ -345,6 +357,7 @@ func startNode(t *testing.T, upstream string) *node {
 		"serve", "--data-dir", n.dir, "--cache-size", "4GiB", "--listen", n.address, "--admin", strings.TrimPrefix(n.admin, "http://"),
 		"--upstream", upstreamName + "=" + upstream, "--upstream", "docker.io=" + upstream, "--default-upstream", upstreamName,
 	}
+	n.args = append(n.args, more...)
 	n.restart(t)
 	return n
 }

@@ -35,8 +35,11 @@ build helm helm.sh/helm/v3/cmd/helm@v3.22.0
 build containerd github.com/containerd/containerd/v2/cmd/containerd@v2.4.2
 build ctr github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
 
-if [ ! -x "$bin/cimage" ] || [ "$here/../cimage/main.go" -nt "$bin/cimage" ]; then
-	echo "go build simtest/cimage"
-	(cd "$here/../cimage" && CGO_ENABLED=0 go build -buildvcs=false -o "$bin/cimage" \
-		-tags "containers_image_openpgp exclude_graphdriver_btrfs containers_image_docker_daemon_stub" .)
-fi
+# ours NAME TAGS builds a program of our own, which is a module of its own.
+ours() {
+	[ -x "$bin/$1" ] && [ ! "$here/../$1/main.go" -nt "$bin/$1" ] && return
+	echo "go build simtest/$1"
+	(cd "$here/../$1" && CGO_ENABLED=0 go build -buildvcs=false -o "$bin/$1" -tags "$2" .)
+}
+ours cimage "containers_image_openpgp exclude_graphdriver_btrfs containers_image_docker_daemon_stub"
+ours cri ""

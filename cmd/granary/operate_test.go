@@ -1,0 +1,283 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/cmd/granary/node"
+)
+
+// smallRegistry has one repository, app, with one image, v1, of one layer.
+type smallRegistry struct {
+	*httptest.Server
+	layer digest.Digest
+
+	mu       sync.Mutex
+	content  map[string][]byte // by path below /v2/app/
+	requests int
+	redirect string // where blobs are, or ""
+	realm    string // of a challenge that everything gets, or ""
+}
+
+const layerSize = 5<<20 + 7
+
+func newSmallRegistry(t *testing.T) *smallRegistry {
+	t.Helper()
+	layer := make([]byte, layerSize)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(layer)
+	r := &smallRegistry{layer: digest.FromBytes(layer), content: make(map[string][]byte)}
+	r.content["blobs/"+string(r.layer)] = layer
+	r.tag("v1", "")
+	r.Server = httptest.NewServer(r)
+	t.Cleanup(r.Close)
+	return r
+}
+
+// tag makes a manifest that differs by a note.
+func (r *smallRegistry) tag(tag, note string) digest.Digest {
+	m := fmt.Appendf(nil, `{"schemaVersion":2,"note":%q,"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`, note, r.layer, layerSize)
+	d := digest.FromBytes(m)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.content["manifests/"+tag], r.content["manifests/"+string(d)] = m, m
+	return d
+}
+
+func (r *smallRegistry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	r.mu.Lock()
+	r.requests++
+	p, redirect, realm := r.content[strings.TrimPrefix(q.URL.Path, "/v2/app/")], r.redirect, r.realm
+	r.mu.Unlock()
+	switch {
+	case realm != "":
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q", realm))
+		w.WriteHeader(http.StatusUnauthorized)
+	case p == nil:
+		w.WriteHeader(http.StatusNotFound)
+	case redirect != "" && strings.Contains(q.URL.Path, "/blobs/"):
+		http.Redirect(w, q, redirect+q.URL.Path, http.StatusTemporaryRedirect)
+	default:
+		if strings.Contains(q.URL.Path, "/manifests/") {
+			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+			w.Header().Set("Docker-Content-Digest", string(digest.FromBytes(p)))
+		}
+		http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(p))
+	}
+}
+
+func (r *smallRegistry) set(change func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change()
+}
+
+func (r *smallRegistry) address() string { return strings.TrimPrefix(r.URL, "http://") }
+
+func fetch(t *testing.T, url string) (*http.Response, []byte) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, p
+}
+
+func TestInvalidate(t *testing.T) {
+	r := newSmallRegistry(t)
+	n := testNode(t, node.Config{DataConfig: node.DataConfig{
+		DataDir: t.TempDir(), Upstream: map[string]string{"registry.test": r.URL}, DefaultUpstream: "registry.test", TagPolicy: []string{"registry.test/*=pin"},
+	}})
+	served := func() string {
+		resp, _ := fetch(t, n.URLs()[0]+"/v2/app/manifests/v1")
+		return resp.Header.Get("Docker-Content-Digest")
+	}
+	old := served()
+	now := r.tag("v1", "new")
+	if got := served(); got != old {
+		t.Errorf("a pinned tag moved to %s", got)
+	}
+	for _, name := range []string{"registry.test/app:v1", "registry.test/app", "app"} {
+		status, out, errs := granary(t, "invalidate", "--node", n.AdminURL(), name)
+		if status != 0 || out != name+": 1 tags forgotten\n" {
+			t.Errorf("invalidate %s: %d, %s%s", name, status, out, errs)
+		}
+		if got := served(); got != string(now) {
+			t.Errorf("after invalidate %s: %s", name, got)
+		}
+		now = r.tag("v1", name)
+	}
+	for _, name := range []string{"registry.test/app@" + string(now), "registry.test/APP", ""} {
+		if status, _, errs := granary(t, "invalidate", "--node", n.AdminURL(), name); status != 1 || errs == "" {
+			t.Errorf("invalidate %q: %d, %s", name, status, errs)
+		}
+	}
+}
+
+// damage flips bytes of a stored blob.
+func damage(t *testing.T, dir string, d digest.Digest) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(dir, "blobs/sha256", d.Encoded()[:2], d.Encoded()), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("damage"), 3<<20); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFsckRepairs(t *testing.T) {
+	r := newSmallRegistry(t)
+	dir := t.TempDir()
+	cfg := node.DataConfig{DataDir: dir, Upstream: map[string]string{"registry.test": r.URL}, DefaultUpstream: "registry.test"}
+	n := testNode(t, node.Config{DataConfig: cfg})
+	fetch(t, n.URLs()[0]+"/v2/app/manifests/v1")
+	fetch(t, n.URLs()[0]+"/v2/app/blobs/"+string(r.layer))
+	if status, out, errs := granary(t, "fsck", "--data-dir", dir); status != 0 {
+		t.Fatalf("fsck: %d, %s%s", status, out, errs)
+	}
+	damage(t, dir, r.layer)
+	status, out, errs := granary(t, "fsck", "--data-dir", dir, "--repair")
+	if status != 0 || !strings.Contains(out, "1 wrong and dropped") || !strings.Contains(out, "1 of 1 damaged blobs fetched again") {
+		t.Errorf("fsck --repair: %d, %s%s", status, out, errs)
+	}
+	if status, out, _ := granary(t, "fsck", "--data-dir", dir); status != 0 || !strings.Contains(out, " 0 wrong") {
+		t.Errorf("fsck after the repair: %d, %s", status, out)
+	}
+	damage(t, dir, r.layer)
+	if status, out, errs := granary(t, "fsck", "--data-dir", dir, "--json"); status != 1 || !strings.Contains(out, `"damaged":1,"repaired":0`) || !strings.Contains(errs, "--repair") {
+		t.Errorf("fsck: %d, %s%s", status, out, errs)
+	}
+	r.Close()
+	if _, p := fetch(t, n.URLs()[0]+"/v2/app/manifests/v1"); len(p) == 0 {
+		t.Error("the manifest is gone")
+	}
+}
+
+// TestFsckRepairsWithoutANode makes one for the time it takes.
+func TestFsckRepairsWithoutANode(t *testing.T) {
+	r := newSmallRegistry(t)
+	dir := t.TempDir()
+	args := []string{"--data-dir", dir, "--upstream", "registry.test=" + r.URL, "--default-upstream", "registry.test"}
+	if status, out, errs := granary(t, append([]string{"pull", "app:v1", "--node", "http://127.0.0.1:1"}, args...)...); status != 0 {
+		t.Fatalf("pull: %d, %s%s", status, out, errs)
+	}
+	damage(t, dir, r.layer)
+	if status, out, errs := granary(t, append([]string{"fsck", "--repair"}, args...)...); status != 0 || !strings.Contains(out, "1 of 1 damaged blobs fetched again") {
+		t.Errorf("fsck --repair: %d, %s%s", status, out, errs)
+	}
+	if status, out, errs := granary(t, append([]string{"gc"}, args...)...); status != 0 || out != "0 B freed\n" {
+		t.Errorf("gc: %d, %s%s", status, out, errs)
+	}
+	if status, out, errs := granary(t, append([]string{"gc", "--all"}, args...)...); status != 0 || !strings.HasPrefix(out, "5.0 MiB freed") {
+		t.Errorf("gc --all: %d, %s%s", status, out, errs)
+	}
+}
+
+func TestGCThroughANode(t *testing.T) {
+	r := newSmallRegistry(t)
+	dir := t.TempDir()
+	n := testNode(t, node.Config{DataConfig: node.DataConfig{DataDir: dir, Upstream: map[string]string{"registry.test": r.URL}, DefaultUpstream: "registry.test"}})
+	fetch(t, n.URLs()[0]+"/v2/app/manifests/v1")
+	fetch(t, n.URLs()[0]+"/v2/app/blobs/"+string(r.layer))
+	if status, out, errs := granary(t, "gc", "--data-dir", dir, "--keep", "1MiB"); status != 0 || !strings.HasPrefix(out, "5.0 MiB freed") {
+		t.Errorf("gc: %d, %s%s", status, out, errs)
+	}
+	if s := n.Status(); s.Store.Bytes > 1<<20 {
+		t.Errorf("%d bytes are kept", s.Store.Bytes)
+	}
+	if _, p := fetch(t, n.URLs()[0]+"/v2/app/blobs/"+string(r.layer)); digest.FromBytes(p) != r.layer {
+		t.Error("what was evicted is not fetched again")
+	}
+}
+
+// TestTheNodeIsNoOpenProxy: it reads from registries that settings allow, at
+// addresses that are public or that settings name.
+func TestTheNodeIsNoOpenProxy(t *testing.T) {
+	r, other := newSmallRegistry(t), newSmallRegistry(t)
+	n := testNode(t, node.Config{DataConfig: node.DataConfig{
+		DataDir: t.TempDir(), Upstream: map[string]string{"registry.test": r.URL, "bad.registry.test": r.URL}, DefaultUpstream: "registry.test",
+		Registries: []string{"registry.test", "*.registry.test", "localhost:*", "127.0.0.1:*", "!bad.*"},
+	}})
+	_, port, _ := strings.Cut(other.address(), ":")
+	blob := "app/blobs/" + string(r.layer)
+	check := func(path string, want int, code string) {
+		t.Helper()
+		resp, body := fetch(t, n.URLs()[0]+"/v2/"+path)
+		var e struct{ Errors []struct{ Code string } }
+		_ = json.Unmarshal(body, &e)
+		if resp.StatusCode != want || code != "" && (len(e.Errors) != 1 || e.Errors[0].Code != code) {
+			t.Errorf("%s: %s %.300s, want %d %s", path, resp.Status, body, want, code)
+		}
+	}
+	check("app/manifests/v1", 200, "")
+	for _, path := range []string{
+		"elsewhere.example/app/manifests/v1", "app/manifests/v1?ns=docker.io", "bad.registry.test/app/manifests/v1", "bad.registry.test/app/tags/list",
+		"bad.registry.test/" + blob, "127.0.0.1:" + port + "/app/manifests/v1", "app/manifests/v1?ns=localhost:" + port, "app/tags/list?ns=127.0.0.1:" + port,
+	} {
+		check(path, 403, "DENIED")
+	}
+	r.set(func() { r.redirect = other.URL })
+	check(blob, 403, "DENIED")
+	r.set(func() { r.redirect, r.realm = "", other.URL+"/token" })
+	check("app/manifests/v1", 403, "DENIED")
+	if other.requests > 0 {
+		t.Errorf("%d requests were made to what nothing names", other.requests)
+	}
+}
+
+// TestANodeThatIsItsOwnUpstream sees that.
+func TestANodeThatIsItsOwnUpstream(t *testing.T) {
+	var n *node.Node
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		req, _ := http.NewRequestWithContext(q.Context(), q.Method, n.URLs()[0]+q.URL.Path, nil)
+		req.Header = q.Header
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer resp.Body.Close()
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, resp.Body)
+	}))
+	t.Cleanup(front.Close)
+	n = testNode(t, node.Config{DataConfig: node.DataConfig{DataDir: t.TempDir(), Upstream: map[string]string{"registry.test": front.URL}, DefaultUpstream: "registry.test"}})
+	if resp, body := fetch(t, n.URLs()[0]+"/v2/app/manifests/v1"); resp.StatusCode != http.StatusLoopDetected {
+		t.Errorf("%s %s", resp.Status, body)
+	}
+}
+
+// TestMirrorsAreTriedInOrder through the settings, from a list in the file.
+func TestMirrorsAreTriedInOrder(t *testing.T) {
+	r := newSmallRegistry(t)
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "granary.yaml")
+	text := fmt.Sprintf("upstream:\n  registry.test:\n    - %s\n    - %s\n  docker.io: https://mirror.example,https://registry-1.docker.io\ndata-dir: %s\n", gone.URL, r.URL, dir)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, errs := granary(t, "--config", file, "pull", "registry.test/app:v1", "--node", "http://127.0.0.1:1"); status != 0 {
+		t.Errorf("pull: %d, %s%s", status, out, errs)
+	}
+}
