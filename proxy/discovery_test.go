@@ -47,8 +47,7 @@ func next(t *testing.T, resp *http.Response) string {
 
 func TestTags(t *testing.T) {
 	for _, page := range []int{0, 3, 1000} {
-		t.Run(fmt.Sprintf("upstream pages of %d", page), func(t *testing.T) {
-			o := newOrigin()
+		stacks(t, func(t *testing.T, o *origin, onDisk bool) {
 			o.page = page
 			var want []string
 			o.add("app", []byte("x"))
@@ -57,7 +56,7 @@ func TestTags(t *testing.T) {
 				o.set(func() { o.tags["app"] = append([]string{want[i]}, o.tags["app"]...) })
 			}
 			slices.Sort(want)
-			s := newStack(t, o, true)
+			s := newStack(t, o, onDisk)
 			for query, wantPages := range map[string]int{"": 1, "?n=100": 1, "?n=25": 1, "?n=24": 2, "?n=7": 4, "?n=1": 25} {
 				if got, pages := s.listed(t, "/v2/app/tags/list"+query); !slices.Equal(got, want) || pages != wantPages {
 					t.Errorf("%s: %v in %d pages, want %v in %d", query, got, pages, want, wantPages)
@@ -124,20 +123,15 @@ func (o *origin) refer(repository string, subject digest.Digest, n int) (all []s
 }
 
 func TestReferrers(t *testing.T) {
-	for name, change := range map[string]func(*origin){
-		"API":          func(*origin) {},
-		"API in pages": func(o *origin) { o.page = 2 },
-		"fallback tag": func(o *origin) { o.noReferrers = true },
-	} {
-		t.Run(name, func(t *testing.T) {
-			o := newOrigin()
+	for _, page := range []int{0, 2} {
+		stacks(t, func(t *testing.T, o *origin, onDisk bool) {
 			subject, lonely := o.add("app", []byte("x")), o.add("app", []byte("y"))
 			all := o.refer("app", subject, 5)
-			change(o)
+			o.page = page
 			if o.noReferrers {
 				o.tagReferrers("app", subject, all)
 			}
-			s := newStack(t, o, true)
+			s := newStack(t, o, onDisk)
 			for query, want := range map[string]int{"": 5, "?artifactType=example/a": 3, "?artifactType=example/b": 2, "?artifactType=none": 0} {
 				resp, body := s.do(t, http.MethodGet, "/v2/app/referrers/"+string(subject)+query)
 				var index struct {

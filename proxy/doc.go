@@ -6,10 +6,11 @@
 // means now, who may read, where a blob's bytes come from. A [Handler] is its
 // HTTP face and knows nothing but HTTP.
 //
-// A repository is served only while its upstream serves it to an anonymous
-// client. That is asked again after [PublicFor], and the last answer holds while
-// the upstream cannot be reached. A blob is served under a repository only if it
-// belongs there: a manifest of the repository names it, or the upstream says so.
+// A [Repository] is one repository as one caller reads it: what the upstream would
+// serve to that caller, and nothing else. proxy/access remembers whom it has
+// served. A blob is served under a repository only if the upstream has confirmed
+// it there, and bytes that came from another host only after this one has shown
+// that it has them.
 //
 // What net/http's ServeContent does not do (ranges of a zero-length suffix,
 // unknown units, HEAD with Range, and above all a last chunk that is held back

@@ -117,11 +117,14 @@ func buildStack(t *testing.T, s *stack, url string, onDisk bool, change ...func(
 
 // stacks runs a test over each composed stack.
 func stacks(t *testing.T, test func(t *testing.T, o *origin, onDisk bool)) {
-	for _, noRange := range []bool{false, true} {
-		for _, onDisk := range []bool{false, true} {
-			t.Run(fmt.Sprintf("ranges %v, disk %v", !noRange, onDisk), func(t *testing.T) {
+	for _, onDisk := range []bool{false, true} {
+		for _, kind := range []struct {
+			name                 string
+			noRange, noReferrers bool
+		}{{"whole registry", false, false}, {"registry without ranges", true, false}, {"registry without referrers", false, true}} {
+			t.Run(fmt.Sprintf("%s, disk %v", kind.name, onDisk), func(t *testing.T) {
 				o := newOrigin()
-				o.noRange = noRange
+				o.noRange, o.noReferrers = kind.noRange, kind.noReferrers
 				test(t, o, onDisk)
 			})
 		}

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -83,7 +84,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	e := env{ctx: ctx, stdout: stdout, stderr: stderr, log: newLogger(stderr, c.LogLevel, c.LogFormat)}
-	if err := parsed.Run(&e, s); err != nil {
+	err = parsed.Run(&e, s)
+	var bad *node.SettingError
+	switch {
+	case errors.As(err, &bad):
+		fmt.Fprintln(stderr, "granary:", s.locate(bad))
+		return 2
+	case err != nil:
 		fmt.Fprintln(stderr, "granary:", err)
 		return 1
 	}

@@ -158,16 +158,24 @@ func TestSettingsComeFromFlagEnvironmentFileAndDefault(t *testing.T) {
 
 func TestWrongSettingsAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"cache-sise: 7GiB\n":                      `:1: there is no setting "cache-sise"`,
-		"admin: x\n\ncache-size: many\n":          `:3: cache-size: `,
-		"drain-timeout: soon\n":                   ":1: drain-timeout: ",
-		"verify-reads: never\n":                   ":1: verify-reads: must be one of first,always",
-		"admin: a\nadmin: b\n":                    "admin",
-		"upstream: [a, b]\n":                      ":1: upstream: does not take a value of this kind",
-		"- a\n":                                   ":1: want settings",
-		"a: [\n":                                  "granary.yaml",
-		"upstream:\n  docker.io: 'ftp://x'\n":     "upstream docker.io",
-		"upstream-ca-file:\n  docker.io: /none\n": "upstream-ca-file",
+		"cache-sise: 7GiB\n":                                     `:1: there is no setting "cache-sise"`,
+		"admin: x\n\ncache-size: many\n":                         `:3: cache-size: `,
+		"drain-timeout: soon\n":                                  ":1: drain-timeout: ",
+		"verify-reads: never\n":                                  ":1: verify-reads: must be one of first,always",
+		"admin: a\nadmin: b\n":                                   "admin",
+		"upstream: [a, b]\n":                                     ":1: upstream: does not take a value of this kind",
+		"- a\n":                                                  ":1: want settings",
+		"a: [\n":                                                 "granary.yaml",
+		"\nupstream:\n  docker.io: 'ftp://x'\n":                  ":3: upstream: docker.io: ",
+		"upstream:\n  a.test: [http://a, 'x']\n":                 ":2: upstream: a.test: ",
+		"upstream-ca-file:\n  docker.io: /none\n":                ":2: upstream-ca-file: docker.io: ",
+		"tag-policy:\n- a=pin\n- b=never\n":                      `:2: tag-policy: tag policy "never"`,
+		"node-credentials:\n  ghcr.io: yes\n":                    `:2: node-credentials: ghcr.io: "yes" is neither off nor share`,
+		"max-stale: -1s\n":                                       ":1: max-stale: it is negative",
+		"max-requests: -1\n":                                     ":1: max-requests: it is negative",
+		"max-requests: some\n":                                   ":1: max-requests: ",
+		"docker-config: /none\nnode-credentials: {'*': share}\n": ":1: docker-config: ",
+		"tls-cert-file: /none\ntls-key-file: /none\n":            ":1: tls-cert-file: ",
 	} {
 		file := filepath.Join(t.TempDir(), "granary.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -178,6 +186,14 @@ func TestWrongSettingsAreRefused(t *testing.T) {
 			t.Errorf("%q: status %d, %s; want %s", text, status, errs, want)
 		}
 	}
+	if status, _, errs := granary(t, "serve", "--tag-policy", "x", "--data-dir", t.TempDir()); status != 2 || !strings.Contains(errs, "--tag-policy: ") {
+		t.Errorf("wrong flag: %d, %s", status, errs)
+	}
+	t.Setenv("GRANARY_TAG_POLICY", "x")
+	if status, _, errs := granary(t, "serve", "--data-dir", t.TempDir()); status != 2 || !strings.Contains(errs, "environment GRANARY_TAG_POLICY: tag-policy: ") {
+		t.Errorf("wrong environment: %d, %s", status, errs)
+	}
+	t.Setenv("GRANARY_TAG_POLICY", "*=pin")
 	for _, args := range [][]string{{"serve", "--no-such-flag"}, {"nonsense"}, {"pull"}, {"serve", "--config", "/none/such"}} {
 		if status, _, errs := granary(t, args...); status != 2 || errs == "" {
 			t.Errorf("%v: status %d, %s", args, status, errs)

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -279,5 +281,92 @@ func TestMirrorsAreTriedInOrder(t *testing.T) {
 	}
 	if status, out, errs := granary(t, "--config", file, "pull", "registry.test/app:v1", "--node", "http://127.0.0.1:1"); status != 0 {
 		t.Errorf("pull: %d, %s%s", status, out, errs)
+	}
+}
+
+// TestCredentialHelpers: the node's own credentials come from a program that
+// Docker's configuration names.
+func TestCredentialHelpers(t *testing.T) {
+	r := newSmallRegistry(t)
+	var mu sync.Mutex
+	accepted := false
+	locked := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		user, password, _ := q.BasicAuth()
+		if user != "robot" || password != "s3cret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="locked"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		mu.Lock()
+		accepted = true
+		mu.Unlock()
+		r.ServeHTTP(w, q)
+	}))
+	t.Cleanup(locked.Close)
+	dir := t.TempDir()
+	helper := "#!/bin/sh\nread server\n[ \"$1 $server\" = 'get registry.test' ] || { echo 'credentials not found in native keychain'; exit 1; }\n" +
+		`echo '{"ServerURL":"registry.test","Username":"robot","Secret":"s3cret"}'` + "\n"
+	for name, text := range map[string]string{"docker-credential-test": helper, "config.json": `{"credHelpers":{"registry.test":"test"}}`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	cfg := node.DataConfig{
+		DataDir: t.TempDir(), Upstream: map[string]string{"registry.test": locked.URL, "other.test": locked.URL},
+		DockerConfig: filepath.Join(dir, "config.json"), NodeCredentials: map[string]string{"*": "share", "other.*": "off"},
+	}
+	n := testNode(t, node.Config{DataConfig: cfg})
+	if resp, body := fetch(t, n.URLs()[0]+"/v2/app/manifests/v1"); resp.StatusCode != 200 || !accepted {
+		t.Errorf("%s %s", resp.Status, body)
+	}
+	if resp, _ := fetch(t, n.URLs()[0]+"/v2/other.test/app/manifests/v1"); resp.StatusCode != 401 {
+		t.Errorf("a registry whose credentials are not shared: %s", resp.Status)
+	}
+}
+
+// TestUpstreamsThroughAProxy runs the program with the usual environment, which
+// holds for registries and not for the node's own machine.
+func TestUpstreamsThroughAProxy(t *testing.T) {
+	if os.Getenv("GRANARY_TEST_PROXIED") != "" {
+		status, out, errs := granary(t, "pull", "registry.test/app:v1", "--node", "http://127.0.0.1:1", "--data-dir", t.TempDir(),
+			"--upstream", "registry.test=http://registry.example:8080")
+		if status != 0 {
+			t.Errorf("pull: %d, %s%s", status, out, errs)
+		}
+		return
+	}
+	r := newSmallRegistry(t)
+	var mu sync.Mutex
+	var asked []string
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		mu.Lock()
+		asked = append(asked, q.URL.Host)
+		mu.Unlock()
+		r.ServeHTTP(w, q)
+	}))
+	t.Cleanup(proxy.Close)
+	again := exec.Command(os.Args[0], "-test.run", "^TestUpstreamsThroughAProxy$")
+	again.Env = append(os.Environ(), "GRANARY_TEST_PROXIED=1", "HTTP_PROXY="+proxy.URL, "NO_PROXY=")
+	if out, err := again.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if len(asked) == 0 || asked[0] != "registry.example:8080" {
+		t.Errorf("the proxy was asked for %v", asked)
+	}
+}
+
+// TestASlowHeader: a client that never ends its header is cut off.
+func TestASlowHeader(t *testing.T) {
+	n := testNode(t, node.Config{})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(n.URLs()[0], "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /v2/ HTTP/1.1\r\nHost: x\r\nX: ")
+	_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+	if p, err := io.ReadAll(conn); err != nil {
+		t.Errorf("not cut off: %q, %v", p, err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/granary-oci/granary/cmd/granary/node"
 )
 
 // settings resolves flags that were not given from the environment and then from
@@ -114,6 +116,14 @@ func (s *settings) unused() error {
 		}
 	}
 	return nil
+}
+
+// locate says where a setting that cannot be used has its value from.
+func (s *settings) locate(bad *node.SettingError) error {
+	if from := s.origin[bad.Name]; from != "" {
+		return fmt.Errorf("%s: %w", from, bad)
+	}
+	return fmt.Errorf("--%w", bad)
 }
 
 // envName is the environment variable of a flag.

@@ -1,7 +1,7 @@
 // Command bench measures a node beside other programs that serve the same bytes,
 // in one run, and prints medians and their ratios.
 //
-//	go run ./simtest/bench [-runs 5] [-only warm,cold,link,ranges,clients]
+//	go run ./simtest/bench [-runs 5] [-only warm,cold,link,ranges,clients,resolve]
 //
 // It needs Debian's nginx-light and docker-registry, for the cold pulls also
 // distribution v3 (go install …/distribution/v3/cmd/registry), which it looks
@@ -36,7 +36,7 @@ func main() {
 	o := options{}
 	only := ""
 	flag.IntVar(&o.runs, "runs", 5, "rounds of each measurement")
-	flag.StringVar(&only, "only", "warm,cold,link,ranges,clients", "measurements to take")
+	flag.StringVar(&only, "only", "warm,cold,link,ranges,clients,resolve", "measurements to take")
 	flag.Int64Var(&o.warm, "warm", 1<<30, "bytes of the warm blob")
 	flag.Int64Var(&o.cold, "cold", 512<<20, "bytes of a cold blob")
 	flag.IntVar(&o.reads, "reads", 2000, "random reads of 4 KiB in a round")
@@ -61,7 +61,7 @@ func run(ctx context.Context, o options) error {
 		name    string
 		measure func(context.Context) error
 	}{
-		{"warm", b.warmBlob}, {"cold", b.coldBlob}, {"ranges", b.ranges}, {"clients", b.clients}, {"link", b.link},
+		{"warm", b.warmBlob}, {"cold", b.coldBlob}, {"ranges", b.ranges}, {"clients", b.clients}, {"link", b.link}, {"resolve", b.resolve},
 	} {
 		if !slices.Contains(o.only, m.name) {
 			continue

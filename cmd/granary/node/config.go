@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,6 +52,31 @@ type ListenConfig struct {
 	MaxRequestsPerClient int `name:"max-requests-per-client" default:"512" placeholder:"N" help:"The same for one client address."`
 
 	DrainTimeout time.Duration `name:"drain-timeout" default:"30s" placeholder:"DURATION" help:"How long responses that are under way may take after SIGTERM."`
+}
+
+// SettingError says that the value of a setting cannot be used.
+type SettingError struct {
+	Name string // of the flag
+	Err  error
+}
+
+func (e *SettingError) Error() string { return e.Name + ": " + e.Err.Error() }
+func (e *SettingError) Unwrap() error { return e.Err }
+
+// check returns a *SettingError for what is wrong with numbers and durations.
+func (c Config) check() error {
+	for _, s := range []struct {
+		name string
+		n    int64
+	}{
+		{"max-stale", int64(c.MaxStale)}, {"public-for", int64(c.PublicFor)}, {"grant-for", int64(c.GrantFor)}, {"drain-timeout", int64(c.DrainTimeout)},
+		{"max-requests", int64(c.MaxRequests)}, {"max-requests-per-client", int64(c.MaxRequestsPerClient)},
+	} {
+		if s.n < 0 {
+			return &SettingError{s.name, errors.New("it is negative")}
+		}
+	}
+	return nil
 }
 
 // Size is a number of bytes, written as in 512MiB or 50GB.

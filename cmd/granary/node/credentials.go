@@ -43,7 +43,7 @@ func newCredentials(cfg DataConfig) (*credentials, error) {
 		case "share":
 			share = true
 		default:
-			return nil, fmt.Errorf("node-credentials for %s: %q is neither off nor share", host, policy)
+			return nil, &SettingError{"node-credentials", fmt.Errorf("%s: %q is neither off nor share", host, policy)}
 		}
 	}
 	if !share {
@@ -71,11 +71,11 @@ func openDocker(path string) (dockercreds.Store, error) {
 	if path == "" {
 		path = dockerConfig()
 	} else if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("docker-config: %w", err)
+		return nil, &SettingError{"docker-config", err}
 	}
 	store, err := dockercreds.NewStore(path, dockercreds.StoreOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("docker-config %s: it cannot be read as Docker's configuration", path) // the reason may repeat it
+		return nil, &SettingError{"docker-config", fmt.Errorf("%s cannot be read as Docker's configuration", path)} // the reason may repeat it
 	}
 	return store, nil
 }

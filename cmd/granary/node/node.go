@@ -92,13 +92,16 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 }
 
 func (n *Node) open() (err error) {
+	if err := n.cfg.check(); err != nil {
+		return err
+	}
 	if n.upstreams, err = newUpstreams(n.cfg.DataConfig, n.metrics); err != nil {
 		return err
 	}
 	for _, s := range n.cfg.TagPolicy {
 		rule, err := proxy.ParseTagRule(s)
 		if err != nil {
-			return err
+			return &SettingError{"tag-policy", err}
 		}
 		n.tagRules = append(n.tagRules, rule)
 	}
@@ -117,12 +120,12 @@ func (n *Node) open() (err error) {
 func (n *Node) listen() error {
 	certificate, err := newCertificate(n.cfg.TLSCertFile, n.cfg.TLSKeyFile)
 	if err != nil {
-		return err
+		return &SettingError{"tls-cert-file", err}
 	}
 	for _, address := range n.cfg.Listen {
 		l, err := net.Listen("tcp", address)
 		if err != nil {
-			return fmt.Errorf("listen: %w", err)
+			return &SettingError{"listen", err}
 		}
 		n.closers = append(n.closers, ignoreClosed(l))
 		n.listeners = append(n.listeners, certificate.listener(l))
@@ -131,7 +134,7 @@ func (n *Node) listen() error {
 		return nil
 	}
 	if n.admin, err = net.Listen("tcp", n.cfg.Admin); err != nil {
-		return fmt.Errorf("admin: %w", err)
+		return &SettingError{"admin", err}
 	}
 	n.closers = append(n.closers, ignoreClosed(n.admin))
 	return nil

@@ -50,11 +50,11 @@ func newUpstreams(cfg DataConfig, m *metrics) (u *upstreams, err error) {
 	for host, file := range cfg.UpstreamCAFile {
 		pem, err := os.ReadFile(file)
 		if err != nil {
-			return nil, fmt.Errorf("upstream-ca-file for %s: %w", host, err)
+			return nil, &SettingError{"upstream-ca-file", fmt.Errorf("%s: %w", host, err)}
 		}
 		u.roots[host] = x509.NewCertPool()
 		if !u.roots[host].AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("upstream-ca-file for %s: %s holds no PEM certificate", host, file)
+			return nil, &SettingError{"upstream-ca-file", fmt.Errorf("%s: %s holds no PEM certificate", host, file)}
 		}
 	}
 	for _, host := range append(slices.Sorted(maps.Keys(cfg.Upstream)), cfg.DefaultUpstream) {
@@ -66,7 +66,7 @@ func newUpstreams(cfg DataConfig, m *metrics) (u *upstreams, err error) {
 	}
 	for host := range cfg.Upstream {
 		if _, err := u.registry(host); err != nil {
-			return nil, err
+			return nil, &SettingError{"upstream", err}
 		}
 	}
 	return u, nil
@@ -107,7 +107,7 @@ func (u *upstreams) registry(host string) (upstream.Mirrors, error) {
 	for _, at := range u.urls(host) {
 		r, err := upstream.New(u.config(host, at))
 		if err != nil {
-			return nil, fmt.Errorf("upstream %s: %w", host, err)
+			return nil, fmt.Errorf("%s: %w", host, err)
 		}
 		all = append(all, r)
 	}
