@@ -219,7 +219,7 @@ func (z *authorizer) basic(ctx context.Context, d demand, stale string) (grant, 
 	if err != nil {
 		return grant{}, err
 	}
-	if header == "" || header == stale {
+	if _, ok := identityToken(header); ok || header == "" || header == stale {
 		return grant{}, &noGrantError{}
 	}
 	return grant{demand: d, header: header}, nil

@@ -26,6 +26,7 @@ type answer struct {
 	body   *body
 	method string
 	url    string   // of the registry, without query
+	form   string   // the request's body, as of a form; "" for none
 	at     *url.URL // that answered; it may be signed
 	away   bool     // by redirect to another origin
 }
@@ -83,8 +84,13 @@ func (p *Repository) do(ctx context.Context, method, path string, query url.Valu
 // no further than the origin of u: not to another host, not even a subdomain,
 // not to another port or scheme (distribution-spec, "Redirects").
 func (r *Registry) follow(ctx context.Context, method string, u *url.URL, header http.Header) (*answer, error) {
+	return r.followForm(ctx, method, u, header, nil)
+}
+
+// followForm is follow with a form as the request's body.
+func (r *Registry) followForm(ctx context.Context, method string, u *url.URL, header http.Header, form url.Values) (*answer, error) {
 	b := r.newBody(ctx)
-	a := &answer{body: b, method: method, url: withoutQuery(u)}
+	a := &answer{body: b, method: method, url: withoutQuery(u), form: form.Encode()}
 	b.subject = a.subject()
 	if err := r.hop(a, u, maps.Clone(header)); err != nil {
 		b.Close()
@@ -143,6 +149,9 @@ func (r *Registry) send(a *answer, at *url.URL, header http.Header) (*http.Respo
 	}
 	ctx := a.body.ctx
 	req := &http.Request{Method: a.method, URL: at, Header: header, Host: at.Host}
+	if a.form != "" {
+		req.Body, req.ContentLength = io.NopCloser(strings.NewReader(a.form)), int64(len(a.form))
+	}
 	ctx, err := r.cfg.throughProxy(ctx, req)
 	var resp *http.Response
 	if err == nil {

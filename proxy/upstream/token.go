@@ -39,7 +39,7 @@ func (z *authorizer) fetch(ctx context.Context, d demand) (token, error) {
 		return token{}, err
 	}
 	asked := time.Now()
-	a, err := z.registry.follow(ctx, http.MethodGet, u, grant{header: header}.authorize(nil))
+	a, err := z.ask(ctx, d, u, header)
 	if err != nil {
 		return token{}, fmt.Errorf("token: %w", err)
 	}
@@ -56,6 +56,30 @@ func (z *authorizer) fetch(ctx context.Context, d demand) (token, error) {
 		return token{}, fmt.Errorf("%s: %w", a.subject(), err)
 	}
 	return t, nil
+}
+
+// identity is the name under which Docker's configuration has an identity token
+// in place of a password.
+const identity = "<token>"
+
+// ask makes the request for a token: with a password by GET, and with an identity
+// token by POST, which OAuth 2.0 calls to refresh (RFC 6749, section 6).
+func (z *authorizer) ask(ctx context.Context, d demand, u *url.URL, authorization string) (*answer, error) {
+	secret, ok := identityToken(authorization)
+	if !ok {
+		return z.registry.follow(ctx, http.MethodGet, u, grant{header: authorization}.authorize(nil))
+	}
+	at := *u
+	at.RawQuery = ""
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {secret}, "client_id": {"granary"}, "service": {d.service}, "scope": {d.scope}}
+	return z.registry.followForm(ctx, http.MethodPost, &at, http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, form)
+}
+
+// identityToken returns the identity token that a value of Authorization has in
+// place of a password.
+func identityToken(authorization string) (string, bool) {
+	username, secret, ok := (&http.Request{Header: http.Header{"Authorization": {authorization}}}).BasicAuth()
+	return secret, ok && username == identity
 }
 
 // tokenRefusal tells a token server that does not work from one that says no. A

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -175,4 +176,29 @@ func FuzzToken(f *testing.F) {
 			t.Errorf("it lives until %v", tok.expires)
 		}
 	})
+}
+
+// TestIdentityToken: it is refreshed by POST, and never sent as a password.
+func TestIdentityToken(t *testing.T) {
+	content := random(10)
+	g := newGuarded(t, content)
+	g.expires = 300
+	var method string
+	var form url.Values
+	g.respond = func(w http.ResponseWriter, r *http.Request) {
+		_ = r.ParseForm()
+		method, form = r.Method, r.PostForm
+		g.issued++
+		fmt.Fprintf(w, `{"access_token":"token-%d","expires_in":300,"refresh_token":"another"}`, g.issued)
+	}
+	r := registry(t, g.URL, func(c *Config) {
+		c.Credentials = func(context.Context, string) (string, string, error) { return "<token>", "sesame", nil }
+	})
+	if err := stat(t, r.Repository("app"), content); err != nil {
+		t.Fatal(err)
+	}
+	want := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"sesame"}, "client_id": {"granary"}, "service": {"the registry"}, "scope": {"repository:app:pull"}}
+	if method != http.MethodPost || form.Encode() != want.Encode() || g.users[0] != "" {
+		t.Errorf("%s %v by %q, want %v", method, form, g.users, want)
+	}
 }
