@@ -17,6 +17,7 @@ const (
 	maxParked   = 32               // bodies of one registry
 	parkedFor   = 10 * time.Second // without use
 	parkedGrace = time.Second      // the same, while others wait for a place
+	stragglers  = 20 * time.Millisecond
 )
 
 // streams are the blobs whose runs take turns. The zero value is ready to use.
@@ -115,6 +116,14 @@ func (s *source) yieldTurn(st *stream, w *waiter) {
 // lead reads while the run has the turn. It returns the body of the run's range
 // as soon as it gets one.
 func (s *source) lead(ctx context.Context, st *stream, r *run) (ranged *body, err error) {
+	if begin := r.refs[0].Offset; st.body == nil && begin > 0 || st.body != nil && st.pos < begin {
+		// Runs that begin together come in any order: whoever wants what passes
+		// first may be just behind, and would have to have it all read again.
+		select {
+		case <-ctx.Done():
+		case <-time.After(stragglers):
+		}
+	}
 	if st.body == nil || st.pos > r.refs[0].Offset {
 		st.close()
 		b, whole, err := s.open(ctx, r)
