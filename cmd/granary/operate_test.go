@@ -370,3 +370,22 @@ func TestASlowHeader(t *testing.T) {
 		t.Errorf("not cut off: %q, %v", p, err)
 	}
 }
+
+// TestAWebPageCommandsNothing: a browser tells where a request comes from.
+func TestAWebPageCommandsNothing(t *testing.T) {
+	n := testNode(t, node.Config{})
+	req, err := http.NewRequest(http.MethodPost, n.AdminURL()+"/api/v1/gc?keep=0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Origin", "https://evil.example")
+	req.Header.Set("Sec-Fetch-Site", "cross-site")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("%s", resp.Status)
+	}
+}

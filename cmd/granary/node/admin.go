@@ -159,7 +159,8 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return mux
+	// A web page that somebody reads on this machine must not command the node.
+	return http.NewCrossOriginProtection().Handler(mux)
 }
 
 // serveFsck checks the store and answers line by line, as it finds things.

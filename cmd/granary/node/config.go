@@ -48,8 +48,8 @@ type ListenConfig struct {
 	TLSCertFile string   `name:"tls-cert-file" placeholder:"FILE" help:"PEM certificate to serve HTTPS with; read again when it changes."`
 	TLSKeyFile  string   `name:"tls-key-file" placeholder:"FILE" help:"PEM key of that certificate."`
 
-	MaxRequests          int `name:"max-requests" default:"1024" placeholder:"N" help:"Requests that are answered at once; more wait, and then get 503."`
-	MaxRequestsPerClient int `name:"max-requests-per-client" default:"512" placeholder:"N" help:"The same for one client address."`
+	MaxRequests          int `name:"max-requests" default:"4096" placeholder:"N" help:"Requests that are answered at once; more wait, and then get 503."`
+	MaxRequestsPerClient int `name:"max-requests-per-client" default:"2048" placeholder:"N" help:"The same for one client address."`
 
 	DrainTimeout time.Duration `name:"drain-timeout" default:"30s" placeholder:"DURATION" help:"How long responses that are under way may take after SIGTERM."`
 }
