@@ -49,9 +49,14 @@ func (s *Disk) Prove(d digest.Digest, total int64) {
 // damaged some of them since, only those are.
 func (s *Disk) Refute(d digest.Digest) {
 	s.awaitWrites(func(b *blob) bool { return b.digest == d })
-	if s.dropDamaged(d) {
-		return
+	if !s.dropDamaged(d) {
+		s.Drop(d)
 	}
+}
+
+// Drop forgets all that is stored of a blob that is not proven.
+func (s *Disk) Drop(d digest.Digest) {
+	s.awaitWrites(func(b *blob) bool { return b.digest == d })
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	s.mu.Lock()

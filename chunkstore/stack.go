@@ -77,6 +77,17 @@ func (s *Stack) Prove(d digest.Digest, total int64) {
 	}
 }
 
+// Drop is [Disk.Drop], for both stores.
+func (s *Stack) Drop(d digest.Digest) {
+	if s.Proven(d) {
+		return
+	}
+	s.Memory.Drop(func(ref chunk.Ref) bool { return ref.Blob == d })
+	if s.Disk != nil {
+		s.Disk.Drop(d)
+	}
+}
+
 // Refute implements [chunk.Proofs].
 func (s *Stack) Refute(d digest.Digest) {
 	s.Memory.Drop(func(ref chunk.Ref) bool { return ref.Blob == d })

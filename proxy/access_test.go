@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -200,63 +201,178 @@ func TestAManifestCannotClaimABlob(t *testing.T) {
 	s.wantStatus(t, 503, "/v2/evil/blobs/"+string(d), "")
 }
 
+// at makes registries of their own for some hosts.
+func at(hosts map[string]http.Handler) func(*proxy.Config) {
+	return func(c *proxy.Config) {
+		ordinary := c.Upstream
+		clients := make(map[string]*upstream.Registry)
+		for host, h := range hosts {
+			server := httptest.NewServer(h)
+			clients[host], _ = upstream.New(upstream.Config{URL: server.URL})
+		}
+		c.Upstream = func(r ref.Repository, authorization string) (proxy.Upstream, error) {
+			if clients[r.Host] == nil {
+				return ordinary(r, authorization)
+			}
+			return clients[r.Host].Repository(r.Name).As(authorization), nil
+		}
+	}
+}
+
+// liar is a registry that says of any digest that it has it, and answers GET with
+// what get does.
+func liar(size int, get http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			w.Header().Set("Content-Length", fmt.Sprint(size))
+			return
+		}
+		get(w, r)
+	})
+}
+
+// got is the body of a successful answer.
+func (s *stack) got(t *testing.T, path string, header ...string) []byte {
+	t.Helper()
+	resp, body := s.do(t, http.MethodGet, path, header...)
+	if resp.StatusCode < 0 || resp.StatusCode/100 != 2 {
+		return nil
+	}
+	return body
+}
+
 // TestARegistryCannotClaimABlob: a registry of the attacker's own may say that it
-// has any digest.
+// has any digest, before or after the blob is stored.
 func TestARegistryCannotClaimABlob(t *testing.T) {
 	layer := random(5<<20, 25)
 	d := digest.FromBytes(layer)
+	for name, get := range map[string]http.HandlerFunc{
+		"other bytes": func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(random(len(layer), 26)))
+		},
+		"503": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) },
+		"404": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) },
+		"cut": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	} {
+		for _, before := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, before it is stored %v", name, before), func(t *testing.T) {
+				o := newOrigin()
+				o.add("secret", layer)
+				o.private["secret"] = "bearer"
+				o.tokens["right"] = "secret"
+				s := newStack(t, o, true, at(map[string]http.Handler{"a.liar": liar(len(layer), get), "z.liar": liar(len(layer), get)}))
+				claim := func() {
+					for i := range 120 { // as many places as may be looked at
+						s.do(t, http.MethodHead, fmt.Sprintf("/v2/a.liar/x%d/blobs/%s", i, d))
+					}
+					for _, host := range []string{"a.liar", "z.liar"} {
+						for _, rang := range []string{"", "bytes=0-99", "bytes=4194304-5000000"} {
+							body := s.got(t, "/v2/"+host+"/x0/blobs/"+string(d), "Range", rang)
+							if len(body) > 0 && bytes.Contains(layer, body[:min(len(body), 64)]) {
+								t.Fatalf("%s, Range %q: bytes of another registry", host, rang)
+							}
+						}
+					}
+				}
+				if before {
+					claim()
+				}
+				for range 3 {
+					if !bytes.Equal(s.got(t, "/v2/secret/blobs/"+string(d), "Authorization", "Bearer right"), layer) {
+						t.Fatal("the blob itself")
+					}
+				}
+				claim()
+				sent := o.sent.Load()
+				if !bytes.Equal(s.got(t, "/v2/secret/blobs/"+string(d), "Authorization", "Bearer right"), layer) {
+					t.Error("the blob was lost by what the liar sent")
+				}
+				if more := o.sent.Load() - sent; more > 1<<20 {
+					t.Errorf("the liar made the node fetch %d bytes again", more)
+				}
+			})
+		}
+	}
+}
+
+// TestARegistryCannotPoisonABlob with wrong bytes that are stored before the
+// right ones come.
+func TestARegistryCannotPoisonABlob(t *testing.T) {
+	layer := random(5<<20, 29)
+	d := string(digest.FromBytes(layer))
+	wrong := bytes.Clone(layer)
+	copy(wrong[2<<20:], "wrong")
 	o := newOrigin()
 	o.add("app", layer)
-	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Length", fmt.Sprint(len(layer)))
-		if r.Method == http.MethodHead {
-			return
-		}
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(random(len(layer), 26)))
-	}))
-	t.Cleanup(liar.Close)
-	honest := httptest.NewServer(o)
-	t.Cleanup(honest.Close)
-	at := map[string]string{"liar.test": liar.URL, "honest.test": honest.URL}
-	s := newStack(t, o, true, func(c *proxy.Config) {
-		ordinary := c.Upstream
-		c.Upstream = func(r ref.Repository, authorization string) (proxy.Upstream, error) {
-			if at[r.Host] == "" {
-				return ordinary(r, authorization)
+	s := newStack(t, o, true, at(map[string]http.Handler{"a.liar": liar(len(layer), func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(wrong))
+	})}))
+	for range 3 {
+		s.got(t, "/v2/a.liar/x/blobs/"+d, "Range", "bytes=2097152-2097999")
+		for _, rang := range []string{"bytes=2097152-2097999", "", "bytes=0-", "bytes=2097152-2097999"} {
+			want := layer
+			if strings.HasSuffix(rang, "999") {
+				want = layer[2<<20 : 2<<20+848]
 			}
-			client, err := upstream.New(upstream.Config{URL: at[r.Host]})
-			return client.Repository(r.Name), err
+			if !bytes.Equal(s.got(t, "/v2/app/blobs/"+d, "Range", rang), want) {
+				t.Fatalf("Range %q: wrong bytes", rang)
+			}
 		}
-	})
-	get := func(path string, header ...string) []byte {
-		resp, body := s.do(t, http.MethodGet, path, header...)
-		if resp.StatusCode < 0 || resp.StatusCode/100 != 2 {
-			return nil
-		}
-		return body
 	}
-	claim := "/v2/liar.test/x/blobs/" + string(d)
-	s.do(t, http.MethodHead, claim) // before anything is stored
-	if !bytes.Equal(get("/v2/app/blobs/"+string(d)), layer) {
+}
+
+// TestRegistriesThatShareABlob: what both have is fetched once, but for a piece.
+func TestRegistriesThatShareABlob(t *testing.T) {
+	layer := random(5<<20, 30)
+	d := string(digest.FromBytes(layer))
+	o := newOrigin()
+	o.add("app", layer)
+	s := newStack(t, o, true, at(map[string]http.Handler{"honest.test": o}))
+	if !bytes.Equal(s.got(t, "/v2/app/blobs/"+d), layer) {
 		t.Fatal("the blob itself")
 	}
-	for _, rang := range []string{"", "bytes=0-99", "bytes=4194304-5000000"} {
-		got := get(claim, "Range", rang)
-		for off := range layer[:100] {
-			if len(got) > 0 && bytes.Contains(layer, got[:min(len(got), 64)]) {
-				t.Fatalf("Range %q: bytes of another registry at %d", rang, off)
-			}
+	sent := o.sent.Load()
+	for range 3 {
+		if !bytes.Equal(s.got(t, "/v2/honest.test/app/blobs/"+d), layer) {
+			t.Error("the blob under its other name")
 		}
 	}
-	if !bytes.Equal(get("/v2/app/blobs/"+string(d)), layer) {
-		t.Error("the blob was lost by what the liar sent")
+	if more := o.sent.Load() - sent; more > 1<<20 {
+		t.Errorf("%d bytes were fetched of a blob that is here", more)
 	}
-	before := o.sent.Load()
-	if !bytes.Equal(get("/v2/honest.test/app/blobs/"+string(d)), layer) {
-		t.Error("a registry that has the blob is not served from the store")
+}
+
+// TestAReaderLosesWhatIsNotItsOwn: a reader that was opened before the blob
+// became another registry's reads nothing of that.
+func TestAReaderLosesWhatIsNotItsOwn(t *testing.T) {
+	layer := random(24<<20, 31)
+	d := string(digest.FromBytes(layer))
+	release := make(chan struct{})
+	o := newOrigin()
+	o.add("secret", layer)
+	o.private["secret"] = "bearer"
+	o.tokens["right"] = "secret"
+	s := newStack(t, o, true, at(map[string]http.Handler{"a.liar": liar(len(layer), func(w http.ResponseWriter, r *http.Request) {
+		if rang := r.Header.Get("Range"); !strings.HasPrefix(rang, "bytes=0-") && rang != "bytes=1048576-2097151" {
+			<-release
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(make([]byte, len(layer))))
+	})}))
+	s.got(t, "/v2/a.liar/x/blobs/"+d, "Range", "bytes=1048576-1048577") // for the node to learn that ranges work there
+	resp, err := http.Get(s.url + "/v2/a.liar/x/blobs/" + d)            // the supplier of what is not there yet
+	if err != nil {
+		t.Fatal(err)
 	}
-	if sent := o.sent.Load() - before; sent > 1<<20 {
-		t.Errorf("%d bytes were fetched of a blob that is here", sent)
+	defer resp.Body.Close()
+	for range 2 {
+		if !bytes.Equal(s.got(t, "/v2/secret/blobs/"+d, "Authorization", "Bearer right"), layer) {
+			t.Fatal("the blob itself")
+		}
+	}
+	close(release)
+	body, _ := io.ReadAll(resp.Body)
+	if i := bytes.IndexFunc(body, func(c rune) bool { return c != 0 }); i >= 0 {
+		t.Errorf("byte %d of %d is another registry's", i, len(body))
 	}
 }
 

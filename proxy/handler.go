@@ -150,20 +150,24 @@ func addWarning(w http.ResponseWriter, text string) {
 
 // blob answers a request for a blob.
 func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
-	b, err := p.Blob(r.Context(), req.Digest)
+	c := content.Content{Type: "application/octet-stream", ETag: etag(req.Digest)}
+	if r.Method == http.MethodHead {
+		c.Size, err = p.Stat(r.Context(), req.Digest)
+	} else {
+		var b *Blob
+		if b, err = p.Blob(r.Context(), req.Digest); err == nil {
+			defer b.Release()
+			c.Size = b.Size()
+			c.Open = func(p content.Part) (content.Body, error) {
+				return h.open(r.Context(), http.NewResponseController(w), b, p)
+			}
+		}
+	}
 	if err != nil {
 		return false, err
 	}
-	defer b.Release()
 	setDigest(w, req.Digest, true)
-	return content.Serve(w, r, content.Content{
-		Type: "application/octet-stream",
-		ETag: etag(req.Digest),
-		Size: b.Size(),
-		Open: func(p content.Part) (content.Body, error) {
-			return h.open(r.Context(), http.NewResponseController(w), b, p)
-		},
-	})
+	return content.Serve(w, r, c)
 }
 
 func etag(d digest.Digest) string { return `"` + string(d) + `"` }

@@ -55,6 +55,8 @@ type Upstream interface {
 type Store interface {
 	chunk.Store
 	chunk.Proofs
+	// Drop forgets all that is stored of a blob that is not proven.
+	Drop(d digest.Digest)
 	Retain(d digest.Digest, total int64) (release func())
 	Lend(d digest.Digest, off, n int64) (*os.File, bool)
 }
@@ -93,10 +95,9 @@ type Config struct {
 type Registry struct {
 	cfg       Config
 	ledger    *access.Ledger
-	flight    chunk.Flight // of chunks
-	claimsMu  sync.Mutex
-	claims    map[string]*chunk.Flight // by host; see Registry.flightOf
-	questions singleflight.Group       // to upstreams
+	flights   flights            // of chunks
+	supplying sync.Mutex         // held while a blob changes its supplier
+	questions singleflight.Group // to upstreams
 	lists     lists
 }
 
@@ -133,6 +134,9 @@ func (r *Registry) Refetch(ctx context.Context, d digest.Digest) error {
 	err := fmt.Errorf("blob %s: no repository is known to have it", d)
 	for _, home := range r.cfg.Catalog.Homes(d) {
 		host, name, _ := strings.Cut(home, "/")
+		if !r.mayShare(host, d) {
+			continue
+		}
 		var b *Blob
 		b, err = r.Open(ref.Repository{Host: host, Name: name}, access.Caller{}).Blob(ctx, d)
 		if err != nil {

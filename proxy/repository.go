@@ -132,6 +132,7 @@ func (p *Repository) fetchManifest(ctx context.Context, d digest.Digest) (upstre
 		if err != nil {
 			return m, err
 		}
+		p.shown(d) // what is stored under this digest is this host's from now on
 		p.registry.keep(ctx, m.Descriptor, m.Bytes)
 		named[d] = catalog.Member{MediaType: m.MediaType, Size: m.Size, Manifest: true, Confirmed: true}
 		p.registry.report(p.registry.cfg.Catalog.AddMembers(p.String(), named))

@@ -21,9 +21,10 @@ const (
 	homes   = "homes"   // digest@repository → nothing, for confirmed members
 
 	possessions = "possessions" // digest@host → nothing
+	suppliers   = "suppliers"   // digest → host
 )
 
-var limits = map[string]int{access: 1 << 17, tags: 1 << 18, members: 1 << 20, homes: 1 << 20, possessions: 1 << 20}
+var limits = map[string]int{access: 1 << 17, tags: 1 << 18, members: 1 << 20, homes: 1 << 20, possessions: 1 << 20, suppliers: 1 << 20}
 
 // inMemory divides the limits for what is in memory.
 const inMemory = 16

@@ -153,6 +153,23 @@ func (c *Catalog) AddMembers(repository string, add map[digest.Digest]Member) er
 	return c.put(entries...)
 }
 
+// ForgetMember forgets that d belongs to repository.
+func (c *Catalog) ForgetMember(repository string, d digest.Digest) error {
+	return c.put(entry{members, repository + "@" + string(d), nil}, entry{homes, string(d) + "@" + repository, nil})
+}
+
+// Supplier returns the host that what is stored of d came from, "" if that is not
+// known.
+func (c *Catalog) Supplier(d digest.Digest) (host string) {
+	c.get(suppliers, string(d), &host)
+	return host
+}
+
+// SetSupplier records the host that what is stored of d comes from.
+func (c *Catalog) SetSupplier(d digest.Digest, host string) error {
+	return c.put(entry{suppliers, string(d), host})
+}
+
 // Homes returns repositories in which d is a confirmed member, a hundred at
 // most.
 func (c *Catalog) Homes(d digest.Digest) []string {

@@ -1,0 +1,211 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+// The store knows blobs by digest alone, and registries do not vouch for each
+// other: anyone can run one that says of any digest that it has it, and sends
+// what it likes. So a host is served from the store, and may add to it, only
+//
+//   - while it is the blob's supplier: the one host that what is stored came from;
+//   - or once the blob has matched its digest, when the host has shown that it has
+//     the blob too: by sending all of it, or a chunk, taken at random, that is the
+//     same as the stored one.
+//
+// Any other host's readers get its own bytes, which are not kept. When they turn
+// out to be the blob, the host becomes its supplier, and what an earlier one has
+// left unproven is dropped.
+
+// errMoved ends a read from a store whose bytes have become another host's.
+var errMoved = errors.New("the blob is another registry's by now; ask again")
+
+// mayShare reports whether what is stored of a blob is a host's too.
+func (r *Registry) mayShare(host string, d digest.Digest) bool {
+	return r.cfg.Catalog.Supplier(d) == host || r.cfg.Store.Proven(d) && r.cfg.Catalog.Possesses(host, d)
+}
+
+// owns reports whether the repository's host may share what is stored of a blob,
+// for which it shows what it has if need be. A blob without a supplier gets one.
+func (p *Repository) owns(ctx context.Context, m *chunk.Map, far chunk.Source) (bool, error) {
+	r, d := p.registry, m.Blob()
+	if r.mayShare(p.Host, d) {
+		return true, nil
+	}
+	if !r.cfg.Store.Proven(d) {
+		return r.supply(p.Host, d, false), nil
+	}
+	ref := m.At(rand.N(m.Len()))
+	stored, err := r.cfg.Store.Get(ctx, ref)
+	if err != nil {
+		return false, nil // nothing to compare with
+	}
+	given, err := far.Get(ctx, ref)
+	switch {
+	case upstream.Unreachable(err):
+		return true, p.readsElsewhere(d, err)
+	case chunk.IsCorrupt(err) || err == nil && !bytes.Equal(given, stored):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	r.report(r.cfg.Catalog.SetPossesses(p.Host, d))
+	return true, nil
+}
+
+// supply makes a host the supplier of a blob that has none, or, if it has shown
+// the whole blob, in place of another. It reports whether the host is it now.
+func (r *Registry) supply(host string, d digest.Digest, shown bool) bool {
+	r.supplying.Lock()
+	defer r.supplying.Unlock()
+	before := r.cfg.Catalog.Supplier(d)
+	switch {
+	case before == host:
+		return true
+	case before != "" && !shown:
+		return false
+	}
+	// In this order: who reads for the earlier one must not see the later one's.
+	r.report(r.cfg.Catalog.SetSupplier(d, host))
+	r.cfg.Store.Drop(d)
+	return true
+}
+
+// shown records that a host has sent all of a blob.
+func (p *Repository) shown(d digest.Digest) {
+	p.registry.report(p.registry.cfg.Catalog.SetPossesses(p.Host, d))
+	if !p.registry.cfg.Store.Proven(d) {
+		p.registry.supply(p.Host, d, true)
+	}
+}
+
+// source returns where the chunks of a blob come from, and what proves them.
+func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chunk.Source, chunk.Proofs) {
+	r := p.registry
+	if !owned {
+		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, false}), nil), apart{func() { p.shown(d) }}
+	}
+	near := ours{r.cfg.Store, func() bool { return r.mayShare(p.Host, d) }}
+	cached := chunk.Cache(near, far, r.flights.of(flightKey{p.Host, true}), r.cfg.Report)
+	return &watched{cached, near.still}, proving{near, func() { p.shown(d) }}
+}
+
+// ours is the store for as long as what is in it may be shared. That is asked
+// after each read: what was read before the answer was still ours then.
+type ours struct {
+	Store
+	still func() bool
+}
+
+func (o ours) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	p, err := o.Store.Get(ctx, ref)
+	if err == nil && !o.still() {
+		return nil, chunk.ErrNotFound
+	}
+	return p, err
+}
+
+func (o ours) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
+	if !o.still() {
+		return nil
+	}
+	return o.Store.Put(ctx, ref, p)
+}
+
+// watched gives nothing that a flight has got for another host since.
+type watched struct {
+	src   chunk.Source
+	still func() bool
+}
+
+func (w *watched) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	p, err := w.src.Get(ctx, ref)
+	if err == nil && !w.still() {
+		return nil, errMoved
+	}
+	return p, err
+}
+
+func (w *watched) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	return chunk.GetRun(ctx, w.src, refs, func(ref chunk.Ref, p []byte) error {
+		if !w.still() {
+			return errMoved
+		}
+		return yield(ref, p)
+	})
+}
+
+// proving are the store's proofs, of a host that shows a blob by them.
+type proving struct {
+	ours
+	shown func()
+}
+
+func (o proving) Link(ref chunk.Ref, after chunk.Link) {
+	if o.still() {
+		o.ours.Link(ref, after)
+	}
+}
+
+func (o proving) Prove(d digest.Digest, total int64) {
+	if o.still() {
+		o.ours.Prove(d, total)
+	}
+	o.shown()
+}
+
+func (o proving) Refute(d digest.Digest) {
+	if o.still() {
+		o.ours.Refute(d)
+	}
+}
+
+// nothing is a store that keeps nothing.
+type nothing struct{}
+
+func (nothing) Get(context.Context, chunk.Ref) ([]byte, error) { return nil, chunk.ErrNotFound }
+func (nothing) Put(context.Context, chunk.Ref, []byte) error   { return nil }
+
+// apart are the proofs of a reader that has nothing to do with the store.
+type apart struct{ shown func() }
+
+func (apart) Proven(digest.Digest) bool    { return false }
+func (apart) Link(chunk.Ref, chunk.Link)   {}
+func (a apart) Prove(digest.Digest, int64) { a.shown() }
+func (apart) Refute(digest.Digest)         {}
+
+// flights are the fetches under way, of each host apart: a host that stalls must
+// not hold up the readers of another. The zero value is ready to use.
+type flights struct {
+	mu     sync.Mutex
+	byHost map[flightKey]*chunk.Flight
+}
+
+type flightKey struct {
+	host string
+	kept bool // what is fetched goes into the store
+}
+
+func (f *flights) of(k flightKey) *chunk.Flight {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	flight := f.byHost[k]
+	if flight == nil {
+		const most = 1024
+		if f.byHost == nil || len(f.byHost) >= most {
+			f.byHost = make(map[flightKey]*chunk.Flight) // those that are forgotten end alone
+		}
+		flight = new(chunk.Flight)
+		f.byHost[k] = flight
+	}
+	return flight
+}
