@@ -18,9 +18,9 @@ import (
 const (
 	// lendBytes is how much of a file is sent under one write deadline.
 	lendBytes = 4 << 20
-	// slowest is the time that a client may take for that much, or for one
-	// chunk. One that is slower gives up its place to others.
-	slowest = 2 * time.Minute
+	// slowest is the rate in bytes per second below which a client gives up its
+	// place, and the memory that it holds, to others.
+	slowest = 35 << 10
 )
 
 // open prepares a part of a blob to be sent: from its file where that can be
@@ -54,7 +54,7 @@ type chunkBody struct {
 func (c *chunkBody) WriteTo(w io.Writer) (sent int64, err error) {
 	p, source, err := c.first, c.source, c.err
 	for err == nil {
-		extend(c.client)
+		extend(c.client, len(p))
 		n, werr := w.Write(p)
 		sent += int64(n)
 		c.h.registry.cfg.Served(source, int64(n))
@@ -82,7 +82,7 @@ type fileBody struct {
 func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
 	b.readAhead(0)
 	for sent < b.n && err == nil {
-		extend(b.client)
+		extend(b.client, lendBytes)
 		b.readAhead(sent + lendBytes)
 		var k int64
 		k, err = io.CopyN(w, b.f, min(b.n-sent, lendBytes))
@@ -110,8 +110,8 @@ type bytesBody struct{ *bytes.Reader }
 
 func (bytesBody) Close() error { return nil }
 
-// extend gives the client its time for the next write. What is wrong with a
+// extend gives the client its time for the next n bytes. What is wrong with a
 // connection without deadlines, the write itself will say.
-func extend(client *http.ResponseController) {
-	_ = client.SetWriteDeadline(time.Now().Add(slowest))
+func extend(client *http.ResponseController, n int) {
+	_ = client.SetWriteDeadline(time.Now().Add(10*time.Second + time.Duration(n)*time.Second/slowest))
 }

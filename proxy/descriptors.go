@@ -13,6 +13,7 @@ import (
 // Limits of a manifest, beyond the size that proxy/upstream allows.
 const (
 	maxDescriptors = 16 << 10 // that a manifest may name
+	maxMediaType   = 255      // bytes (RFC 6838, section 4.2)
 	maxDepth       = 32       // of nested objects that are searched for descriptors
 )
 
@@ -78,7 +79,7 @@ func descriptor(o map[string]any) (digest.Digest, catalog.Member, bool) {
 	size, sized := o["size"].(float64)
 	mediaType, typed := o["mediaType"].(string)
 	d := digest.Digest(text)
-	if !sized || !typed || size < 0 || size > 1<<50 || size != float64(int64(size)) || d.Validate() != nil {
+	if !sized || !typed || len(mediaType) > maxMediaType || size < 0 || size > 1<<50 || size != float64(int64(size)) || d.Validate() != nil {
 		return "", catalog.Member{}, false
 	}
 	return d, catalog.Member{MediaType: mediaType, Size: int64(size)}, true

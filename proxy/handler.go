@@ -12,14 +12,20 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/content"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
-// maxURI bounds the path and query of a request, in bytes.
-const maxURI = 8 << 10
+// Limits of a request.
+const (
+	maxURI       = 8 << 10 // bytes of the path and query
+	maxVia       = 1 << 10
+	bodyWithin   = 5 * time.Second
+	answerWithin = 2 * time.Minute // for the client to take what is no blob
+)
 
 // Handler is the HTTP face of a [Registry]: the pull and discovery side of the
 // distribution specification (main, "Pull", "Content Discovery" and "Registry
@@ -39,6 +45,14 @@ func NewHandler(r *Registry, pseudonym string, log *slog.Logger) *Handler {
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	client := http.NewResponseController(w)
+	_ = client.SetWriteDeadline(time.Now().Add(answerWithin)) // blobs set their own, as they go
+	if r.ContentLength != 0 {
+		// Nothing here has a body. One that is announced and does not come must
+		// not hold the connection.
+		w.Header().Set("Connection", "close")
+		_ = client.SetReadDeadline(time.Now().Add(bodyWithin))
+	}
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	via := strings.Join(r.Header.Values("Via"), ", ")
 	switch {
@@ -53,8 +67,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case h.pseudonym != "" && strings.Contains(via, h.pseudonym):
 		writeAnswer(w, answer{http.StatusLoopDetected, "UNAVAILABLE"}, "the request has come in a circle: an upstream of this node leads back to it")
 		return
-	case r.ContentLength != 0:
-		w.Header().Set("Connection", "close")
+	case len(via) > maxVia:
+		writeAnswer(w, answer{http.StatusBadRequest, "UNSUPPORTED"}, "the Via field is too long")
+		return
 	}
 	req, err := ref.ParsePath(r.URL.Path, r.URL.Query()["ns"], h.registry.cfg.DefaultHost)
 	if err != nil {
@@ -100,15 +115,20 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, 
 func (h *Handler) finish(w http.ResponseWriter, r *http.Request, sent bool, err error, unknown string) {
 	switch {
 	case err == nil:
+		return
 	case r.Context().Err() != nil:
 		panic(http.ErrAbortHandler) // the client has gone
-	case !sent:
-		h.log.Info("request failed", "path", r.URL.Path, "error", err)
-		writeError(w, err, unknown)
-	default:
+	case chunk.IsCorrupt(err):
+		h.registry.report(err) // which counts it, and logs it with the digest
+	case sent:
 		h.log.Error("response aborted", "path", r.URL.Path, "error", err)
+	default:
+		h.log.Info("request failed", "path", r.URL.Path, "error", err)
+	}
+	if sent {
 		panic(http.ErrAbortHandler)
 	}
+	writeError(w, err, unknown)
 }
 
 // manifest answers a request for a manifest.

@@ -17,14 +17,17 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
 // Limits of a list that an upstream gives in pages.
 const (
 	maxPages     = 1000
-	maxPageBytes = 16 << 20
-	maxListBytes = 64 << 20 // of names or descriptors, all pages together
+	maxPageBytes = 4 << 20
+	maxListBytes = 32 << 20 // of names or descriptors, all pages together
+	itemBytes    = 64       // what an item takes beside its text
+	parseAtOnce  = 4        // lists and manifests, which take many times their size
 	upstreamPage = "1000"   // tags to ask for at a time; some registries refuse more
 
 	listFor      = time.Minute // how long a client may take from one page of ours to the next
@@ -45,7 +48,7 @@ func (p *Repository) Tags(ctx context.Context, fresh bool) ([]string, error) {
 		tags, err := allPages(ctx, up, "tags/list", url.Values{"n": {upstreamPage}}, func(page []byte) ([]string, error) {
 			var body struct{ Tags []string }
 			err := json.Unmarshal(page, &body)
-			return body.Tags, err
+			return slices.DeleteFunc(body.Tags, func(tag string) bool { return !ref.IsTag(tag) }), err
 		}, func(tag string) int { return len(tag) })
 		slices.Sort(tags.items)
 		return slices.Compact(tags.items), tags.size, err
@@ -73,12 +76,22 @@ func (p *Repository) Referrers(ctx context.Context, d digest.Digest, fresh bool)
 		if unsupported(err) {
 			found, err = fallbackReferrers(ctx, up, d)
 		}
-		return found.items, found.size, err
+		return unique(found.items), found.size, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: referrers of %s: %w", p, d, err)
 	}
 	return all.([]Referrer), nil
+}
+
+// unique leaves out what comes again: a page goes on after a digest.
+func unique(all []Referrer) []Referrer {
+	seen := make(map[digest.Digest]bool)
+	return slices.DeleteFunc(all, func(r Referrer) bool {
+		again := seen[r.Digest]
+		seen[r.Digest] = true
+		return again
+	})
 }
 
 // parseReferrers reads an image index.
@@ -93,7 +106,9 @@ func parseReferrers(page []byte) ([]Referrer, error) {
 		if err := json.Unmarshal(raw, &desc); err != nil {
 			return nil, err
 		}
-		found = append(found, Referrer{desc.Digest, desc.ArtifactType, raw})
+		if desc.Digest.Validate() == nil || errors.Is(desc.Digest.Validate(), digest.ErrDigestUnsupported) {
+			found = append(found, Referrer{desc.Digest, desc.ArtifactType, raw})
+		}
 	}
 	return found, nil
 }
@@ -155,7 +170,7 @@ func allPages[T any](ctx context.Context, up Upstream, path string, query url.Va
 			return all, fmt.Errorf("upstream: %s is not the JSON that was expected", path)
 		}
 		for _, item := range items {
-			all.size += size(item)
+			all.size += itemBytes + size(item)
 		}
 		all.items = append(all.items, items...)
 		switch {
@@ -217,6 +232,10 @@ func (p *Repository) list(ctx context.Context, what string, fresh bool, get func
 			return kept, nil
 		}
 		items, err = askAs(ctx, p, as, what, func(ctx context.Context, up Upstream) (any, error) {
+			if err := p.registry.parsing.Acquire(ctx, 1); err != nil {
+				return nil, err
+			}
+			defer p.registry.parsing.Release(1)
 			items, size, err := get(ctx, up)
 			if err == nil {
 				p.registry.lists.put(key, items, size)

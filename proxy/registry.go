@@ -10,10 +10,9 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/singleflight"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
@@ -22,14 +21,6 @@ import (
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
-
-// askFor bounds a question to an upstream that several clients may wait for: it
-// goes on when one of them leaves.
-const askFor = 30 * time.Second
-
-// spareFor is how old a tag's resolution grows before the same one is recorded
-// again, to spare the disk.
-const spareFor = 2 * time.Minute
 
 // ErrRefused says that this node does not read from the registry that a request
 // names.
@@ -95,10 +86,11 @@ type Config struct {
 type Registry struct {
 	cfg       Config
 	ledger    *access.Ledger
-	flights   flights            // of chunks
-	supplying sync.Mutex         // held while a blob changes its supplier
-	questions singleflight.Group // to upstreams
+	flights   flights    // of chunks
+	supplying sync.Mutex // held while a blob changes its supplier
+	questions questions  // to upstreams
 	lists     lists
+	parsing   *semaphore.Weighted // of lists and manifests
 }
 
 // NewRegistry returns a registry made of cfg.
@@ -112,7 +104,7 @@ func NewRegistry(cfg Config) *Registry {
 	if cfg.Access.Report == nil {
 		cfg.Access.Report = cfg.Report
 	}
-	return &Registry{cfg: cfg, ledger: access.New(cfg.Access, cfg.Catalog.Access())}
+	return &Registry{cfg: cfg, ledger: access.New(cfg.Access, cfg.Catalog.Access()), parsing: semaphore.NewWeighted(parseAtOnce)}
 }
 
 // Open returns a repository as caller reads it. It asks nobody.

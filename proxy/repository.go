@@ -76,10 +76,6 @@ func (p *Repository) about(tag string, err error) error {
 
 // setTag records what tag was resolved to.
 func (p *Repository) setTag(tag string, desc ocispec.Descriptor) {
-	t, ok := p.registry.cfg.Catalog.Tag(p.String(), tag)
-	if ok && t.Digest == desc.Digest && time.Since(t.Checked).Abs() < spareFor {
-		return
-	}
 	p.registry.report(p.registry.cfg.Catalog.SetTag(p.String(), tag, catalog.Tag{
 		Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Checked: time.Now(),
 	}))
@@ -128,7 +124,7 @@ func (p *Repository) fetchManifest(ctx context.Context, d digest.Digest) (upstre
 		if err != nil {
 			return m, err
 		}
-		named, err := descriptors(m.Bytes)
+		named, err := p.registry.parse(ctx, m.Bytes)
 		if err != nil {
 			return m, err
 		}
@@ -201,26 +197,17 @@ func ask[T any](ctx context.Context, p *Repository, question string, answer func
 }
 
 // askAs makes callers with the same question in the same name share one answer.
-// The question belongs to nobody and goes on, for askFor at most, when a caller
-// leaves.
 func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question string, answer func(context.Context, Upstream) (T, error)) (T, error) {
 	key := strings.Join([]string{p.String(), question, as.Key()}, "\n")
-	c := p.registry.questions.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askFor)
-		defer cancel()
+	a, err := p.registry.questions.ask(ctx, key, func(ctx context.Context) (any, error) {
 		up, err := p.registry.cfg.Upstream(p.Repository, as.Authorization())
 		if err != nil {
-			return *new(T), err
+			return nil, err
 		}
 		return answer(ctx, up)
 	})
-	select {
-	case <-ctx.Done():
-		return *new(T), ctx.Err()
-	case a := <-c:
-		v, _ := a.Val.(T) // nil with an error
-		return v, a.Err
-	}
+	v, _ := a.(T) // nil with an error
+	return v, err
 }
 
 // heed takes note of whether the upstream served somebody.
@@ -232,6 +219,15 @@ func (p *Repository) heed(as access.Caller, err error) {
 	case errors.As(err, &said) && errors.Is(err, chunk.ErrDenied):
 		p.registry.ledger.Deny(p.Host, p.String(), as, said.Header.Values("Www-Authenticate"))
 	}
+}
+
+// parse returns what a manifest names.
+func (r *Registry) parse(ctx context.Context, raw []byte) (map[digest.Digest]catalog.Member, error) {
+	if err := r.parsing.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer r.parsing.Release(1)
+	return descriptors(raw)
 }
 
 // stored reads all of a manifest from the store.

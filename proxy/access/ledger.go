@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -31,9 +32,10 @@ const (
 	maxHoldGrant     = time.Hour   // for a credential
 	opaqueTokenLife  = time.Minute // of a token that does not say
 
-	maxGrants  = 1 << 14 // in memory
-	maxHashed  = 1 << 10 // passwords whose slow hash is remembered
-	iterations = 1 << 17 // of the slow hash
+	maxGrants    = 1 << 14 // in memory
+	maxChallenge = 4 << 10 // bytes of what a repository's challenges are remembered
+	maxHashed    = 1 << 10 // passwords whose slow hash is remembered
+	iterations   = 1 << 17 // of the slow hash
 )
 
 // Config says how long grants are good for. Zeros are the defaults.
@@ -169,7 +171,7 @@ func (l *Ledger) Deny(host, repository string, c Caller, challenges []string) {
 	if !c.password() || known && !old.Checked.IsZero() {
 		l.report(l.records.Delete(l.key(c, repository))) // no slow hash for a wrong password
 	}
-	if len(challenges) > 0 && !slices.Equal(l.Challenges(repository), challenges) {
+	if size := len(strings.Join(challenges, "")); size > 0 && size <= maxChallenge && !slices.Equal(l.Challenges(repository), challenges) {
 		l.report(l.records.Put(challengeKey(repository), challenges))
 	}
 }

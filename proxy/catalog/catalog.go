@@ -65,6 +65,9 @@ func Open(path string, report func(error)) (c *Catalog, err error) {
 			}
 		}
 	}()
+	if err := checkPages(path); err != nil {
+		return nil, fmt.Errorf("catalog %s: %w", path, err)
+	}
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
 	if err != nil {
 		return nil, fmt.Errorf("catalog %s: %w", path, err)

@@ -97,6 +97,9 @@ func Parse(s, defaultHost string) (Reference, error) {
 	return r, err
 }
 
+// IsTag reports whether s is a tag (distribution-spec, "Pulling manifests").
+func IsTag(s string) bool { return tagGrammar.MatchString(s) }
+
 // repository finds the registry of a path: that of ns if there is one, else a
 // first element that is a host name, else defaultHost.
 func repository(path, ns, defaultHost string) (Repository, error) {

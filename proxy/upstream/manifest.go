@@ -25,6 +25,7 @@ const MaxManifestSize = 4 * 1048 * 1048
 const (
 	contentDigest    = "Docker-Content-Digest"
 	unknownMediaType = "application/octet-stream"
+	maxMediaType     = 255 // bytes (RFC 6838, section 4.2)
 )
 
 // manifestTypes are always all asked for: without them some registries convert
@@ -133,7 +134,7 @@ func (p *Repository) getManifest(ctx context.Context, reference string, want dig
 		return Manifest{}, err
 	}
 	mediaType := contentType(a.Header)
-	if mediaType == "" {
+	if mediaType == "" || len(mediaType) > maxMediaType {
 		mediaType = ownMediaType(raw)
 	}
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(raw))}
@@ -259,7 +260,7 @@ func ownMediaType(raw []byte) string {
 		return unknownMediaType
 	}
 	t, _, err := mime.ParseMediaType(m.MediaType)
-	if err != nil {
+	if err != nil || len(t) > maxMediaType {
 		return unknownMediaType
 	}
 	return t
