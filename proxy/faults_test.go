@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy"
 )
 
@@ -355,5 +357,118 @@ func TestHostileRequests(t *testing.T) {
 		if got := send(request); got != want {
 			t.Errorf("%.80q: %s, want %s", request, got, want)
 		}
+	}
+}
+
+// TestAWrongLengthIsForgotten: a registry that once says the wrong size of a blob
+// is asked again.
+func TestAWrongLengthIsForgotten(t *testing.T) {
+	for _, named := range []bool{false, true} {
+		for _, wrong := range []string{"7", "5000000000000000", "2097153"} {
+			o := newOrigin()
+			layer := random(2<<20, 60)
+			o.add("app", layer)
+			o.answer = func(w http.ResponseWriter, r *http.Request) bool {
+				if r.Method == http.MethodHead && strings.Contains(r.URL.Path, "/blobs/") {
+					w.Header().Set("Content-Length", wrong)
+					return true
+				}
+				return false
+			}
+			s := newStack(t, o, true)
+			if named {
+				s.wantStatus(t, 200, "/v2/app/manifests/v1", "")
+			}
+			path := "/v2/app/blobs/" + string(digest.FromBytes(layer))
+			if resp, body := s.do(t, http.MethodGet, path); resp.StatusCode == 200 && !bytes.Equal(body, layer) {
+				t.Errorf("%s: a clean end of %d bytes", wrong, len(body))
+			}
+			o.set(func() { o.answer = nil })
+			if resp, body := s.do(t, http.MethodGet, path); !bytes.Equal(body, layer) {
+				t.Errorf("%s, named %v: afterwards %s, %d bytes", wrong, named, resp.Status, len(body))
+			}
+		}
+	}
+}
+
+// TestWrongBytesAreReported once for each answer, with the digest and who sent
+// them.
+func TestWrongBytesAreReported(t *testing.T) {
+	o := newOrigin()
+	layer := random(3<<20, 61)
+	o.add("app", layer)
+	d := string(digest.FromBytes(layer))
+	o.set(func() { o.blobs["app@"+d] = random(3<<20, 62) })
+	s := newStack(t, o, true)
+	s.do(t, http.MethodGet, "/v2/app/blobs/"+d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var corrupt *chunk.CorruptError
+	if len(s.reported) != 1 || !errors.As(s.reported[0], &corrupt) || corrupt.Source != "upstream" || !strings.Contains(s.reported[0].Error(), d) {
+		t.Errorf("reported: %v", s.reported)
+	}
+}
+
+// TestABodyThatDoesNotCome does not hold the connection.
+func TestABodyThatDoesNotCome(t *testing.T) {
+	o := newOrigin()
+	o.add("app", []byte("x"))
+	s := newStack(t, o, true)
+	for _, method := range []string{"GET", "PUT"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		fmt.Fprintf(conn, "%s /v2/app/manifests/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n", method)
+		if _, err := io.ReadAll(conn); err != nil {
+			t.Errorf("%s: the connection is kept: %v", method, err)
+		}
+	}
+}
+
+// TestListsOfRubbish: what is no tag or descriptor takes no room.
+func TestListsOfRubbish(t *testing.T) {
+	o := newOrigin()
+	o.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case strings.Contains(r.URL.Path, "/tags/"):
+			w.Header().Set("Link", fmt.Sprintf(`<?last=%d>; rel="next"`, time.Now().UnixNano()))
+			fmt.Fprintf(w, `{"tags":["v1","","/","%s"%s]}`, strings.Repeat("x", 200), strings.Repeat(`,""`, 1<<10))
+		case strings.Contains(r.URL.Path, "/referrers/"):
+			fmt.Fprintf(w, `{"manifests":[{},{"digest":"x"},{"digest":"%[1]s"},{"digest":"%[1]s"}]}`, digest.FromString("x"))
+		}
+		return true
+	}
+	s := newStack(t, o, true)
+	if resp, body := s.do(t, http.MethodGet, "/v2/app/tags/list"); resp.StatusCode == 200 {
+		t.Errorf("an endless list: %.100s", body)
+	}
+	resp, body := s.do(t, http.MethodGet, "/v2/app/referrers/"+string(digest.FromString("y")))
+	if resp.StatusCode != 200 || strings.Count(string(body), "digest") != 1 {
+		t.Errorf("%s %s", resp.Status, body)
+	}
+}
+
+// TestQuestionsEndWithTheLastClient who waits.
+func TestQuestionsEndWithTheLastClient(t *testing.T) {
+	o := newOrigin()
+	o.add("app", []byte("x"))
+	left := make(chan struct{})
+	o.answer = func(_ http.ResponseWriter, r *http.Request) bool {
+		<-r.Context().Done()
+		close(left)
+		return true
+	}
+	s := newStack(t, o, true)
+	client := http.Client{Timeout: 200 * time.Millisecond}
+	if resp, err := client.Get(s.url + "/v2/app/manifests/v1"); err == nil {
+		t.Errorf("an answer: %s", resp.Status)
+	}
+	select {
+	case <-left:
+	case <-time.After(20 * time.Second):
+		t.Error("the question goes on")
 	}
 }

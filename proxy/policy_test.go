@@ -112,3 +112,18 @@ func TestWrongTagRules(t *testing.T) {
 		}
 	}
 }
+
+// TestAShortTTLIsRenewed by each question, so that there is one in each time.
+func TestAShortTTLIsRenewed(t *testing.T) {
+	o := newOrigin()
+	o.add("app", []byte("x"))
+	s := newStack(t, o, true, rules(t, "*=ttl=1s"))
+	s.wantStatus(t, 200, "/v2/app/manifests/v1", "")
+	time.Sleep(time.Second)
+	for range 20 {
+		s.wantStatus(t, 200, "/v2/app/manifests/v1", "")
+	}
+	if n := o.heads.Load(); n != 2 {
+		t.Errorf("%d questions, want 2", n)
+	}
+}

@@ -9,6 +9,8 @@ import (
 // in bytes. Waiters are served in the order of their arrival. A nil Budget has
 // no bound.
 type Budget struct {
+	total int64
+
 	mu      sync.Mutex
 	free    int64
 	waiters []*waiter // guarded by mu, oldest first
@@ -20,17 +22,17 @@ type waiter struct {
 }
 
 // NewBudget returns a budget of n bytes, at least one chunk.
-func NewBudget(n int64) *Budget { return &Budget{free: max(n, Size)} }
+func NewBudget(n int64) *Budget { return &Budget{total: max(n, Size), free: max(n, Size)} }
 
 // acquire takes n bytes, at most [Size], and waits until they are free.
 func (b *Budget) acquire(ctx context.Context, n int64) error {
-	if b.tryAcquire(n) {
+	if b == nil {
 		return nil
 	}
 	b.mu.Lock()
 	w := &waiter{n, make(chan struct{})}
 	b.waiters = append(b.waiters, w)
-	b.wake() // what was freed since the try
+	b.wake()
 	b.mu.Unlock()
 	select {
 	case <-w.ready:
@@ -51,14 +53,16 @@ func (b *Budget) acquire(ctx context.Context, n int64) error {
 	return ctx.Err()
 }
 
-// tryAcquire takes n bytes if they are free and nobody is waiting for them.
-func (b *Budget) tryAcquire(n int64) bool {
+// tryAcquire takes n bytes for a reader that holds others and can do without, if
+// nobody is waiting for them. A quarter of the budget, and as much as the reader
+// holds, is left to others: one whose client stops reading keeps what it has.
+func (b *Budget) tryAcquire(n, held int64) bool {
 	if b == nil {
 		return true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.waiters) > 0 || b.free < n {
+	if len(b.waiters) > 0 || b.free-n < max(b.total/4, held+n) {
 		return false
 	}
 	b.free -= n

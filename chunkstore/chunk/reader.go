@@ -247,7 +247,7 @@ func (r *Reader) take(n int) ([]*slot, error) {
 			if err := r.b.cfg.Budget.acquire(r.ctx, ref.Size); err != nil {
 				return nil, err
 			}
-		} else if !r.b.cfg.Budget.tryAcquire(ref.Size) {
+		} else if !r.b.cfg.Budget.tryAcquire(ref.Size, int64(len(r.ahead)+len(got))*Size) {
 			break
 		}
 		got = append(got, &slot{ref: ref, ready: make(chan struct{})})

@@ -269,12 +269,12 @@ func (l *Ledger) key(c Caller, repository string) string {
 // slowHash returns a hash of a password that takes too long to be worth guessing
 // by, some 20 ms.
 func (l *Ledger) slowHash(c Caller) string {
+	if known, ok := l.hashed(c); ok {
+		return known
+	}
 	l.hashing.Lock()
 	defer l.hashing.Unlock()
-	l.mu.Lock()
-	known, ok := l.hashes[c.hash()]
-	l.mu.Unlock()
-	if ok {
+	if known, ok := l.hashed(c); ok {
 		return known
 	}
 	h, err := pbkdf2.Key(sha256.New, c.authorization, l.readSalt(), iterations, sha256.Size)
@@ -292,6 +292,13 @@ func (l *Ledger) slowHash(c Caller) string {
 	}
 	l.hashes[c.hash()] = s
 	return s
+}
+
+func (l *Ledger) hashed(c Caller) (string, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h, ok := l.hashes[c.hash()]
+	return h, ok
 }
 
 // readSalt returns the node's salt, made once; l.hashing is held.

@@ -117,6 +117,19 @@ func (c *Catalog) put(entries ...entry) error {
 	return nil
 }
 
+// putBack keeps what could not be written, above all removals, as far as there is
+// room and nothing newer; c.mu is held.
+func (c *Catalog) putBack() {
+	for bucket, entries := range c.writing {
+		for key, p := range entries {
+			_, newer := c.memory[bucket][key]
+			if !newer && (p == nil || len(c.memory[bucket]) < limits[bucket]/inMemory) {
+				c.memory[bucket][key] = p
+			}
+		}
+	}
+}
+
 func (c *Catalog) putOne(bucket, key string, p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -177,7 +190,10 @@ func (c *Catalog) write() error {
 		return nil
 	})
 	c.mu.Lock()
-	c.writing = nil // what could not be written is asked of the upstream again
+	if err != nil {
+		c.putBack()
+	}
+	c.writing = nil
 	c.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("catalog: %w", err)

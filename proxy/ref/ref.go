@@ -135,10 +135,13 @@ const dockerHub = "docker.io"
 
 var dockerHubNames = map[string]bool{"index.docker.io": true, "registry-1.docker.io": true, "registry.hub.docker.com": true}
 
-// canonicalHost checks a host with an optional port, and gives it the one name
-// that it is known by.
+// CanonicalHost checks a registry's host with an optional port, and returns the
+// one name that it is known by here: in lower case, without the port of HTTPS,
+// and docker.io for each name of that. The error is an [*Error].
+func CanonicalHost(s string) (string, error) { return canonicalHost(s) }
+
 func canonicalHost(s string) (string, error) {
-	host := strings.ToLower(s)
+	host := strings.TrimSuffix(strings.ToLower(s), ":443")
 	if dockerHubNames[host] {
 		return dockerHub, nil
 	}

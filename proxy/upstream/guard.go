@@ -17,7 +17,7 @@ var reserved = func() []netip.Prefix {
 	var all []netip.Prefix
 	for _, s := range []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "198.18.0.0/15", "198.51.100.0/24",
-		"203.0.113.0/24", "240.0.0.0/4", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/32", "2001:db8::/32", "2002::/16",
+		"203.0.113.0/24", "240.0.0.0/4", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/32", "2001:db8::/32", "2002::/16", "fec0::/10", "::/96",
 	} {
 		all = append(all, netip.MustParsePrefix(s))
 	}
@@ -94,8 +94,15 @@ func (c Config) throughProxy(ctx context.Context, req *http.Request) (context.Co
 func (c Config) checkProxied(ctx context.Context, req *http.Request) (context.Context, error) {
 	host := req.URL.Hostname()
 	if !c.named(net.JoinHostPort(host, port(req.URL))) {
-		if strings.EqualFold(host, "localhost") {
+		host = strings.ToLower(strings.TrimSuffix(host, "."))
+		last := host[strings.LastIndexByte(host, '.')+1:]
+		switch {
+		case last == "localhost":
 			host = "127.0.0.1"
+		case !strings.Contains(host, ":") && (last == "" || strings.HasPrefix(last, "0x") || strings.Trim(last, "0123456789") == ""):
+			if _, err := netip.ParseAddr(host); err != nil { // some proxies read 127.1 or 2130706433 as addresses
+				return ctx, &addressError{fmt.Errorf("host %q is no name, and refused", host)}
+			}
 		}
 		if a, err := netip.ParseAddr(host); err == nil {
 			if err := c.Control("tcp", netip.AddrPortFrom(a, 0).String(), nil); err != nil {

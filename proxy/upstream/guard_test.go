@@ -20,7 +20,7 @@ func TestPublicOnly(t *testing.T) {
 		"[fc00::1]:80": false, "[fd12::1]:80": false, "0.0.0.0:80": false, "[::]:80": false, "224.0.0.1:80": false,
 		"255.255.255.255:80": false, "100.64.0.1:80": false, "100.128.0.1:80": true, "198.18.0.1:80": false, "240.0.0.1:80": false,
 		"[::ffff:127.0.0.1]:80": false, "[::ffff:10.0.0.1]:80": false, "[::ffff:1.1.1.1]:80": true,
-		"[64:ff9b::7f00:1]:80": false, "[2002:7f00:1::]:80": false, "[ff02::1]:80": false,
+		"[64:ff9b::7f00:1]:80": false, "[2002:7f00:1::]:80": false, "[ff02::1]:80": false, "[fec0::1]:80": false, "[::7f00:1]:80": false,
 		"host:80": false, "": false, "1.1.1.1": false,
 	} {
 		if err := PublicOnly("tcp", address, nil); (err == nil) != want {
@@ -124,6 +124,7 @@ func TestThroughAProxy(t *testing.T) {
 	for target, want := range map[string]bool{
 		"http://registry.example/": true, "http://1.1.1.1/": true, "http://10.0.0.7/": true,
 		"http://10.0.0.8/": false, "http://127.0.0.1:5000/": false, "http://localhost/": false, "http://[::1]/": false, "http://169.254.169.254/": false,
+		"http://127.1/": false, "http://2130706433/": false, "http://0x7f000001/": false, "http://localhost./": false, "http://a.localhost/": false,
 	} {
 		err := proxied(target)
 		var refused *addressError

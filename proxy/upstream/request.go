@@ -134,6 +134,9 @@ func (r *Registry) hop(a *answer, u *url.URL, header http.Header) error {
 			return fmt.Errorf("%s: %w", a.subject(), err)
 		}
 		if !sameOrigin(u, at) {
+			if a.form != "" {
+				return fmt.Errorf("%s: redirected to %s, which is not told an identity token", a.subject(), at.Host)
+			}
 			a.away = true
 			header = header.Clone() // the last request's is still its own
 			header.Del(authorization)

@@ -119,6 +119,9 @@ func (c *credentials) get(ctx context.Context, host string) (username, password 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known[host] = known // of the few hosts that are shared
+	if len(c.known) >= maxUpstreams {
+		clear(c.known)
+	}
+	c.known[host] = known
 	return known.username, known.password, nil
 }

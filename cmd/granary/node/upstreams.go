@@ -40,6 +40,9 @@ type upstreams struct {
 // newUpstreams checks the settings of all configured registries, so that a wrong
 // one is found at the start.
 func newUpstreams(cfg DataConfig, m *metrics) (u *upstreams, err error) {
+	if err := canonical(&cfg); err != nil {
+		return nil, err
+	}
 	u = &upstreams{
 		cfg: cfg, metrics: m, roots: make(map[string]*x509.CertPool), named: make(map[string]bool),
 		pseudonym: "granary-" + strings.ToLower(rand.Text()), byHost: make(map[string]upstream.Mirrors),
@@ -70,6 +73,51 @@ func newUpstreams(cfg DataConfig, m *metrics) (u *upstreams, err error) {
 		}
 	}
 	return u, nil
+}
+
+// canonical gives registries in settings the names that requests have for them.
+func canonical(cfg *DataConfig) error {
+	name := func(setting, s string) (string, error) {
+		host, err := ref.CanonicalHost(s)
+		if err != nil {
+			return "", &SettingError{setting, err}
+		}
+		return host, nil
+	}
+	for setting, m := range map[string]*map[string]string{"upstream": &cfg.Upstream, "upstream-ca-file": &cfg.UpstreamCAFile} {
+		named := make(map[string]string)
+		for s, v := range *m {
+			host, err := name(setting, s)
+			if err != nil {
+				return err
+			}
+			named[host] = v
+		}
+		*m = named
+	}
+	cfg.UpstreamSkipVerify, cfg.Registries = slices.Clone(cfg.UpstreamSkipVerify), slices.Clone(cfg.Registries)
+	var err error
+	for i, s := range cfg.UpstreamSkipVerify {
+		if cfg.UpstreamSkipVerify[i], err = name("upstream-skip-verify", s); err != nil {
+			return err
+		}
+	}
+	for i, s := range cfg.Registries {
+		deny, pattern := "", strings.ToLower(s)
+		if rest, ok := strings.CutPrefix(pattern, "!"); ok {
+			deny, pattern = "!", rest
+		}
+		if !strings.Contains(pattern, "*") {
+			if pattern, err = name("registries", pattern); err != nil {
+				return err
+			}
+		}
+		cfg.Registries[i] = deny + pattern
+	}
+	if cfg.DefaultUpstream != "" {
+		cfg.DefaultUpstream, err = name("default-upstream", cfg.DefaultUpstream)
+	}
+	return err
 }
 
 // repository returns a repository as it is read with a value of Authorization.
@@ -116,7 +164,8 @@ func (u *upstreams) registry(host string) (upstream.Mirrors, error) {
 			break
 		}
 		if !u.configured(other) {
-			delete(u.byHost, other) // what is under way keeps its client
+			u.byHost[other].Close() // what is under way goes on
+			delete(u.byHost, other)
 		}
 	}
 	u.byHost[host] = all
@@ -150,9 +199,15 @@ func (u *upstreams) config(host, at string) upstream.Config {
 		Observe:            func(method string, code int) { u.metrics.countRequest(label, method, code) },
 		Received:           func(n int64) { u.metrics.countReceived(label, n) },
 	}
+	if !u.configured(host) {
+		cfg.Named = nil // a registry that a client names leads nowhere but to the public
+	}
 	if u.credentials.shared(host) {
-		cfg.Credentials = func(ctx context.Context, _ string) (username, password string, err error) {
-			return u.credentials.get(ctx, host)
+		cfg.Credentials = func(ctx context.Context, mirror string) (username, password string, err error) {
+			if all := u.urls(host); at == all[len(all)-1] {
+				mirror = host // it is the registry itself
+			}
+			return u.credentials.get(ctx, mirror)
 		}
 	}
 	return cfg
