@@ -160,9 +160,8 @@ func TestADenialBindsItsCredentialAlone(t *testing.T) {
 			if first == "wrong" {
 				order = []string{"wrong", "right"}
 			}
-			status := make(map[string]chan string)
+			status := map[string]chan string{"right": make(chan string, 1), "wrong": make(chan string, 1)}
 			for _, token := range order {
-				status[token] = make(chan string, 1)
 				go func() {
 					resp, body := s.do(t, http.MethodGet, path, "Authorization", "Bearer "+token)
 					status[token] <- fmt.Sprint(resp.StatusCode, " ", len(body) == len(layer) && bytes.Equal(body, layer))
