@@ -3,7 +3,6 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"errors"
 	"math/rand/v2"
 	"sync"
 
@@ -25,9 +24,6 @@ import (
 // Any other host's readers get its own bytes, which are not kept. When they turn
 // out to be the blob, the host becomes its supplier, and what an earlier one has
 // left unproven is dropped.
-
-// errMoved ends a read from a store whose bytes have become another host's.
-var errMoved = errors.New("the blob is another registry's by now; ask again")
 
 // mayShare reports whether what is stored of a blob is a host's too.
 func (r *Registry) mayShare(host string, d digest.Digest) bool {
@@ -62,8 +58,9 @@ func (p *Repository) owns(ctx context.Context, m *chunk.Map, far chunk.Source) (
 	return true, nil
 }
 
-// supply makes a host the supplier of a blob that has none, or, if it has shown
-// the whole blob, in place of another. It reports whether the host is it now.
+// supply makes a host the supplier of a blob of which nothing is stored, or, if it
+// has shown the whole blob, in place of another. It reports whether the host is
+// it now.
 func (r *Registry) supply(host string, d digest.Digest, shown bool) bool {
 	r.supplying.Lock()
 	defer r.supplying.Unlock()
@@ -71,13 +68,19 @@ func (r *Registry) supply(host string, d digest.Digest, shown bool) bool {
 	switch {
 	case before == host:
 		return true
-	case before != "" && !shown:
+	case before != "" && !shown && r.stores(d):
 		return false
 	}
 	// In this order: who reads for the earlier one must not see the later one's.
 	r.report(r.cfg.Catalog.SetSupplier(d, host))
 	r.cfg.Store.Drop(d)
 	return true
+}
+
+// stores reports whether anything of a blob is on disk.
+func (r *Registry) stores(d digest.Digest) bool {
+	info, err := r.cfg.Store.Stat(d)
+	return err == nil && info.Stored > 0
 }
 
 // shown records that a host has sent all of a blob.
@@ -94,16 +97,21 @@ func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chun
 	if !owned {
 		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, false}), nil), apart{func() { p.shown(d) }}
 	}
-	near := ours{r.cfg.Store, func() bool { return r.mayShare(p.Host, d) }}
-	cached := chunk.Cache(near, far, r.flights.of(flightKey{p.Host, true}), r.cfg.Report)
-	return &watched{cached, near.still}, proving{near, func() { p.shown(d) }}
+	near := p.near(d)
+	return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, true}), r.cfg.Report), proving{near, func() { p.shown(d) }}
+}
+
+func (p *Repository) near(d digest.Digest) ours {
+	r := p.registry
+	return ours{r.cfg.Store, &r.supplying, func() bool { return r.mayShare(p.Host, d) }}
 }
 
 // ours is the store for as long as what is in it may be shared. That is asked
 // after each read: what was read before the answer was still ours then.
 type ours struct {
 	Store
-	still func() bool
+	supplying *sync.RWMutex
+	still     func() bool
 }
 
 func (o ours) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
@@ -114,34 +122,15 @@ func (o ours) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	return p, err
 }
 
+// Put keeps the supplier from changing in its midst, when what is put would be
+// the next one's.
 func (o ours) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
+	o.supplying.RLock()
+	defer o.supplying.RUnlock()
 	if !o.still() {
 		return nil
 	}
 	return o.Store.Put(ctx, ref, p)
-}
-
-// watched gives nothing that a flight has got for another host since.
-type watched struct {
-	src   chunk.Source
-	still func() bool
-}
-
-func (w *watched) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
-	p, err := w.src.Get(ctx, ref)
-	if err == nil && !w.still() {
-		return nil, errMoved
-	}
-	return p, err
-}
-
-func (w *watched) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	return chunk.GetRun(ctx, w.src, refs, func(ref chunk.Ref, p []byte) error {
-		if !w.still() {
-			return errMoved
-		}
-		return yield(ref, p)
-	})
 }
 
 // proving are the store's proofs, of a host that shows a blob by them.

@@ -46,6 +46,7 @@ type Upstream interface {
 type Store interface {
 	chunk.Store
 	chunk.Proofs
+	Stat(d digest.Digest) (chunkstore.Info, error)
 	// Drop forgets all that is stored of a blob that is not proven.
 	Drop(d digest.Digest)
 	Retain(d digest.Digest, total int64) (release func())
@@ -86,9 +87,9 @@ type Config struct {
 type Registry struct {
 	cfg       Config
 	ledger    *access.Ledger
-	flights   flights    // of chunks
-	supplying sync.Mutex // held while a blob changes its supplier
-	questions questions  // to upstreams
+	flights   flights      // of chunks
+	supplying sync.RWMutex // written while a blob changes its supplier
+	questions questions    // to upstreams
 	lists     lists
 	parsing   *semaphore.Weighted // of lists and manifests
 }

@@ -129,7 +129,7 @@ func (p *Repository) fetchManifest(ctx context.Context, d digest.Digest) (upstre
 			return m, err
 		}
 		p.shown(d) // what is stored under this digest is this host's from now on
-		p.registry.keep(ctx, m.Descriptor, m.Bytes)
+		p.keep(ctx, m.Descriptor, m.Bytes)
 		named[d] = catalog.Member{MediaType: m.MediaType, Size: m.Size, Manifest: true, Confirmed: true}
 		p.registry.report(p.registry.cfg.Catalog.AddMembers(p.String(), named))
 		return m, nil
@@ -257,15 +257,16 @@ func (r *Registry) stored(ctx context.Context, d digest.Digest, size int64) ([]b
 }
 
 // keep puts a manifest, which has been checked, into the store.
-func (r *Registry) keep(ctx context.Context, desc ocispec.Descriptor, raw []byte) {
+func (p *Repository) keep(ctx context.Context, desc ocispec.Descriptor, raw []byte) {
 	m, err := chunk.Grid(desc.Digest, int64(len(raw)))
 	if err != nil {
-		r.cfg.Report(err)
+		p.registry.report(err)
 		return
 	}
-	defer r.cfg.Store.Retain(desc.Digest, m.Size())()
+	near := p.near(desc.Digest)
+	defer near.Retain(desc.Digest, m.Size())()
 	for i := range m.Len() {
 		c := m.At(i)
-		r.report(r.cfg.Store.Put(ctx, c, raw[c.Offset:c.Offset+c.Size]))
+		p.registry.report(near.Put(ctx, c, raw[c.Offset:c.Offset+c.Size]))
 	}
 }
