@@ -240,7 +240,7 @@ func TestTheNodeIsNoOpenProxy(t *testing.T) {
 	r.set(func() { r.redirect = other.URL })
 	check(blob, 403, "DENIED")
 	r.set(func() { r.redirect, r.realm = "", other.URL+"/token" })
-	check("app/manifests/v1", 403, "DENIED")
+	check("app/manifests/v1", 401, "UNAUTHORIZED") // the challenge is relayed, and not followed
 	if other.requests > 0 {
 		t.Errorf("%d requests were made to what nothing names", other.requests)
 	}

@@ -40,6 +40,9 @@ func (z *authorizer) fetch(ctx context.Context, d demand) (token, error) {
 	}
 	asked := time.Now()
 	a, err := z.ask(ctx, d, u, header)
+	if Refused(err) { // the client may get a token where the node may not go
+		return token{}, &noGrantError{err.Error()}
+	}
 	if err != nil {
 		return token{}, fmt.Errorf("token: %w", err)
 	}

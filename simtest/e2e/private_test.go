@@ -113,10 +113,10 @@ func (r *privateRegistry) serveToken(w http.ResponseWriter, q *http.Request, key
 	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "access_token": token, "expires_in": 300})
 }
 
-// startPrivateNode starts a node before it that may reach its realm.
-func startPrivateNode(t *testing.T, r *privateRegistry, more ...string) *node {
+// startPrivateNode starts a node before it, that may get tokens itself or not.
+func startPrivateNode(t *testing.T, r *privateRegistry, tokens bool, more ...string) *node {
 	t.Helper()
-	if r.realm != "" {
+	if r.realm != "" && tokens {
 		more = append(more, "--upstream", "tokens.test="+r.realm)
 	}
 	return startNode(t, r.url, more...)
@@ -126,15 +126,15 @@ func startPrivateNode(t *testing.T, r *privateRegistry, more ...string) *node {
 // returns what went wrong.
 type puller func(t *testing.T, n *node, password string) error
 
-// pullPrivately is the matrix of callers and of what the node knows. heldOnly
-// says whether the client comes with the same credential each time, so that it is
-// known while the registry is dead.
-func pullPrivately(t *testing.T, pull func(scheme string) puller, held map[string]bool) {
+// pullPrivately is the matrix of callers and of what the node knows. tokens is for
+// clients for which the node must get tokens. held says for which schemes the
+// client comes with the same credential each time, so that it is known while the
+// registry is dead.
+func pullPrivately(t *testing.T, pull puller, tokens bool, held map[string]bool) {
 	for _, scheme := range []string{"basic", "token"} {
 		t.Run(scheme, func(t *testing.T) {
-			pull := pull(scheme)
 			r := startPrivateRegistry(t, scheme)
-			n := startPrivateNode(t, r)
+			n := startPrivateNode(t, r, tokens)
 			refused := func(when string) {
 				t.Helper()
 				for _, given := range []string{"", "wrong"} {
@@ -204,61 +204,55 @@ func checkNoSecrets(t *testing.T, n *node) {
 func TestPrivateContainerd16(t *testing.T) {
 	needRoot(t)
 	daemon, ctr := program(t, "containerd"), program(t, "ctr")
-	pullPrivately(t, func(string) puller {
-		return func(t *testing.T, n *node, given string) error {
-			c := startContainerd(t, daemon, ctr, containerdConfig16)
-			args := []string{"-a", c.socket, "content", "fetch", "--hosts-dir", hostsDir(t, n)}
-			if given != "" {
-				args = append(args, "--user", username+":"+given)
-			}
-			if _, err := tryRun(t, nil, ctr, append(args, upstreamName+"/go:v1")...); err != nil {
-				return err
-			}
-			checkBlobs(t, c.blob)
-			return nil
+	pullPrivately(t, func(t *testing.T, n *node, given string) error {
+		c := startContainerd(t, daemon, ctr, containerdConfig16)
+		args := []string{"-a", c.socket, "content", "fetch", "--hosts-dir", hostsDir(t, n)}
+		if given != "" {
+			args = append(args, "--user", username+":"+given)
 		}
-	}, map[string]bool{"basic": true, "token": false}) // it gets a new token each time
+		if _, err := tryRun(t, nil, ctr, append(args, upstreamName+"/go:v1")...); err != nil {
+			return err
+		}
+		checkBlobs(t, c.blob)
+		return nil
+	}, false, map[string]bool{"basic": true, "token": false}) // it gets a new token each time
 }
 
 func TestPrivateCrane(t *testing.T) {
 	crane := tool(t, "crane")
-	pullPrivately(t, func(string) puller {
-		return func(t *testing.T, n *node, given string) error {
-			dir := t.TempDir()
-			config := `{}`
-			if given != "" {
-				config = fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, n.address, username, given)
-			}
-			write(t, dir, "config.json", config)
-			out := filepath.Join(dir, "image")
-			if _, err := tryRun(t, []string{"DOCKER_CONFIG=" + dir}, crane, "pull", "--format", "oci", n.address+"/"+upstreamName+"/go:v1", out); err != nil {
-				return err
-			}
-			checkBlobs(t, func(d digest.Digest) string { return filepath.Join(out, "blobs/sha256", d.Encoded()) })
-			return nil
+	pullPrivately(t, func(t *testing.T, n *node, given string) error {
+		dir := t.TempDir()
+		config := `{}`
+		if given != "" {
+			config = fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, n.address, username, given)
 		}
-	}, map[string]bool{"basic": true, "token": true}) // the node gets the token for it
+		write(t, dir, "config.json", config)
+		out := filepath.Join(dir, "image")
+		if _, err := tryRun(t, []string{"DOCKER_CONFIG=" + dir}, crane, "pull", "--format", "oci", n.address+"/"+upstreamName+"/go:v1", out); err != nil {
+			return err
+		}
+		checkBlobs(t, func(d digest.Digest) string { return filepath.Join(out, "blobs/sha256", d.Encoded()) })
+		return nil
+	}, true, map[string]bool{"basic": true, "token": true}) // the node gets the token for it
 }
 
 // TestPrivateCRI pulls as a kubelet does: with the credentials of a pull secret.
 func TestPrivateCRI(t *testing.T) {
 	needRoot(t)
 	daemon, ctr, cri := tool(t, "containerd"), tool(t, "ctr"), tool(t, "cri")
-	pullPrivately(t, func(string) puller {
-		return func(t *testing.T, n *node, given string) error {
-			config := strings.ReplaceAll(containerdConfigCRI, "HOSTS", hostsDir(t, n))
-			c := startContainerd(t, daemon, ctr, config)
-			args := []string{c.socket, upstreamName + "/go:v1"}
-			if given != "" {
-				args = append(args, username, given)
-			}
-			if _, err := tryRun(t, nil, cri, args...); err != nil {
-				return err
-			}
-			checkBlobs(t, c.blob)
-			return nil
+	pullPrivately(t, func(t *testing.T, n *node, given string) error {
+		config := strings.ReplaceAll(containerdConfigCRI, "HOSTS", hostsDir(t, n))
+		c := startContainerd(t, daemon, ctr, config)
+		args := []string{c.socket, upstreamName + "/go:v1"}
+		if given != "" {
+			args = append(args, username, given)
 		}
-	}, map[string]bool{"basic": true, "token": false})
+		if _, err := tryRun(t, nil, cri, args...); err != nil {
+			return err
+		}
+		checkBlobs(t, c.blob)
+		return nil
+	}, false, map[string]bool{"basic": true, "token": false})
 }
 
 const containerdConfigCRI = `version = 3
@@ -301,12 +295,12 @@ func TestPrivatePodman(t *testing.T) {
 				}
 				return nil
 			}
-			if err := pull(startPrivateNode(t, r)); err == nil {
+			if err := pull(startPrivateNode(t, r, true)); err == nil {
 				t.Error("pulled from a node without credentials")
 			}
 			config := write(t, t.TempDir(), "config.json", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, upstreamName,
 				base64.StdEncoding.EncodeToString([]byte(username+":"+password))))
-			n := startPrivateNode(t, r, "--node-credentials", upstreamName+"=share", "--docker-config", config)
+			n := startPrivateNode(t, r, true, "--node-credentials", upstreamName+"=share", "--docker-config", config)
 			if err := pull(n); err != nil {
 				t.Errorf("cold: %v", err)
 			}
@@ -321,20 +315,18 @@ func TestPrivatePodman(t *testing.T) {
 
 // TestPrivatePull holds granary pull, which has the user's credentials.
 func TestPrivatePull(t *testing.T) {
-	pullPrivately(t, func(string) puller {
-		return func(t *testing.T, n *node, given string) error {
-			dir := t.TempDir()
-			config := write(t, dir, "config.json", fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, upstreamName, username, given))
-			if given == "" {
-				config = write(t, dir, "config.json", "{}")
-			}
-			out := filepath.Join(dir, "image")
-			_, err := tryRun(t, nil, granaryBinary, "pull", "--node", n.admin, "--docker-config", config, upstreamName+"/go:v1", "-o", "oci:"+out)
-			if err != nil {
-				return err
-			}
-			checkBlobs(t, func(d digest.Digest) string { return filepath.Join(out, "blobs/sha256", d.Encoded()) })
-			return nil
+	pullPrivately(t, func(t *testing.T, n *node, given string) error {
+		dir := t.TempDir()
+		config := write(t, dir, "config.json", fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, upstreamName, username, given))
+		if given == "" {
+			config = write(t, dir, "config.json", "{}")
 		}
-	}, map[string]bool{"basic": true, "token": false})
+		out := filepath.Join(dir, "image")
+		_, err := tryRun(t, nil, granaryBinary, "pull", "--node", n.admin, "--docker-config", config, upstreamName+"/go:v1", "-o", "oci:"+out)
+		if err != nil {
+			return err
+		}
+		checkBlobs(t, func(d digest.Digest) string { return filepath.Join(out, "blobs/sha256", d.Encoded()) })
+		return nil
+	}, false, map[string]bool{"basic": true, "token": false})
 }
