@@ -49,7 +49,6 @@ type Disk struct {
 	mu    sync.Mutex
 	blobs map[digest.Digest]*blob
 	used  int64                // sum of blob.bytes
-	dirty int64                // bytes written and not recorded
 	fresh map[string]chunk.Ref // by raw SHA-256: chunks that the digests bucket does not list yet
 }
 

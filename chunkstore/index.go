@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 )
@@ -151,7 +152,7 @@ func openIndex(path string) (db *bbolt.DB, blobs map[digest.Digest]*blob, err er
 		NoFreelistSync: false,
 	})
 	if err != nil {
-		if !errors.Is(err, os.ErrPermission) && !errors.Is(err, bbolt.ErrTimeout) && fileSize(path) > 0 {
+		if !errors.Is(err, os.ErrPermission) && !errors.Is(err, bbolterrors.ErrTimeout) && fileSize(path) > 0 {
 			err = fmt.Errorf("%w: %w", errIndex, err)
 		}
 		return nil, nil, err

@@ -236,3 +236,20 @@ func TestWritesAreUnsupported(t *testing.T) {
 		t.Errorf("the upstream was asked: %v", asked)
 	}
 }
+
+// TestManifestsOfAnyForm are served as they are: empty, no JSON, deeply nested.
+func TestManifestsOfAnyForm(t *testing.T) {
+	for _, m := range []string{"no JSON", "", "null", "[]", `"text"`, `{"layers":[null,1,{"digest":7}]}`, strings.Repeat("[", 9000), strings.Repeat(`{"a":`, 5000) + "1" + strings.Repeat("}", 5000)} {
+		o := newOrigin()
+		var d digest.Digest
+		o.set(func() { d = o.put("app", "v1", []byte(m)) })
+		s := newStack(t, o, true)
+		for range 2 {
+			for _, reference := range []string{"v1", string(d)} {
+				if resp, body := s.do(t, http.MethodGet, "/v2/app/manifests/"+reference); resp.StatusCode != 200 || string(body) != m {
+					t.Errorf("%.20q: %s %.100q", m, resp.Status, body)
+				}
+			}
+		}
+	}
+}

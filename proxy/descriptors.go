@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/proxy/catalog"
 )
@@ -17,17 +16,6 @@ const (
 	maxDepth       = 32       // of nested objects that are searched for descriptors
 )
 
-// manifestTypes are the media types of what a registry serves as a manifest.
-var manifestTypes = map[string]bool{
-	ocispec.MediaTypeImageManifest:                              true,
-	ocispec.MediaTypeImageIndex:                                 true,
-	"application/vnd.docker.distribution.manifest.v2+json":      true,
-	"application/vnd.docker.distribution.manifest.list.v2+json": true,
-	"application/vnd.docker.distribution.manifest.v1+json":      true,
-	"application/vnd.docker.distribution.manifest.v1+prettyjws": true,
-	"application/vnd.oci.artifact.manifest.v1+json":             true,
-}
-
 // descriptors returns every object in a manifest that has the fields of a
 // descriptor (image-spec, descriptor.md): a digest, a size and a media type.
 // They are looked for at any place, for descriptors are also found where the
@@ -35,10 +23,10 @@ var manifestTypes = map[string]bool{
 // not JSON names nothing.
 func descriptors(manifest []byte) (map[digest.Digest]catalog.Member, error) {
 	var root any
-	if err := json.Unmarshal(manifest, &root); err != nil {
-		return nil, nil
-	}
 	found := make(map[digest.Digest]catalog.Member)
+	if json.Unmarshal(manifest, &root) != nil {
+		return found, nil
+	}
 	if err := collect(root, found, maxDepth); err != nil {
 		return nil, err
 	}

@@ -131,11 +131,11 @@ func fallbackReferrers(ctx context.Context, up Upstream, d digest.Digest) (found
 	if err != nil || m.MediaType != ocispec.MediaTypeImageIndex {
 		return found, err
 	}
-	if found.items, err = parseReferrers(m.Bytes); err != nil {
-		return list[Referrer]{}, nil
+	items, notAnIndex := parseReferrers(m.Bytes)
+	if notAnIndex != nil {
+		return found, nil
 	}
-	found.size = len(m.Bytes)
-	return found, nil
+	return list[Referrer]{items, len(m.Bytes)}, nil
 }
 
 // fallbackTag is the tag of the index of what refers to d (distribution-spec,
@@ -225,7 +225,7 @@ func nextPage(h http.Header) url.Values {
 // asked for a moment ago, unless a fresh one is wanted.
 func (p *Repository) list(ctx context.Context, what string, fresh bool, get func(context.Context, Upstream) (items any, size int, err error)) (any, error) {
 	var items any
-	err := error(chunk.ErrDenied)
+	err := chunk.ErrDenied
 	for _, as := range p.identities() {
 		key := strings.Join([]string{p.String(), what, as.Key()}, "\n")
 		if kept, ok := p.registry.lists.get(key); ok && !fresh {

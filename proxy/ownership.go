@@ -41,8 +41,8 @@ func (p *Repository) owns(ctx context.Context, m *chunk.Map, far chunk.Source) (
 		return r.supply(p.Host, d, false), nil
 	}
 	ref := m.At(rand.N(m.Len()))
-	stored, err := r.cfg.Store.Get(ctx, ref)
-	if err != nil {
+	stored, missing := r.cfg.Store.Get(ctx, ref)
+	if missing != nil {
 		return false, nil // nothing to compare with
 	}
 	given, err := far.Get(ctx, ref)

@@ -102,7 +102,7 @@ func (c *pullCmd) Run(e *env) error {
 // that holds the data directory or answers at --node, else of a node that lives
 // in this process until done is called.
 func (c *pullCmd) registry(e *env) (url string, done func(), err error) {
-	s, err := c.nodeFlag.status(e.ctx)
+	s, err := c.status(e.ctx)
 	if err == nil && len(s.Listen) > 0 {
 		return reachable(s.Listen[0]), func() {}, nil
 	}

@@ -117,8 +117,6 @@ func registry(t testing.TB, url string, change ...func(*Config)) *Registry {
 
 func trusting(pool *x509.CertPool) func(*Config) { return func(c *Config) { c.RootCAs = pool } }
 
-func stallAfter(d time.Duration) func(*Config) { return func(c *Config) { c.StallTimeout = d } }
-
 func counting(n *atomic.Int64) func(*Config) {
 	return func(c *Config) { c.Received = func(k int64) { n.Add(k) } }
 }

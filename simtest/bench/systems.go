@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -157,7 +156,7 @@ func push(ctx context.Context, registry, name, digest string, p []byte) error {
 	}
 	q := to.Query()
 	q.Set("digest", digest)
-	to.RawQuery = url.Values(q).Encode()
+	to.RawQuery = q.Encode()
 	resp, err = request(ctx, http.MethodPut, to.String(), p)
 	if err != nil {
 		return err

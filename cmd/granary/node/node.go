@@ -65,7 +65,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 	n := &Node{cfg: cfg, log: log, started: time.Now(), metrics: newMetrics()}
 	n.faults = &faultLog{log: log, metrics: n.metrics, last: make(map[string]time.Time)}
 	if err := n.open(); err != nil {
-		n.close()
+		_ = n.close() // err is what matters
 		return nil, err
 	}
 	n.registry = proxy.NewRegistry(proxy.Config{
