@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -325,35 +326,73 @@ func TestCredentialHelpers(t *testing.T) {
 	}
 }
 
-// TestUpstreamsThroughAProxy runs the program with the usual environment, which
-// holds for registries and not for the node's own machine.
+// TestUpstreamsThroughAProxy runs the program with the usual environment: HTTP
+// through a proxy, and HTTPS through a tunnel that it makes.
 func TestUpstreamsThroughAProxy(t *testing.T) {
-	if os.Getenv("GRANARY_TEST_PROXIED") != "" {
-		status, out, errs := granary(t, "pull", "registry.test/app:v1", "--node", "http://127.0.0.1:1", "--data-dir", t.TempDir(),
-			"--upstream", "registry.test=http://registry.example:8080")
-		if status != 0 {
+	if upstream := os.Getenv("GRANARY_TEST_PROXIED"); upstream != "" {
+		args := []string{"pull", "registry.test/app:v1", "--node", "http://127.0.0.1:1", "--data-dir", t.TempDir(), "--upstream", "registry.test=" + upstream}
+		if ca := os.Getenv("GRANARY_TEST_CA"); ca != "" {
+			args = append(args, "--upstream-ca-file", "registry.test="+ca)
+		}
+		if status, out, errs := granary(t, args...); status != 0 {
 			t.Errorf("pull: %d, %s%s", status, out, errs)
 		}
 		return
 	}
 	r := newSmallRegistry(t)
+	secure := httptest.NewTLSServer(r) // its certificate is for example.com
+	t.Cleanup(secure.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
+	if err := os.WriteFile(ca, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var mu sync.Mutex
 	var asked []string
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		mu.Lock()
-		asked = append(asked, q.URL.Host)
+		asked = append(asked, q.Method+" "+q.Host)
 		mu.Unlock()
+		if q.Method == http.MethodConnect {
+			tunnel(t, w, secure.Listener.Addr().String())
+			return
+		}
 		r.ServeHTTP(w, q)
 	}))
 	t.Cleanup(proxy.Close)
-	again := exec.Command(os.Args[0], "-test.run", "^TestUpstreamsThroughAProxy$")
-	again.Env = append(os.Environ(), "GRANARY_TEST_PROXIED=1", "HTTP_PROXY="+proxy.URL, "NO_PROXY=")
-	if out, err := again.CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
+	for upstream, want := range map[string]string{"http://registry.example:8080": "HEAD registry.example:8080", "https://example.com": "CONNECT example.com:443"} {
+		asked = nil
+		again := exec.Command(os.Args[0], "-test.run", "^TestUpstreamsThroughAProxy$")
+		again.Env = append(os.Environ(), "GRANARY_TEST_PROXIED="+upstream, "HTTP_PROXY="+proxy.URL, "HTTPS_PROXY="+proxy.URL, "NO_PROXY=")
+		if strings.HasPrefix(upstream, "https") {
+			again.Env = append(again.Env, "GRANARY_TEST_CA="+ca)
+		}
+		if out, err := again.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", upstream, err, out)
+		}
+		if len(asked) == 0 || asked[0] != want {
+			t.Errorf("%s: the proxy was asked for %v", upstream, asked)
+		}
 	}
-	if len(asked) == 0 || asked[0] != "registry.example:8080" {
-		t.Errorf("the proxy was asked for %v", asked)
+}
+
+// tunnel makes a connection of what it is asked by.
+func tunnel(t *testing.T, w http.ResponseWriter, address string) {
+	far, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Error(err)
+		return
 	}
+	defer far.Close()
+	w.WriteHeader(http.StatusOK)
+	near, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer near.Close()
+	go func() { _, _ = io.Copy(far, near) }()
+	_, _ = io.Copy(near, far)
 }
 
 // TestASlowHeader: a client that never ends its header is cut off.
