@@ -428,3 +428,52 @@ func TestNodeCredentialsAreShared(t *testing.T) {
 	off := newStack(t, o, false, func(c *proxy.Config) { *c = kept })
 	off.wantStatus(t, 401, path, "")
 }
+
+// TestALaterRangeIsNotAnothers: the ranges of one request are read one after the
+// other, as slowly as the client likes, and the blob may become another
+// registry's between two of them.
+func TestALaterRangeIsNotAnothers(t *testing.T) {
+	layer := random(24<<20, 32)
+	d := string(digest.FromBytes(layer))
+	o := newOrigin()
+	o.add("secret", layer)
+	o.private["secret"] = "bearer"
+	o.tokens["right"] = "secret"
+	s := newStack(t, o, true, at(map[string]http.Handler{"a.liar": liar(len(layer), func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(make([]byte, len(layer))))
+	})}))
+	req, err := http.NewRequest(http.MethodGet, s.url+"/v2/a.liar/x/blobs/"+d, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Range", "bytes=0-16777215,20971520-22020095")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for range 3 {
+		if !bytes.Equal(s.got(t, "/v2/secret/blobs/"+d, "Authorization", "Bearer right"), layer) {
+			t.Fatal("the blob itself")
+		}
+	}
+	body, _ := io.ReadAll(resp.Body)
+	if len(body) < 16<<20 || bytes.Contains(body, layer[20<<20:20<<20+64]) {
+		t.Errorf("%d bytes, another registry's among them", len(body))
+	}
+}
+
+// TestEmptyBlobs have one chunk, of no bytes, at whichever registry.
+func TestEmptyBlobs(t *testing.T) {
+	o := newOrigin()
+	o.add("app", []byte{})
+	d := string(digest.FromString(""))
+	s := newStack(t, o, true, at(map[string]http.Handler{"other.test": o}))
+	for range 2 {
+		for _, path := range []string{"/v2/app/blobs/", "/v2/other.test/app/blobs/"} {
+			if resp, body := s.do(t, http.MethodGet, path+d); resp.StatusCode != 200 || len(body) > 0 {
+				t.Errorf("%s: %s, %d bytes", path, resp.Status, len(body))
+			}
+		}
+	}
+}

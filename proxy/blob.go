@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -17,12 +18,24 @@ import (
 // Blob is a blob of a repository, open for reading.
 type Blob struct {
 	*chunk.Blob
-	release  func()
-	lendable bool // what is stored of it may be sent as it is
+	release func()
+	near    ours
 }
 
 // Release is to be called when the blob has been read.
 func (b *Blob) Release() { b.release() }
+
+// lend opens the blob's file at off if n bytes from there may be sent as they
+// are. Whose they are is asked when the file is open: for an answer of several
+// ranges that is long after the blob was.
+func (b *Blob) lend(off, n int64) (*os.File, bool) {
+	f, ok := b.near.Lend(b.Digest(), off, n)
+	if ok && !b.near.still() {
+		f.Close()
+		return nil, false
+	}
+	return f, ok
+}
 
 // Stat returns the size of a blob in bytes.
 func (p *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
@@ -55,7 +68,7 @@ func (p *Repository) Blob(ctx context.Context, d digest.Digest) (*Blob, error) {
 	src, proofs := p.source(d, owned, far)
 	r := p.registry
 	b := chunk.NewBlob(m, src, chunk.BlobConfig{Window: r.cfg.Window, Budget: r.cfg.Budget, Proofs: proofs})
-	return &Blob{b, r.cfg.Store.Retain(d, size), owned}, nil
+	return &Blob{b, r.cfg.Store.Retain(d, size), p.near(d)}, nil
 }
 
 // far returns the upstream as a source of a blob, checked as far as its chunks

@@ -26,8 +26,8 @@ const (
 // open prepares a part of a blob to be sent: from its file where that can be
 // lent, else chunk by chunk, of which the first is there when open returns.
 func (h *Handler) open(ctx context.Context, client *http.ResponseController, b *Blob, p content.Part) (content.Body, error) {
-	if b.lendable && (b.Proven() || !p.Complete) {
-		if f, ok := h.registry.cfg.Store.Lend(b.Digest(), p.Offset, p.Length); ok {
+	if b.Proven() || !p.Complete {
+		if f, ok := b.lend(p.Offset, p.Length); ok {
 			return &fileBody{h, client, f, p.Offset, p.Length}, nil
 		}
 	}

@@ -139,6 +139,8 @@ type proving struct {
 	shown func()
 }
 
+func (o proving) Proven(d digest.Digest) bool { return o.ours.Proven(d) && o.still() }
+
 func (o proving) Link(ref chunk.Ref, after chunk.Link) {
 	if o.still() {
 		o.ours.Link(ref, after)
