@@ -30,7 +30,7 @@ func answerTo(err error, unknown string) answer {
 	switch {
 	case errors.As(err, &challenge):
 		return answer{http.StatusUnauthorized, "UNAUTHORIZED"}
-	case errors.Is(err, access.ErrUnchecked):
+	case errors.Is(err, access.ErrUnchecked), errors.Is(err, errOverloaded):
 		return answer{http.StatusServiceUnavailable, "UNAVAILABLE"}
 	case errors.Is(err, ErrRefused), upstream.Refused(err):
 		return answer{http.StatusForbidden, "DENIED"}
@@ -69,6 +69,9 @@ func answerToStatus(status int, unknown string) answer {
 		return answer{http.StatusBadGateway, "UNAVAILABLE"}
 	}
 }
+
+// errOverloaded says that a request takes more than the node has left.
+var errOverloaded = errors.New("this node is gathering as many lists as it can")
 
 // challengeError is what a caller without credentials gets for what is here but
 // not public, while the upstream cannot be asked: the challenges that it made

@@ -25,14 +25,15 @@ import (
 const (
 	maxPages     = 1000
 	maxPageBytes = 4 << 20
-	maxListBytes = 32 << 20 // of names or descriptors, all pages together
-	itemBytes    = 64       // what an item takes beside its text
-	parseAtOnce  = 4        // lists and manifests, which take many times their size
-	upstreamPage = "1000"   // tags to ask for at a time; some registries refuse more
+	maxListBytes = 32 << 20  // of names or descriptors, all pages together
+	itemBytes    = 64        // what an item takes beside its text
+	allListBytes = 128 << 20 // of all lists that are being gathered
+	parseAtOnce  = 2         // pages and manifests, which take many times their size
+	upstreamPage = "1000"    // tags to ask for at a time; some registries refuse more
 
 	listFor      = time.Minute // how long a client may take from one page of ours to the next
 	maxLists     = 64
-	maxListsSize = 64 << 20 // bytes, all lists together
+	maxListsSize = 16 << 20 // bytes, all lists together
 )
 
 // list is all of what a repository lists, in the order in which it is given out.
@@ -45,7 +46,7 @@ type list[T any] struct {
 // as old as [listFor]: for a client that goes on with a list it has begun.
 func (p *Repository) Tags(ctx context.Context, fresh bool) ([]string, error) {
 	all, err := p.list(ctx, "tags", fresh, func(ctx context.Context, up Upstream) (any, int, error) {
-		tags, err := allPages(ctx, up, "tags/list", url.Values{"n": {upstreamPage}}, func(page []byte) ([]string, error) {
+		tags, err := allPages(ctx, p.registry, up, "tags/list", url.Values{"n": {upstreamPage}}, func(page []byte) ([]string, error) {
 			var body struct{ Tags []string }
 			err := json.Unmarshal(page, &body)
 			return slices.DeleteFunc(body.Tags, func(tag string) bool { return !ref.IsTag(tag) }), err
@@ -72,7 +73,7 @@ type Referrer struct {
 // [Repository.Tags].
 func (p *Repository) Referrers(ctx context.Context, d digest.Digest, fresh bool) ([]Referrer, error) {
 	all, err := p.list(ctx, "referrers "+string(d), fresh, func(ctx context.Context, up Upstream) (any, int, error) {
-		found, err := allPages(ctx, up, "referrers/"+string(d), nil, parseReferrers, func(r Referrer) int { return len(r.JSON) })
+		found, err := allPages(ctx, p.registry, up, "referrers/"+string(d), nil, parseReferrers, func(r Referrer) int { return len(r.JSON) })
 		if unsupported(err) {
 			found, err = fallbackReferrers(ctx, up, d)
 		}
@@ -154,7 +155,12 @@ func clip(s string, n int) string { return s[:min(len(s), n)] }
 
 // allPages follows a list from page to page. Of the link to the next page only
 // the query is heeded: the list is where it was asked for.
-func allPages[T any](ctx context.Context, up Upstream, path string, query url.Values, parse func([]byte) ([]T, error), size func(T) int) (all list[T], err error) {
+//
+// Memory is taken as it is needed, and not waited for: a registry that is slow
+// must not hold up the lists of others.
+func allPages[T any](ctx context.Context, r *Registry, up Upstream, path string, query url.Values, parse func([]byte) ([]T, error), size func(T) int) (all list[T], err error) {
+	taken := int64(0)
+	defer func() { r.gathering.Release(taken) }()
 	seen := make(map[string]bool)
 	for range maxPages {
 		page, next, err := onePage(ctx, up, path, query)
@@ -165,13 +171,22 @@ func allPages[T any](ctx context.Context, up Upstream, path string, query url.Va
 		if err != nil {
 			return all, err
 		}
-		items, err := parse(page)
+		items, err := parsed(ctx, r, page, parse)
+		if ctx.Err() != nil {
+			return all, ctx.Err()
+		}
 		if err != nil {
 			return all, fmt.Errorf("upstream: %s is not the JSON that was expected", path)
 		}
+		more := 0
 		for _, item := range items {
-			all.size += itemBytes + size(item)
+			more += itemBytes + size(item)
 		}
+		if !r.gathering.TryAcquire(int64(more)) {
+			return all, errOverloaded
+		}
+		taken += int64(more)
+		all.size += more
 		all.items = append(all.items, items...)
 		switch {
 		case all.size > maxListBytes:
@@ -183,6 +198,15 @@ func allPages[T any](ctx context.Context, up Upstream, path string, query url.Va
 		query = next
 	}
 	return all, fmt.Errorf("upstream: %s has more than %d pages", path, maxPages)
+}
+
+// parsed parses a page in its turn.
+func parsed[T any](ctx context.Context, r *Registry, page []byte, parse func([]byte) ([]T, error)) ([]T, error) {
+	if err := r.parsing.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer r.parsing.Release(1)
+	return parse(page)
 }
 
 // refusedPageSize reports whether a registry allows no pages of the size that
@@ -232,10 +256,6 @@ func (p *Repository) list(ctx context.Context, what string, fresh bool, get func
 			return kept, nil
 		}
 		items, err = askAs(ctx, p, as, what, func(ctx context.Context, up Upstream) (any, error) {
-			if err := p.registry.parsing.Acquire(ctx, 1); err != nil {
-				return nil, err
-			}
-			defer p.registry.parsing.Release(1)
 			items, size, err := get(ctx, up)
 			if err == nil {
 				p.registry.lists.put(key, items, size)
@@ -277,6 +297,9 @@ func (l *lists) put(key string, items any, size int) {
 		l.kept = make(map[string]keptList)
 	}
 	l.remove(key)
+	if size > maxListsSize {
+		return
+	}
 	for len(l.kept) > 0 && (len(l.kept) >= maxLists || l.bytes+size > maxListsSize) {
 		l.removeOldest()
 	}

@@ -91,7 +91,8 @@ type Registry struct {
 	supplying sync.RWMutex // written while a blob changes its supplier
 	questions questions    // to upstreams
 	lists     lists
-	parsing   *semaphore.Weighted // of lists and manifests
+	parsing   *semaphore.Weighted // of pages of lists, and manifests
+	gathering *semaphore.Weighted // bytes of lists
 }
 
 // NewRegistry returns a registry made of cfg.
@@ -105,7 +106,10 @@ func NewRegistry(cfg Config) *Registry {
 	if cfg.Access.Report == nil {
 		cfg.Access.Report = cfg.Report
 	}
-	return &Registry{cfg: cfg, ledger: access.New(cfg.Access, cfg.Catalog.Access()), parsing: semaphore.NewWeighted(parseAtOnce)}
+	return &Registry{
+		cfg: cfg, ledger: access.New(cfg.Access, cfg.Catalog.Access()),
+		parsing: semaphore.NewWeighted(parseAtOnce), gathering: semaphore.NewWeighted(allListBytes),
+	}
 }
 
 // Open returns a repository as caller reads it. It asks nobody.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -279,7 +280,8 @@ func (l *Ledger) slowHash(c Caller) string {
 	}
 	h, err := pbkdf2.Key(sha256.New, c.authorization, l.readSalt(), iterations, sha256.Size)
 	if err != nil {
-		panic("access: pbkdf2: " + err.Error()) // its arguments are constants
+		l.report(fmt.Errorf("access: hash a password: %w", err))
+		return rand.Text() // under which nothing is found
 	}
 	s := hex.EncodeToString(h)
 	l.mu.Lock()

@@ -45,6 +45,10 @@ func TestABrokenRegistryIsLeftAlone(t *testing.T) {
 		}
 		err := ask()
 		var broken *brokenCircuitError
+		_, other := r.Repository("other").Resolve(t.Context(), "latest")
+		if other == nil || strings.Contains(other.Error(), "/app/") {
+			t.Errorf("what one asks for is told to another: %v", other)
+		}
 		if !errors.As(err, &broken) || !strings.Contains(err.Error(), "502") || !strings.Contains(err.Error(), "registry.test") {
 			t.Errorf("error does not tell what is wrong: %v", err)
 		}

@@ -36,10 +36,27 @@
 // request. When there is nothing to answer with, the registry's 401 is returned
 // as it came, for the caller to pass on.
 //
+// A [Repository] is read in the name of the node, or, by [Repository.As], of a
+// client: with its token, which is the client's to renew, or with its password,
+// which is used as the registry asks. Of several [Mirrors] each gets it.
+//
+// # Patience
+//
+// What goes wrong and may pass is tried again a few times, with jitter, and after
+// as long as a server asks for. A host that has failed several times in a row is
+// left alone for a while, then tried with one request. Both are an answer that
+// did not come, for [Unreachable].
+//
+// # Where connections go
+//
+// [PublicOnly] keeps a client of the node from using it to reach what only the
+// node can reach. It is asked of the address that is dialled, so that neither
+// names nor redirects nor realms lead around it; settings name exceptions.
+//
 // # Errors
 //
 // An answer other than success is a [*StatusError], which is a
-// [chunk.ErrNotFound] for 404. Bytes or lengths that cannot be those of the
+// [chunk.ErrNotFound] for 404 and a [chunk.ErrDenied] for 401 and 403. Bytes or lengths that cannot be those of the
 // digest are a [*chunk.CorruptError]. [Unreachable] tells whether the registry
 // could be asked at all. No error carries a token, a password or the query of a
 // URL, which is where signatures are.

@@ -163,12 +163,22 @@ func (r *Registry) send(a *answer, at *url.URL, header http.Header) (*http.Respo
 	if err != nil {
 		r.cfg.Observe(a.method, 0)
 		err = explain(ctx, a.subject(), err)
-		r.breakers.done(at.Host, !Unreachable(err), err.Error(), 0)
+		r.breakers.done(at.Host, !Unreachable(err), cause(err), 0)
 		return nil, err
 	}
 	r.cfg.Observe(a.method, resp.StatusCode)
 	r.breakers.observe(at.Host, resp)
 	return resp, nil
+}
+
+// cause is what is wrong with a host, without what was asked of it: that is
+// another caller's to know.
+func cause(err error) string {
+	var none *noAnswerError
+	if errors.As(err, &none) {
+		err = none.err
+	}
+	return err.Error()
 }
 
 // redirection returns where a response redirects to, or "".

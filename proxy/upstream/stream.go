@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	maxParked   = 32               // bodies of one registry
-	parkedFor   = 10 * time.Second // without use
-	parkedGrace = time.Second      // the same, while others wait for a place
-	stragglers  = 20 * time.Millisecond
+	maxParked   = 32                    // bodies of one registry
+	parkedFor   = 10 * time.Second      // without use
+	parkedGrace = time.Second           // the same, while others wait for a place
+	stragglers  = 20 * time.Millisecond // how long runs that begin together may be apart
 )
 
 // streams are the blobs whose runs take turns. The zero value is ready to use.
