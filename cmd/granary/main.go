@@ -70,7 +70,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Resolvers(s),
 	)
 	if err != nil {
-		panic("granary: command line is declared wrongly: " + err.Error())
+		fmt.Fprintln(stderr, "granary: the command line is declared wrongly:", err)
+		return 2
 	}
 	parsed, err := parser.Parse(args)
 	if exit >= 0 { // --help was asked for and given

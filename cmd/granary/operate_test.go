@@ -361,7 +361,9 @@ func TestUpstreamsThroughAProxy(t *testing.T) {
 	}))
 	t.Cleanup(proxy.Close)
 	for upstream, want := range map[string]string{"http://registry.example:8080": "HEAD registry.example:8080", "https://example.com": "CONNECT example.com:443"} {
+		mu.Lock()
 		asked = nil
+		mu.Unlock()
 		again := exec.Command(os.Args[0], "-test.run", "^TestUpstreamsThroughAProxy$")
 		again.Env = append(os.Environ(), "GRANARY_TEST_PROXIED="+upstream, "HTTP_PROXY="+proxy.URL, "HTTPS_PROXY="+proxy.URL, "NO_PROXY=")
 		if strings.HasPrefix(upstream, "https") {
@@ -370,9 +372,11 @@ func TestUpstreamsThroughAProxy(t *testing.T) {
 		if out, err := again.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", upstream, err, out)
 		}
+		mu.Lock()
 		if len(asked) == 0 || asked[0] != want {
 			t.Errorf("%s: the proxy was asked for %v", upstream, asked)
 		}
+		mu.Unlock()
 	}
 }
 
