@@ -200,7 +200,7 @@ func TestNoFlagsNoPrivileges(t *testing.T) {
 	for _, a := range []string{"127.0.0.1:5050", "127.0.0.1:5051"} {
 		l, err := net.Listen("tcp", a)
 		if err != nil {
-			t.Skipf("a node of this machine's own is using %s", a)
+			missing(t, a+", which something on this machine is using")
 		}
 		l.Close()
 	}

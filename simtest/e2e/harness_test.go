@@ -140,9 +140,9 @@ func prepareOld() error {
 func missing(t *testing.T, what string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
-		t.Fatalf("MISSING: %s, which CI installs", what)
+		t.Fatalf("MISSING: %s; CI has it", what)
 	}
-	t.Skipf("MISSING: %s; run simtest/e2e/install.sh as root", what)
+	t.Skipf("MISSING: %s; run simtest/e2e/install.sh as root, if that installs it", what)
 }
 
 // needRoot skips tests of runtimes that work for root only.
