@@ -29,6 +29,9 @@ type Config struct {
 	// VerifyAlways checks a chunk each time it is read, not only the first time
 	// that this process reads it, and lends no files.
 	VerifyAlways bool
+	// Watch is told what becomes of whole blobs. It must return at once and not call
+	// the store. nil ignores it.
+	Watch func(d digest.Digest, e Event)
 	// Report is told of faults that no caller is told of, or that a caller works
 	// around. It must not call the store. nil ignores them.
 	Report func(error)
@@ -52,6 +55,47 @@ type Disk struct {
 	fresh map[string]chunk.Ref // by raw SHA-256: chunks that the digests bucket does not list yet
 }
 
+// Event is what may become of a blob in a store.
+type Event int
+
+const (
+	Completed Event = iota // all of it is stored, and matches its digest
+	Refuted                // it did not match its digest
+	Lost                   // it was complete, and is not any more
+)
+
+// whole reports whether all of a blob is stored and known to match its digest.
+func (b *blob) whole() bool { return b.complete() && (b.proven || b.chunks() == 1) }
+
+// Completed returns the blobs of which all is stored and known to match its digest.
+func (s *Disk) Completed() (all []digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d, b := range s.blobs {
+		if b.whole() {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// Have returns a bit for each chunk of a blob that is stored, the lowest first.
+func (s *Disk) Have(d digest.Digest) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.blobs[d]
+	if b == nil {
+		return nil
+	}
+	bits := make([]byte, (b.chunks()+7)/8)
+	for i := range b.chunks() {
+		if b.have.has(i) {
+			bits[i/8] |= 1 << (i % 8)
+		}
+	}
+	return bits
+}
+
 // ErrFull says that the budget leaves no room for a chunk.
 var ErrFull = errors.New("store is full: everything in it is being read or written")
 
@@ -65,6 +109,9 @@ func Open(dir string, cfg Config) (*Disk, error) {
 	}
 	if cfg.Report == nil {
 		cfg.Report = func(error) {}
+	}
+	if cfg.Watch == nil {
+		cfg.Watch = func(digest.Digest, Event) {}
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -263,6 +310,9 @@ func (s *Disk) wrote(b *blob, ref chunk.Ref, made bool) {
 		b.sums.put(i, sum{digest: raw, link: b.sums.at(i).link})
 		s.fresh[raw] = b.ref(i)
 	}
+	if b.whole() {
+		s.cfg.Watch(b.digest, Completed)
+	}
 }
 
 // release gives up a hold. A blob of which nothing came is forgotten.
@@ -282,6 +332,9 @@ func (s *Disk) drop(b *blob, i int) {
 	defer s.mu.Unlock()
 	if !b.have.has(i) {
 		return
+	}
+	if b.whole() {
+		s.cfg.Watch(b.digest, Lost)
 	}
 	s.used -= b.ref(i).Size
 	b.have.clear(i)

@@ -111,6 +111,9 @@ func (s *Disk) takeOut(n int64) (gone []digest.Digest, freed int64) {
 			s.cfg.Report(fmt.Errorf("blob %s: evict: %w", b.digest, err))
 			continue
 		}
+		if b.whole() {
+			s.cfg.Watch(b.digest, Lost)
+		}
 		delete(s.blobs, b.digest)
 		s.used -= b.bytes()
 		freed += b.bytes()

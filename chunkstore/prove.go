@@ -41,6 +41,9 @@ func (s *Disk) Prove(d digest.Digest, total int64) {
 	defer s.mu.Unlock()
 	if b := s.blobs[d]; b != nil && b.total == total && !b.proven {
 		b.proven, b.changed = true, true
+		if b.whole() {
+			s.cfg.Watch(d, Completed)
+		}
 	}
 }
 
@@ -49,9 +52,11 @@ func (s *Disk) Prove(d digest.Digest, total int64) {
 // damaged some of them since, only those are.
 func (s *Disk) Refute(d digest.Digest) {
 	s.awaitWrites(func(b *blob) bool { return b.digest == d })
-	if !s.dropDamaged(d) {
-		s.Drop(d)
+	if s.dropDamaged(d) {
+		return
 	}
+	s.Drop(d)
+	s.cfg.Watch(d, Refuted)
 }
 
 // Drop forgets all that is stored of a blob that is not proven.

@@ -67,7 +67,11 @@ func (p *Repository) Blob(ctx context.Context, d digest.Digest) (*Blob, error) {
 	}
 	src, proofs := p.source(d, owned, far)
 	r := p.registry
-	b := chunk.NewBlob(m, src, chunk.BlobConfig{Window: r.cfg.Window, Budget: r.cfg.Budget, Proofs: proofs})
+	cfg := chunk.BlobConfig{Window: r.cfg.Window, Budget: r.cfg.Budget, Proofs: proofs}
+	if r.cfg.Peers != nil && !r.cfg.Peers.Alone() {
+		cfg.Run = chunk.StripeSize // each is another member's
+	}
+	b := chunk.NewBlob(m, src, cfg)
 	return &Blob{b, r.cfg.Store.Retain(d, size), p.near(d)}, nil
 }
 
@@ -81,13 +85,17 @@ func (p *Repository) far(d digest.Digest) (chunk.Source, error) {
 			return nil, err
 		}
 		all = append(all, &heeded{up.Blob(), func(err error) {
-			p.heed(as, err)
+			p.heed(as, err, up)
 			if chunk.IsCorrupt(err) || errors.Is(err, chunk.ErrNotFound) {
 				p.forget(d)
 			}
 		}})
 	}
-	return chunk.Named("upstream", chunk.Verify("upstream", chunk.First(all...))), nil
+	far := chunk.Named("upstream", chunk.Verify("upstream", chunk.First(all...)))
+	if peers := p.registry.cfg.Peers; peers != nil {
+		return recorded{far, peers}, nil
+	}
+	return far, nil
 }
 
 // forget makes the upstream be asked again about a blob that is not what it said.
@@ -139,12 +147,20 @@ func (p *Repository) blobSize(ctx context.Context, d digest.Digest) (int64, erro
 			r.report(r.cfg.Catalog.AddMembers(p.String(), map[digest.Digest]catalog.Member{d: {MediaType: m.MediaType, Size: size, Confirmed: true}}))
 		}
 		return size, err
+	}, func(size int64) Facts {
+		return Facts{Members: map[digest.Digest]catalog.Member{d: {MediaType: m.MediaType, Size: size, Confirmed: true}}}
 	})
+	if upstream.Unreachable(err) {
+		m, known = r.cfg.Catalog.Member(p.String(), d) // others may have known more
+	}
 	if err == nil || !known || !upstream.Unreachable(err) {
 		return size, err
 	}
 	if err := p.unasked(err); err != nil {
 		return 0, err
+	}
+	if m.Confirmed {
+		return m.Size, nil
 	}
 	return m.Size, p.readsElsewhere(d, err)
 }

@@ -95,10 +95,22 @@ func (p *Repository) shown(d digest.Digest) {
 func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chunk.Source, chunk.Proofs) {
 	r := p.registry
 	if !owned {
-		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, false}), nil), apart{func() { p.shown(d) }}
+		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, false, true}), nil), apart{func() { p.shown(d) }}
 	}
 	near := p.near(d)
-	return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, true}), r.cfg.Report), proving{near, func() { p.shown(d) }}
+	proofs := proving{near, func() { p.shown(d) }}
+	if r.cfg.Peers == nil {
+		return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, true, true}), r.cfg.Report), proofs
+	}
+	own := chunk.Cache(near, chunk.First(r.cfg.Peers.Held(p.Host), far), r.flights.of(flightKey{p.Host, true, true}), r.cfg.Report)
+	if p.lent {
+		return own, proofs
+	}
+	// The flights of what this node gets as an owner are apart from those of its
+	// readers: with one for both, two nodes that take each other for the owner
+	// would wait for each other.
+	src := r.cfg.Peers.Source(p.in(p.caller), own)
+	return chunk.Cache(near, src, r.flights.of(flightKey{p.Host, true, false}), r.cfg.Report), proofs
 }
 
 func (p *Repository) near(d digest.Digest) ours {
@@ -184,6 +196,7 @@ type flights struct {
 type flightKey struct {
 	host string
 	kept bool // what is fetched goes into the store
+	own  bool // it comes from the upstream, or who holds all; not from owners
 }
 
 func (f *flights) of(k flightKey) *chunk.Flight {

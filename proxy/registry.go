@@ -65,6 +65,8 @@ type Config struct {
 	Upstream func(repo ref.Repository, authorization string) (Upstream, error)
 	Store    Store
 	Catalog  *catalog.Catalog
+	// Peers are the other members of the cluster. nil is for a node without one.
+	Peers Peers
 	// Access says how long grants are good for. Its HoldFor bounds how long after
 	// the upstream's last word a tag is served, too.
 	Access access.Config

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,16 +24,23 @@ type Repository struct {
 	ref.Repository
 	registry *Registry
 	caller   access.Caller
+	lent     bool // it is read for another member, see [Registry.As]
 }
 
 // Resolution is what a tag or digest means, now or when the upstream could last
 // be asked.
 type Resolution struct {
 	upstream.Resolved
+	// Age is how long ago the upstream said so.
+	Age time.Duration
 	// Stale is the time of the upstream's last word when it cannot be reached
 	// now, else zero.
 	Stale time.Time
 }
+
+// together is how far apart members may ask the one who asks for all, and be given
+// the same answer.
+const together = time.Second
 
 // Resolve returns the descriptor of a manifest: of d if that is not empty. How
 // often the upstream is asked about a tag is the tag's policy; while it cannot be
@@ -43,21 +51,26 @@ func (p *Repository) Resolve(ctx context.Context, tag string, d digest.Digest) (
 		return Resolution{Resolved: resolved}, err
 	}
 	last, known := p.registry.cfg.Catalog.Tag(p.String(), tag)
-	if known && policyFor(p.registry.cfg.TagRules, p.Repository, tag).current(last.Checked) {
+	if known && (policyFor(p.registry.cfg.TagRules, p.Repository, tag).current(last.Checked) || p.lent && time.Since(last.Checked).Abs() < together) {
 		err := p.authorize(ctx, "manifest "+string(last.Digest), resolves(last.Digest))
 		if err == nil || !errors.Is(err, chunk.ErrNotFound) { // else it is gone there, and the tag has moved
-			return Resolution{Resolved: resolvedTo(last)}, p.about(tag, err)
+			return Resolution{Resolved: resolvedTo(last), Age: time.Since(last.Checked)}, p.about(tag, err)
 		}
 	}
 	resolved, err := ask(ctx, p, "tag "+tag, func(ctx context.Context, up Upstream) (upstream.Resolved, error) {
 		resolved, err := up.Resolve(ctx, tag)
 		if err == nil {
-			p.setTag(tag, resolved.Descriptor)
+			p.setTag(tag, resolved.Descriptor, up)
 		}
 		return resolved, err
+	}, func(r upstream.Resolved) Facts {
+		return Facts{Tags: map[string]TagFact{tag: {Digest: r.Digest, MediaType: r.MediaType, Size: r.Size}}}
 	})
+	if upstream.Unreachable(err) {
+		last, known = p.registry.cfg.Catalog.Tag(p.String(), tag) // others may have known more
+	}
 	if err != nil && known && upstream.Unreachable(err) && time.Since(last.Checked).Abs() < p.registry.ledger.HoldFor() {
-		return Resolution{resolvedTo(last), last.Checked}, p.about(tag, p.unasked(err))
+		return Resolution{Resolved: resolvedTo(last), Stale: last.Checked}, p.about(tag, p.unasked(err))
 	}
 	return Resolution{Resolved: resolved}, p.about(tag, err)
 }
@@ -75,9 +88,10 @@ func (p *Repository) about(tag string, err error) error {
 }
 
 // setTag records what tag was resolved to.
-func (p *Repository) setTag(tag string, desc ocispec.Descriptor) {
+func (p *Repository) setTag(tag string, desc ocispec.Descriptor, up Upstream) {
+	age, _, _ := heard(up)
 	p.registry.report(p.registry.cfg.Catalog.SetTag(p.String(), tag, catalog.Tag{
-		Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Checked: time.Now(),
+		Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Checked: time.Now().Add(-age),
 	}))
 }
 
@@ -119,12 +133,13 @@ func (p *Repository) Manifest(ctx context.Context, d digest.Digest) (upstream.Ma
 // fetchManifest gets a manifest from the upstream and keeps it, and what it says
 // of the repository.
 func (p *Repository) fetchManifest(ctx context.Context, d digest.Digest) (upstream.Manifest, error) {
+	var named map[digest.Digest]catalog.Member
 	m, err := ask(ctx, p, "manifest bytes "+string(d), func(ctx context.Context, up Upstream) (upstream.Manifest, error) {
 		m, err := up.Manifest(ctx, string(d))
 		if err != nil {
 			return m, err
 		}
-		named, err := p.registry.parse(ctx, m.Bytes)
+		named, err = p.registry.parse(ctx, m.Bytes)
 		if err != nil {
 			return m, err
 		}
@@ -133,8 +148,27 @@ func (p *Repository) fetchManifest(ctx context.Context, d digest.Digest) (upstre
 		named[d] = catalog.Member{MediaType: m.MediaType, Size: m.Size, Manifest: true, Confirmed: true}
 		p.registry.report(p.registry.cfg.Catalog.AddMembers(p.String(), named))
 		return m, nil
-	})
+	}, func(upstream.Manifest) Facts { return Facts{Members: named} })
+	if upstream.Unreachable(err) {
+		m, err = p.borrowManifest(ctx, d, err)
+	}
 	return m, p.about("@"+string(d), err)
+}
+
+// borrowManifest gets a manifest from another member, which has said that it
+// belongs here. The upstream failed with err.
+func (p *Repository) borrowManifest(ctx context.Context, d digest.Digest, err error) (m upstream.Manifest, _ error) {
+	desc, known := p.manifestMember(d)
+	if p.peers() == nil || !known || p.unasked(err) != nil {
+		return m, err
+	}
+	raw, missing := p.borrowed(ctx, d, desc.Size)
+	if missing != nil {
+		return m, err
+	}
+	p.registry.supply(p.Host, d, false)
+	p.keep(ctx, desc, raw)
+	return upstream.Manifest{Resolved: upstream.Resolved{Descriptor: desc}, Bytes: raw}, nil
 }
 
 // authorize returns nil if the caller may read the repository, else why not.
@@ -146,7 +180,7 @@ func (p *Repository) authorize(ctx context.Context, question string, answer func
 	}
 	_, err := ask(ctx, p, question, func(ctx context.Context, up Upstream) (struct{}, error) {
 		return struct{}{}, answer(ctx, up)
-	})
+	}, func(struct{}) Facts { return Facts{} })
 	if err == nil || !upstream.Unreachable(err) {
 		return err
 	}
@@ -181,28 +215,41 @@ func (p *Repository) identities() []access.Caller {
 }
 
 // ask asks the upstream, in the name of whoever gets an answer, and takes note of
-// who was served and who was refused.
-func ask[T any](ctx context.Context, p *Repository, question string, answer func(context.Context, Upstream) (T, error)) (v T, err error) {
+// who was served and who was refused. Other members are told of that, and of the
+// facts that an answer gives.
+func ask[T any](ctx context.Context, p *Repository, question string, answer func(context.Context, Upstream) (T, error), facts func(T) Facts) (v T, err error) {
 	for _, as := range p.identities() {
 		v, err = askAs(ctx, p, as, question, func(ctx context.Context, up Upstream) (T, error) {
 			v, err := answer(ctx, up)
-			p.heed(as, err)
+			p.heed(as, err, up)
+			switch {
+			case err == nil:
+				p.tell(as, up, facts(v))
+			case errors.Is(err, chunk.ErrDenied):
+				p.tell(as, up, Facts{})
+			}
 			return v, err
 		})
 		if !errors.Is(err, chunk.ErrDenied) {
 			break
 		}
 	}
+	if upstream.Unreachable(err) {
+		p.recall(ctx)
+	}
 	return v, err
 }
 
 // askAs makes callers with the same question in the same name share one answer.
 func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question string, answer func(context.Context, Upstream) (T, error)) (T, error) {
-	key := strings.Join([]string{p.String(), question, as.Key()}, "\n")
+	key := strings.Join([]string{p.String(), question, as.Key(), strconv.FormatBool(p.lent)}, "\n")
 	a, err := p.registry.questions.ask(ctx, key, func(ctx context.Context) (any, error) {
 		up, err := p.registry.cfg.Upstream(p.Repository, as.Authorization())
 		if err != nil {
 			return nil, err
+		}
+		if peers := p.peers(); peers != nil {
+			up = peers.Upstream(p.in(as), up)
 		}
 		return answer(ctx, up)
 	})
@@ -211,11 +258,12 @@ func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question
 }
 
 // heed takes note of whether the upstream served somebody.
-func (p *Repository) heed(as access.Caller, err error) {
+func (p *Repository) heed(as access.Caller, err error, up Upstream) {
 	var said *upstream.StatusError
 	switch {
 	case err == nil:
-		p.registry.ledger.Allow(p.Host, p.String(), as)
+		_, granted, _ := heard(up)
+		p.registry.ledger.Allow(p.Host, p.String(), as, granted)
 	case errors.As(err, &said) && errors.Is(err, chunk.ErrDenied):
 		p.registry.ledger.Deny(p.Host, p.String(), as, said.Header.Values("Www-Authenticate"))
 	}

@@ -30,6 +30,9 @@ type BlobConfig struct {
 	// Window is how many bytes of chunks a sequential reader may hold, the one
 	// it gives out included. 0 is one chunk.
 	Window int64
+	// Run is how many bytes a reader fetches at a time, a multiple of [StripeSize].
+	// 0 is half the window.
+	Run int64
 	// Budget bounds the memory of all readers together. nil does not.
 	Budget *Budget
 	// Proofs is asked whether the blob is proven, and told when it is. With nil

@@ -21,6 +21,16 @@ func setOrigin(ctx context.Context, name string) {
 	}
 }
 
+// WithOrigin is for a source that answers from several others at once: it returns a
+// context to ask one of them with, and what tells where its last answer came from.
+func WithOrigin(ctx context.Context) (context.Context, func() string) {
+	ctx, o := withOrigin(ctx)
+	return ctx, func() string { return o.name }
+}
+
+// SetOrigin says where the chunk that is about to be given came from.
+func SetOrigin(ctx context.Context, name string) { setOrigin(ctx, name) }
+
 // Named returns src with a name: whatever it gives is accounted to that name by
 // the readers of a [Blob]. Names are the values of the metrics' source label:
 // memory, disk, peer, parent, layout, upstream.

@@ -223,6 +223,9 @@ func (r *Reader) fill() error {
 		window = 1
 	}
 	run := max(window/runsAhead/stripeChunks, 1) * stripeChunks
+	if r.b.cfg.Run > 0 {
+		run = int(max(r.b.cfg.Run/StripeSize, 1)) * stripeChunks
+	}
 	for {
 		room := window - len(r.ahead)
 		want := min(run-r.next%stripeChunks, end-r.next)

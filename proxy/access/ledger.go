@@ -78,6 +78,7 @@ type grantKey struct {
 type Grant struct {
 	Checked time.Time `json:"checked"`
 	Expires time.Time `json:"expires,omitzero"` // with the token; zero does not
+	Denied  bool      `json:"denied,omitempty"` // it is the word that the caller may not
 }
 
 // New returns a ledger over records, which hold what an earlier one knew.
@@ -145,10 +146,10 @@ func (l *Ledger) holds(c Caller, repository string) bool {
 	return ok && g.good(l.holdFor(c))
 }
 
-// Allow records that the upstream has served a caller.
-func (l *Ledger) Allow(host, repository string, c Caller) {
+// Allow records that the upstream has served a caller, some time ago.
+func (l *Ledger) Allow(host, repository string, c Caller, age time.Duration) {
 	c = l.identity(host, c)
-	g := Grant{Checked: time.Now()}
+	g := Grant{Checked: time.Now().Add(-age)}
 	switch expires, ok := c.expires(); {
 	case ok:
 		g.Expires = expires
@@ -168,12 +169,38 @@ func (l *Ledger) Allow(host, repository string, c Caller) {
 func (l *Ledger) Deny(host, repository string, c Caller, challenges []string) {
 	c = l.identity(host, c)
 	old, known := l.remembered(c, repository)
-	l.remember(c, repository, Grant{}) // good for nothing, and hides what is recorded
-	if !c.password() || known && !old.Checked.IsZero() {
+	l.remember(c, repository, Grant{Checked: time.Now(), Denied: true}) // hides what is recorded
+	if !c.password() || known && !old.Denied {
 		l.report(l.records.Delete(l.key(c, repository))) // no slow hash for a wrong password
 	}
 	if size := len(strings.Join(challenges, "")); size > 0 && size <= maxChallenge && !slices.Equal(l.Challenges(repository), challenges) {
 		l.report(l.records.Put(challengeKey(repository), challenges))
+	}
+}
+
+// Word returns the upstream's last word on a caller that is known here.
+func (l *Ledger) Word(host, repository string, c Caller) (Grant, bool) {
+	c = l.identity(host, c)
+	g, ok := l.remembered(c, repository)
+	if !ok {
+		g, ok = l.recorded(c, repository)
+	}
+	return g, ok
+}
+
+// Hear records the upstream's word on a caller as another node has it, unless a
+// later one is known. challenges go with a refusal.
+func (l *Ledger) Hear(host, repository string, c Caller, g Grant, challenges []string) {
+	if known, ok := l.Word(host, repository, c); ok && !known.Checked.Before(g.Checked) {
+		return
+	}
+	if g.Denied {
+		l.Deny(host, repository, c, challenges)
+	}
+	c = l.identity(host, c)
+	l.remember(c, repository, g)
+	if !g.Denied {
+		l.report(l.records.Put(l.key(c, repository), g))
 	}
 }
 
@@ -220,7 +247,7 @@ func (l *Ledger) holdFor(c Caller) time.Duration {
 // from the future, by a clock that was put back, is as old as it is far.
 func (g Grant) good(d time.Duration) bool {
 	now := time.Now()
-	return now.Sub(g.Checked).Abs() < d && (g.Expires.IsZero() || now.Before(g.Expires))
+	return !g.Denied && now.Sub(g.Checked).Abs() < d && (g.Expires.IsZero() || now.Before(g.Expires))
 }
 
 func (l *Ledger) remembered(c Caller, repository string) (Grant, bool) {

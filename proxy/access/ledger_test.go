@@ -95,7 +95,7 @@ func TestHowLongAGrantIsGood(t *testing.T) {
 					t.Error("granted before it was asked")
 				}
 				begin := time.Now()
-				l.Allow(host, repo, who)
+				l.Allow(host, repo, who, 0)
 				for _, at := range []time.Duration{0, c.fresh - time.Second, c.fresh + time.Second, c.held - time.Second, c.held + time.Second} {
 					if at < 0 || at > 0 && at <= time.Since(begin) {
 						continue
@@ -122,7 +122,7 @@ func in(d time.Duration) string { return fmt.Sprintf(`{"exp":%d}`, time.Now().Ad
 func TestAGrantIsForOneCallerAndOneRepository(t *testing.T) {
 	l := access.New(access.Config{}, newRecords())
 	right, wrong := caller(t, "Bearer right"), caller(t, "Bearer wrong")
-	l.Allow(host, repo, right)
+	l.Allow(host, repo, right, 0)
 	for _, c := range []struct {
 		repository string
 		caller     access.Caller
@@ -142,7 +142,7 @@ func TestAGrantIsForOneCallerAndOneRepository(t *testing.T) {
 	if l.Fresh(host, repo, right) || l.Holds(host, repo, right) {
 		t.Error("a denial did not end the grant")
 	}
-	l.Allow(host, repo, access.Caller{})
+	l.Allow(host, repo, access.Caller{}, 0)
 	if !l.Fresh(host, repo, wrong) || !l.Public(host, repo) {
 		t.Error("what is public is not for everybody")
 	}
@@ -152,7 +152,7 @@ func TestAGrantIsForOneCallerAndOneRepository(t *testing.T) {
 func TestARevokedPasswordIsNotHeld(t *testing.T) {
 	kept := newRecords()
 	who := basic(t, "hunter2")
-	access.New(access.Config{}, kept).Allow(host, repo, who)
+	access.New(access.Config{}, kept).Allow(host, repo, who, 0)
 	again := access.New(access.Config{}, kept)
 	again.Deny(host, repo, who, []string{`Basic realm="x"`})
 	if again.Holds(host, repo, who) {
@@ -167,7 +167,7 @@ func TestNoCredentialIsKeptOrPrinted(t *testing.T) {
 	kept := newRecords()
 	l := access.New(access.Config{}, kept)
 	for _, c := range []access.Caller{basic(t, "hunter2"), caller(t, "Bearer sesame")} {
-		l.Allow(host, repo, c)
+		l.Allow(host, repo, c, 0)
 		said := fmt.Sprint(c, &c) + fmt.Sprintf("%+v %#v %s %q", c, c, c, c)
 		for _, secret := range []string{"hunter2", "sesame", strings.Fields(c.Authorization())[1]} {
 			if strings.Contains(kept.String(), secret) {
@@ -185,7 +185,7 @@ func TestNoCredentialIsKeptOrPrinted(t *testing.T) {
 func TestTheNodesGrantsEndWithItsSharing(t *testing.T) {
 	kept := newRecords()
 	shared := access.New(access.Config{Shared: func(h string) bool { return h == host }}, kept)
-	shared.Allow(host, repo, access.Caller{})
+	shared.Allow(host, repo, access.Caller{}, 0)
 	if !shared.Fresh(host, repo, access.Caller{}) || !shared.Fresh(host, repo, caller(t, "Bearer any")) {
 		t.Error("the node's grant is not shared")
 	}
@@ -209,7 +209,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	kept := newRecords()
 	l := access.New(access.Config{}, kept)
 	for i := range 20_000 {
-		l.Allow(host, fmt.Sprint("a.test/", i), access.Caller{})
+		l.Allow(host, fmt.Sprint("a.test/", i), access.Caller{}, 0)
 	}
 	if !l.Public(host, "a.test/0") || !l.Public(host, "a.test/19999") {
 		t.Error("what memory has no room for is not read from the records")
@@ -242,7 +242,7 @@ func FuzzTokens(f *testing.F) {
 			return // slow by intent
 		}
 		l := access.New(access.Config{}, newRecords())
-		l.Allow(host, repo, c)
+		l.Allow(host, repo, c, 0)
 		if !c.Anonymous() && l.Fresh(host, repo, access.Caller{}) {
 			t.Error("a credential's grant is for everybody")
 		}

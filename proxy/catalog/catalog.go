@@ -132,6 +132,30 @@ func (c *Catalog) ForgetTags(repository, tag string) (n int, err error) {
 	return len(entries), c.put(entries...)
 }
 
+// Tags returns what tags of repository were last resolved to, at most n of them.
+func (c *Catalog) Tags(repository string, n int) map[string]Tag {
+	found := make(map[string]Tag)
+	for _, k := range c.keys(tags, repository+":", n) {
+		tag := strings.TrimPrefix(k, repository+":")
+		if t, ok := c.Tag(repository, tag); ok {
+			found[tag] = t
+		}
+	}
+	return found
+}
+
+// Members returns what belongs to repository, at most n of it.
+func (c *Catalog) Members(repository string, n int) map[digest.Digest]Member {
+	found := make(map[digest.Digest]Member)
+	for _, k := range c.keys(members, repository+"@", n) {
+		d := digest.Digest(strings.TrimPrefix(k, repository+"@"))
+		if m, ok := c.Member(repository, d); ok {
+			found[d] = m
+		}
+	}
+	return found
+}
+
 // Member returns what is known of d in repository. ok is false when d is not
 // known to belong there.
 func (c *Catalog) Member(repository string, d digest.Digest) (m Member, ok bool) {

@@ -16,8 +16,9 @@ import (
 // Config holds the settings of a node. The tags name its flags, environment
 // variables and keys of the configuration file, which are the same.
 type Config struct {
-	DataConfig   `embed:""`
-	ListenConfig `embed:""`
+	DataConfig    `embed:""`
+	ListenConfig  `embed:""`
+	ClusterConfig `embed:""`
 }
 
 // DataConfig says what a node keeps, and where it gets it from.
@@ -54,6 +55,24 @@ type ListenConfig struct {
 	DrainTimeout time.Duration `name:"drain-timeout" default:"30s" placeholder:"DURATION" help:"How long responses that are under way may take after SIGTERM."`
 }
 
+// ClusterConfig says which cluster a node is a member of. Without a secret and
+// without InsecureCluster it is alone, and opens no port for members.
+type ClusterConfig struct {
+	P2PListen    []string `name:"p2p-listen" default:"/ip4/0.0.0.0/tcp/5052" placeholder:"MULTIADDR" help:"Address at which members exchange chunks. May be repeated."`
+	GossipListen string   `name:"gossip-listen" default:"0.0.0.0:5053" placeholder:"HOST:PORT" help:"Address at which members find each other, TCP and UDP."`
+	Join         []string `name:"join" placeholder:"HOST:PORT" help:"Where other members may be found. A name stands for all of its addresses. May be repeated."`
+	Advertise    string   `name:"advertise" placeholder:"IP" help:"Address at which other members reach this node. Default: the one it reaches them from."`
+
+	ClusterSecretFile string `name:"cluster-secret-file" placeholder:"FILE" help:"The cluster's secrets, one a line: the first encrypts, all decrypt. Read again when it changes."`
+	InsecureCluster   bool   `name:"insecure-cluster" help:"Be a member of a cluster that has no secret, and that anybody may join."`
+	Zone              string `name:"zone" placeholder:"NAME" help:"Where this node is. Blobs cross from one zone to another once."`
+	Weight            int    `name:"weight" default:"10" placeholder:"N" help:"How much this node gets for others, 0 to 100, relative to their weights."`
+
+	UploadLimit   Size `name:"upload-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that go to members, as in 50MiB. 0 is no limit."`
+	DownloadLimit Size `name:"download-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from members. 0 is no limit."`
+	UpstreamLimit Size `name:"upstream-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from registries. 0 is no limit."`
+}
+
 // SettingError says that the value of a setting cannot be used.
 type SettingError struct {
 	Name string // of the flag
@@ -63,8 +82,11 @@ type SettingError struct {
 func (e *SettingError) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *SettingError) Unwrap() error { return e.Err }
 
-// check returns a *SettingError for what is wrong with numbers and durations.
+// check returns a *SettingError for what is wrong with the settings.
 func (c Config) check() error {
+	if err := c.ClusterConfig.check(); err != nil {
+		return err
+	}
 	for _, s := range []struct {
 		name string
 		n    int64

@@ -15,6 +15,7 @@ import (
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p"
 )
 
 // metrics are what a node counts. Each node has a registry of its own, so that
@@ -26,14 +27,17 @@ type metrics struct {
 	upstreamBytes    *prometheus.CounterVec // by registry
 	upstreamRequests *prometheus.CounterVec // by registry, method and code
 	corrupt          *prometheus.CounterVec // by source
+	peers            *prometheus.CounterVec // by direction
 	faults           *prometheus.CounterVec // by kind
 
 	bySource [len(sources)]atomic.Int64 // what served counts, for the status page
 	upstream atomic.Int64
+	peersIn  atomic.Int64
+	peersOut atomic.Int64
 }
 
-// sources are where bytes come from in a node of one; the metrics' label.
-var sources = [...]string{"memory", "disk", "upstream"}
+// sources are where bytes come from; the metrics' label.
+var sources = [...]string{"memory", "disk", "peer", "upstream"}
 
 func newMetrics() *metrics {
 	m := &metrics{
@@ -50,17 +54,23 @@ func newMetrics() *metrics {
 		corrupt: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "granary_corrupt_total", Help: "Chunks and blobs whose bytes were wrong, by who gave them.",
 		}, []string{"source"}),
+		peers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_peer_bytes_total", Help: "Bytes that were exchanged with other members, by direction.",
+		}, []string{"direction"}),
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "granary_store_faults_total", Help: "Failed reads and writes of the store that were worked around.",
 		}, []string{"kind"}),
 	}
-	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.faults,
+	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What never happened is 0, not absent.
 	for _, s := range sources {
 		m.served.WithLabelValues(s, "http")
 	}
-	for _, s := range []string{"disk", "upstream"} {
+	for _, d := range []string{"in", "out"} {
+		m.peers.WithLabelValues(d)
+	}
+	for _, s := range []string{"disk", "peer", "upstream"} {
 		m.corrupt.WithLabelValues(s)
 	}
 	for _, k := range []string{"full", "unwritable", "io", "other"} {
@@ -96,6 +106,37 @@ func (m *metrics) countRequest(registry, method string, code int) {
 func (m *metrics) countReceived(registry string, n int64) {
 	m.upstreamBytes.WithLabelValues(registry).Add(float64(n))
 	m.upstream.Add(n)
+}
+
+func (m *metrics) countPeers(in, out int64) {
+	if in > 0 {
+		m.peers.WithLabelValues("in").Add(float64(in))
+		m.peersIn.Add(in)
+	}
+	if out > 0 {
+		m.peers.WithLabelValues("out").Add(float64(out))
+		m.peersOut.Add(out)
+	}
+}
+
+// peerStates are what a member may be, see p2p.PeerStatus.
+var peerStates = []string{"self", "up", "down", "draining", "quarantined"}
+
+// watchPeers adds gauges of the cluster's members.
+func (m *metrics) watchPeers(status func() []p2p.PeerStatus) {
+	for _, state := range peerStates {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "granary_members", Help: "Members of the cluster, by what this node makes of them.", ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 {
+			n := 0
+			for _, p := range status() {
+				if p.State == state {
+					n++
+				}
+			}
+			return float64(n)
+		}))
+	}
 }
 
 // faultLog counts faults that reads have worked around, and logs them: wrong

@@ -13,12 +13,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
@@ -50,8 +53,10 @@ type Node struct {
 	upstreams *upstreams
 	store     *chunkstore.Stack
 	catalog   *catalog.Catalog
-	listeners []net.Listener // of the registry face
-	admin     net.Listener   // nil without one
+	listeners []net.Listener          // of the registry face
+	admin     net.Listener            // nil without one
+	cluster   *cluster                // nil for a node alone
+	watching  atomic.Pointer[cluster] // the same, once it can be told of blobs
 	registry  *proxy.Registry
 	handler   http.Handler
 	tagRules  []proxy.TagRule
@@ -68,8 +73,8 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		_ = n.close() // err is what matters
 		return nil, err
 	}
-	n.registry = proxy.NewRegistry(proxy.Config{
-		DefaultHost: cfg.DefaultUpstream,
+	face := proxy.Config{
+		DefaultHost: n.cfg.DefaultUpstream,
 		Upstream:    n.upstreams.repository,
 		Store:       n.store,
 		Catalog:     n.catalog,
@@ -84,7 +89,11 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		Budget:   chunk.NewBudget(readAhead),
 		Report:   n.faults.report,
 		Served:   n.metrics.countServed,
-	})
+	}
+	if n.cluster != nil {
+		face.Peers = peers{n.cluster}
+	}
+	n.registry = proxy.NewRegistry(face)
 	n.handler = proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log), proxy.Limits{
 		Total: cfg.MaxRequests, PerClient: cfg.MaxRequestsPerClient, Queue: maxQueue, Wait: maxQueueing,
 	})
@@ -95,7 +104,7 @@ func (n *Node) open() (err error) {
 	if err := n.cfg.check(); err != nil {
 		return err
 	}
-	if n.upstreams, err = newUpstreams(n.cfg.DataConfig, n.metrics); err != nil {
+	if n.upstreams, err = newUpstreams(n.cfg.DataConfig, p2p.NewLimiter(int64(n.cfg.UpstreamLimit)), n.metrics); err != nil {
 		return err
 	}
 	for _, s := range n.cfg.TagPolicy {
@@ -114,7 +123,23 @@ func (n *Node) open() (err error) {
 	if n.store.Disk != nil {
 		n.metrics.watch(n.store.Disk.Usage)
 	}
+	if !n.cfg.clustered() {
+		return nil
+	}
+	n.cluster, err = newCluster(n.cfg.ClusterConfig, n.cfg.DataDir, n.store.Disk != nil, n.metrics, n.log, n.faults.report)
+	if err != nil {
+		return err
+	}
+	n.closers = append(n.closers, n.cluster.close)
+	n.watching.Store(n.cluster)
 	return nil
+}
+
+// watch is told what becomes of blobs in the store.
+func (n *Node) watch(d digest.Digest, e chunkstore.Event) {
+	if c := n.watching.Load(); c != nil {
+		c.watch(d, e)
+	}
 }
 
 func (n *Node) listen() error {
@@ -171,6 +196,7 @@ func (n *Node) openDisk() (*chunkstore.Disk, error) {
 	disk, err := chunkstore.Open(n.cfg.DataDir, chunkstore.Config{
 		Budget:       budget,
 		VerifyAlways: n.cfg.VerifyReads == "always",
+		Watch:        n.watch,
 		Report:       n.faults.report,
 	})
 	if err != nil {
@@ -243,6 +269,9 @@ func (n *Node) Run(ctx context.Context) error {
 		g.Go(func() error { return ignoreShutdown(admin.Serve(n.admin)) })
 	}
 	g.Go(func() error { return n.scrub(gctx) })
+	if n.cluster != nil {
+		g.Go(func() error { return n.runCluster(gctx) })
+	}
 	g.Go(func() error {
 		<-gctx.Done()
 		return n.drain(registry, admin)
@@ -255,6 +284,16 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.log.Info("stopped")
 	return err
+}
+
+// runCluster is a member of the cluster, which learns what the store holds.
+func (n *Node) runCluster(ctx context.Context) error {
+	if n.store.Disk != nil {
+		for _, d := range n.store.Disk.Completed() {
+			n.cluster.gossip.Announce(d)
+		}
+	}
+	return n.cluster.run(ctx, backend{n.registry, n.store, n.cluster.providers})
 }
 
 func (n *Node) server(h http.Handler) *http.Server {
@@ -272,6 +311,9 @@ func (n *Node) drain(registry, admin *http.Server) error {
 	n.log.Info("draining", "timeout", n.cfg.DrainTimeout)
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTimeout)
 	defer cancel()
+	if n.cluster != nil {
+		n.cluster.drain(ctx)
+	}
 	if err := registry.Shutdown(ctx); err != nil {
 		n.log.Warn("responses were cut off", "after", n.cfg.DrainTimeout)
 		_ = registry.Close()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
@@ -26,6 +27,7 @@ const dockerHub, dockerHubURL = "docker.io", "https://registry-1.docker.io"
 
 // upstreams makes a client for each registry that is asked for.
 type upstreams struct {
+	limit       *p2p.Limiter // of bytes from all of them; nil for none
 	cfg         DataConfig
 	roots       map[string]*x509.CertPool // by host
 	named       map[string]bool           // host:port of what settings name
@@ -39,12 +41,12 @@ type upstreams struct {
 
 // newUpstreams checks the settings of all configured registries, so that a wrong
 // one is found at the start.
-func newUpstreams(cfg DataConfig, m *metrics) (u *upstreams, err error) {
+func newUpstreams(cfg DataConfig, limit *p2p.Limiter, m *metrics) (u *upstreams, err error) {
 	if err := canonical(&cfg); err != nil {
 		return nil, err
 	}
 	u = &upstreams{
-		cfg: cfg, metrics: m, roots: make(map[string]*x509.CertPool), named: make(map[string]bool),
+		cfg: cfg, limit: limit, metrics: m, roots: make(map[string]*x509.CertPool), named: make(map[string]bool),
 		pseudonym: "granary-" + strings.ToLower(rand.Text()), byHost: make(map[string]upstream.Mirrors),
 	}
 	if u.credentials, err = newCredentials(cfg); err != nil {
@@ -197,7 +199,10 @@ func (u *upstreams) config(host, at string) upstream.Config {
 		Named:              func(address string) bool { return u.named[address] },
 		Pseudonym:          u.pseudonym,
 		Observe:            func(method string, code int) { u.metrics.countRequest(label, method, code) },
-		Received:           func(n int64) { u.metrics.countReceived(label, n) },
+		Received: func(n int64) {
+			u.metrics.countReceived(label, n)
+			_ = u.limit.Wait(context.Background(), int(n)) // between two reads of a body
+		},
 	}
 	if !u.configured(host) {
 		cfg.Named = nil // a registry that a client names leads nowhere but to the public

@@ -1,0 +1,273 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/p2p"
+	"github.com/granary-oci/granary/p2p/libp2p"
+	"github.com/granary-oci/granary/tracker"
+	"github.com/granary-oci/granary/tracker/gossip"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	maxProvided    = 1 << 16 // blobs whose providers this node keeps
+	providersLive  = 3 * gossip.Refresh
+	readSecrets    = 2 * time.Second // between looks at the secret file
+	maxSecretFile  = 64 << 10        // bytes
+	minSecret      = 16              // bytes
+	maxSecrets     = 16
+	leaveFor       = 3 * time.Second
+	identityName   = "identity.key"
+	minPassingRate = 64 << 10 // bytes per second; below, nothing gets anywhere
+)
+
+// cluster is what a node is to other members, and they to it. A node alone has
+// none.
+type cluster struct {
+	cfg       ClusterConfig
+	log       *slog.Logger
+	identity  *libp2p.Identity
+	providers *tracker.Providers
+	gossip    *gossip.Gossip
+	begun     chan struct{} // closed when gossip is there
+	host      *libp2p.Host
+	client    *p2p.Client
+	secrets   []byte // what the file held when it was last read
+}
+
+// clustered reports whether the settings make the node a member of a cluster.
+func (c ClusterConfig) clustered() bool { return c.ClusterSecretFile != "" || c.InsecureCluster }
+
+// membership is a [tracker.Members] that can be named before it begins: the
+// transport and the gossip each need the other's addresses.
+type membership struct{ *cluster }
+
+func (m membership) View() *tracker.View {
+	select {
+	case <-m.begun:
+		return m.gossip.View()
+	default:
+		return tracker.NewView(tracker.Peer{ID: m.identity.ID()}, nil)
+	}
+}
+
+func (m membership) Changed() <-chan struct{} {
+	select {
+	case <-m.begun:
+		return m.gossip.Changed()
+	default:
+		return m.begun
+	}
+}
+
+// signer signs with the node's identity.
+type signer struct{ *libp2p.Identity }
+
+func (signer) Verify(id tracker.ID, p, signature []byte) bool {
+	return libp2p.Verify(id, p, signature)
+}
+
+// newCluster opens the ports of a member. It does not wait for others.
+func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, log *slog.Logger, report func(error)) (c *cluster, err error) {
+	c = &cluster{cfg: cfg, log: log, providers: tracker.NewProviders(maxProvided, providersLive), begun: make(chan struct{})}
+	secrets, err := c.readSecrets()
+	if err != nil {
+		return nil, &SettingError{"cluster-secret-file", err}
+	}
+	if c.identity, err = openIdentity(dataDir, keep); err != nil {
+		return nil, &SettingError{"data-dir", err}
+	}
+	c.host, err = libp2p.New(libp2p.Config{Identity: c.identity, Listen: cfg.P2PListen, Members: membership{c}, Log: log})
+	if err != nil {
+		return nil, &SettingError{"p2p-listen", err}
+	}
+	name, _ := os.Hostname() // for people alone
+	c.gossip, err = gossip.Start(gossip.Config{
+		Self:      tracker.Peer{ID: c.identity.ID(), Name: name, Addrs: advertised(c.host.Addrs(), cfg.Advertise), Zone: cfg.Zone, Weight: cfg.Weight},
+		Listen:    cfg.GossipListen,
+		Advertise: cfg.Advertise,
+		Join:      cfg.Join,
+		Secrets:   secrets,
+		Providers: c.providers,
+		Log:       log,
+	})
+	if err != nil {
+		_ = c.host.Close()
+		return nil, &SettingError{"gossip-listen", err}
+	}
+	close(c.begun)
+	c.client = p2p.NewClient(p2p.Config{
+		Transport: c.host,
+		Members:   membership{c},
+		Signer:    signer{c.identity},
+		Providers: c.providers,
+		Random:    rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		Download:  p2p.NewLimiter(int64(cfg.DownloadLimit)),
+		Upload:    p2p.NewLimiter(int64(cfg.UploadLimit)),
+		Report:    report,
+		Traffic:   m.countPeers,
+	})
+	m.watchPeers(c.client.Peers().Status)
+	return c, nil
+}
+
+// openIdentity opens the node's key, or makes one that lasts as long as the node.
+func openIdentity(dataDir string, keep bool) (*libp2p.Identity, error) {
+	if !keep {
+		return libp2p.NewIdentity()
+	}
+	return libp2p.LoadIdentity(filepath.Join(dataDir, identityName))
+}
+
+// advertised puts the IP that others are to use into addresses that have none.
+func advertised(addrs []string, ip string) []string {
+	if ip == "" {
+		return addrs
+	}
+	proto := "/ip4/"
+	if strings.Contains(ip, ":") {
+		proto = "/ip6/"
+	}
+	var all []string
+	for _, a := range addrs {
+		for _, unspecified := range []string{"/ip4/0.0.0.0/", "/ip6/::/"} {
+			if rest, ok := strings.CutPrefix(a, unspecified); ok {
+				a = proto + ip + "/" + rest
+			}
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+// readSecrets reads the cluster's secrets, one a line.
+func (c *cluster) readSecrets() (secrets [][]byte, err error) {
+	if c.cfg.ClusterSecretFile == "" {
+		return nil, nil
+	}
+	p, err := os.ReadFile(c.cfg.ClusterSecretFile)
+	if err != nil {
+		return nil, err
+	}
+	if len(p) > maxSecretFile {
+		return nil, errors.New("the file is too large")
+	}
+	for line := range bytes.Lines(p) {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		if len(line) < minSecret {
+			return nil, fmt.Errorf("a secret has at least %d characters", minSecret)
+		}
+		secrets = append(secrets, bytes.Clone(line))
+	}
+	if len(secrets) == 0 || len(secrets) > maxSecrets {
+		return nil, fmt.Errorf("there are %d secrets in the file, which is none or too many", len(secrets))
+	}
+	c.secrets = p
+	return secrets, nil
+}
+
+// run is a member until ctx ends.
+func (c *cluster) run(ctx context.Context, backend p2p.Backend) error {
+	c.host.Handle(p2p.NewServer(c.client, backend, c.log).Serve)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.gossip.Run(ctx) })
+	g.Go(func() error { c.client.Run(ctx); return nil })
+	g.Go(func() error { c.watchSecrets(ctx); return nil })
+	return g.Wait()
+}
+
+// watchSecrets reads the secret file again when it changes. One that cannot be used
+// leaves the secrets as they are.
+func (c *cluster) watchSecrets(ctx context.Context) {
+	if c.cfg.ClusterSecretFile == "" {
+		return
+	}
+	tick := time.NewTicker(readSecrets)
+	defer tick.Stop()
+	said := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		before := c.secrets
+		secrets, err := c.readSecrets()
+		if err == nil && !bytes.Equal(before, c.secrets) {
+			err = c.gossip.SetSecrets(secrets)
+			c.log.Info("cluster secrets were read again", "secrets", len(secrets), "error", err)
+		}
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			c.log.Error("cluster secrets stay as they are", "error", err)
+		}
+	}
+}
+
+// drain makes others take over what this node owns.
+func (c *cluster) drain(ctx context.Context) {
+	if err := c.gossip.Drain(ctx); err != nil {
+		c.log.Warn("other members could not be told of the drain", "error", err)
+	}
+}
+
+// close leaves the cluster.
+func (c *cluster) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveFor)
+	defer cancel()
+	err := c.gossip.Leave(ctx)
+	return errors.Join(err, c.host.Close())
+}
+
+// watch tells others what becomes of blobs in the store.
+func (c *cluster) watch(d digest.Digest, e chunkstore.Event) {
+	switch e {
+	case chunkstore.Completed:
+		c.client.Claims().Proven(d)
+		c.gossip.Announce(d)
+	case chunkstore.Refuted:
+		c.client.Claims().Refuted(d)
+		c.gossip.Withdraw(d)
+	case chunkstore.Lost:
+		c.gossip.Withdraw(d)
+	}
+}
+
+// check returns a *SettingError for settings of the cluster that cannot be
+// used together.
+func (c ClusterConfig) check() error {
+	switch {
+	case !c.clustered() && len(c.Join) > 0:
+		return &SettingError{"join", errors.New("a cluster has a secret: give --cluster-secret-file, or --insecure-cluster to go without")}
+	case c.ClusterSecretFile != "" && c.InsecureCluster:
+		return &SettingError{"insecure-cluster", errors.New("there is a secret, too")}
+	case c.Weight < 0 || c.Weight > tracker.MaxWeight:
+		return &SettingError{"weight", fmt.Errorf("it is not from 0 to %d", tracker.MaxWeight)}
+	case c.Advertise != "" && net.ParseIP(c.Advertise) == nil:
+		return &SettingError{"advertise", errors.New("it is not an IP address")}
+	}
+	for name, limit := range map[string]Size{"upload-limit": c.UploadLimit, "download-limit": c.DownloadLimit, "upstream-limit": c.UpstreamLimit} {
+		if limit != 0 && limit < minPassingRate {
+			return &SettingError{name, fmt.Errorf("it is below %d bytes per second, with which nothing gets anywhere", minPassingRate)}
+		}
+	}
+	return nil
+}

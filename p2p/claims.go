@@ -1,0 +1,174 @@
+package p2p
+
+import (
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/tracker"
+)
+
+// maxClaimed bounds the chunks that claims are remembered of, 200 bytes each.
+const maxClaimed = 1 << 16
+
+// Signer signs for this node and checks what others have signed.
+type Signer interface {
+	ID() tracker.ID
+	Sign(p []byte) ([]byte, error)
+	// Verify reports whether signature is that of p by the key that is id.
+	Verify(id tracker.ID, p, signature []byte) bool
+}
+
+// Claims remembers why chunks that are stored here may be lent: this node fetched
+// them from the upstream, or another member has signed for them. What is proven
+// needs no memory. It is safe for concurrent use, and lives as long as the process:
+// after a restart a chunk of an unproven blob is read here, and not lent.
+type Claims struct {
+	signer Signer
+	blame  func(id tracker.ID, err error)
+
+	mu       sync.Mutex
+	blobs    map[digest.Digest]map[int64]wire.Claim // by offset; Signer is this node with Signature nil: own, not signed yet
+	suspects map[digest.Digest]map[int64]wire.Claim // of blobs that were refuted
+	count    int                                    // of claims in both
+}
+
+// NewClaims returns an empty memory. blame is told who signed for what the upstream
+// does not send.
+func NewClaims(signer Signer, blame func(id tracker.ID, err error)) *Claims {
+	return &Claims{
+		signer: signer, blame: blame,
+		blobs:    make(map[digest.Digest]map[int64]wire.Claim),
+		suspects: make(map[digest.Digest]map[int64]wire.Claim),
+	}
+}
+
+// Own records that this node has fetched a chunk from the upstream, and compares it
+// with what others have said of it if the blob has been refuted.
+func (c *Claims) Own(ref chunk.Ref, p []byte) {
+	if ref.Whole() {
+		return
+	}
+	c.mu.Lock()
+	suspect, suspected := c.suspects[ref.Blob][ref.Offset]
+	if suspected {
+		delete(c.suspects[ref.Blob], ref.Offset)
+		c.count--
+	}
+	c.put(ref, wire.Claim{Signer: c.signer.ID()})
+	c.mu.Unlock()
+	if suspected && suspect.Signer != c.signer.ID() && digest.FromBytes(p) != suspect.Digest {
+		c.blame(suspect.Signer, &chunk.CorruptError{Source: "peer " + string(suspect.Signer), Ref: ref, Reason: "it signed for other bytes than the upstream's"})
+	}
+}
+
+// Keep records a claim of another that has been checked.
+func (c *Claims) Keep(ref chunk.Ref, claim wire.Claim) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.put(ref, claim)
+}
+
+// put makes room by forgetting whole blobs. c.mu is held.
+func (c *Claims) put(ref chunk.Ref, claim wire.Claim) {
+	for _, all := range []map[digest.Digest]map[int64]wire.Claim{c.suspects, c.blobs} {
+		for d := range all {
+			if c.count < maxClaimed {
+				break
+			}
+			if d != ref.Blob {
+				c.count -= len(all[d])
+				delete(all, d)
+			}
+		}
+	}
+	of := c.blobs[ref.Blob]
+	if of == nil {
+		of = make(map[int64]wire.Claim)
+		c.blobs[ref.Blob] = of
+	}
+	if _, known := of[ref.Offset]; !known {
+		c.count++
+	}
+	of[ref.Offset] = claim
+}
+
+// For returns the claim with which a chunk may be lent. ok is false if nobody has
+// vouched for it.
+func (c *Claims) For(ref chunk.Ref, p []byte, proven bool) (claim wire.Claim, ok bool) {
+	c.mu.Lock()
+	claim, known := c.blobs[ref.Blob][ref.Offset]
+	c.mu.Unlock()
+	if !known && !proven {
+		return claim, false
+	}
+	if known && claim.Signature != nil {
+		return claim, claim.Signer != c.signer.ID() || digest.FromBytes(p) == claim.Digest
+	}
+	claim = wire.Claim{Digest: digest.FromBytes(p), Signer: c.signer.ID()}
+	signature, err := c.signer.Sign(claim.Text(ref))
+	if err != nil {
+		return claim, false
+	}
+	claim.Signature = signature
+	c.Keep(ref, claim)
+	return claim, true
+}
+
+// Check returns nil if p is the chunk that a claim is about, and the claim is its
+// signer's. The error is a [*chunk.CorruptError] that blames whoever sent both.
+func (c *Claims) Check(ref chunk.Ref, p []byte, claim wire.Claim, from tracker.ID) error {
+	source := "peer " + string(from)
+	if ref.Want() == "" {
+		ref.Digest = claim.Digest
+	}
+	switch {
+	case ref.Want() == "":
+		return &chunk.CorruptError{Source: source, Ref: ref, Reason: "nobody vouches for it"}
+	case !ref.Whole() && !c.signer.Verify(claim.Signer, claim.Text(ref), claim.Signature):
+		return &chunk.CorruptError{Source: source, Ref: ref, Reason: "its claim has a wrong signature"}
+	}
+	return ref.Check(source, p)
+}
+
+// Refuted records that a blob did not match its digest. Until it is proven it is
+// got from the upstream alone.
+func (c *Claims) Refuted(d digest.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	of := c.blobs[d]
+	if of == nil {
+		of = make(map[int64]wire.Claim)
+	}
+	delete(c.blobs, d)
+	c.count -= len(c.suspects[d])
+	c.suspects[d] = of
+}
+
+// Suspected reports whether a blob has been refuted, and not been proven since.
+func (c *Claims) Suspected(d digest.Digest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.suspects[d]
+	return ok
+}
+
+// Proven forgets what others have said of a blob that has matched its digest.
+func (c *Claims) Proven(d digest.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count -= len(c.blobs[d]) + len(c.suspects[d])
+	delete(c.blobs, d)
+	delete(c.suspects, d)
+}
+
+// Fetched reports whether this node has fetched a chunk from the upstream itself,
+// as far as it remembers.
+func (c *Claims) Fetched(ref chunk.Ref) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	claim, ok := c.blobs[ref.Blob][ref.Offset]
+	return ok && claim.Signer == c.signer.ID()
+}

@@ -1,0 +1,271 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/tracker"
+)
+
+// Config holds what a [Client] is made of. Fields without a stated zero are
+// required.
+type Config struct {
+	Transport Transport
+	Members   tracker.Members
+	Signer    Signer
+	// Providers is what others have announced to this node. nil is nothing.
+	Providers *tracker.Providers
+	Timing    Timing
+	// Random decides what is left to chance. It is used by one goroutine at a time.
+	Random *rand.Rand
+	// Download bounds what comes from all members. nil does not.
+	Download *Limiter
+	// Upload bounds what goes to all members. nil does not.
+	Upload *Limiter
+	// Report is told of wrong bytes and wrong claims, after which their origin is in
+	// quarantine. nil ignores them.
+	Report func(error)
+	// Traffic is told of bytes that came and went. nil ignores them.
+	Traffic func(in, out int64)
+}
+
+// Client asks other members. It is safe for concurrent use.
+type Client struct {
+	cfg    Config
+	peers  *Peers
+	claims *Claims
+
+	mu        sync.Mutex
+	random    *rand.Rand
+	providers map[digest.Digest]known // what keepers have said lately
+}
+
+// NewClient returns a client. Run it.
+func NewClient(cfg Config) *Client {
+	cfg.Timing = cfg.Timing.withDefaults()
+	if cfg.Report == nil {
+		cfg.Report = func(error) {}
+	}
+	if cfg.Traffic == nil {
+		cfg.Traffic = func(int64, int64) {}
+	}
+	c := &Client{cfg: cfg, random: cfg.Random, providers: make(map[digest.Digest]known)}
+	c.peers = newPeers(cfg.Transport, cfg.Members, cfg.Download, cfg.Traffic)
+	c.claims = NewClaims(cfg.Signer, c.blame)
+	return c
+}
+
+// Peers returns what the client knows of other members.
+func (c *Client) Peers() *Peers { return c.peers }
+
+// Claims returns why chunks may be lent.
+func (c *Client) Claims() *Claims { return c.claims }
+
+// Run closes lanes that are idle, until ctx ends; then all of them.
+func (c *Client) Run(ctx context.Context) {
+	tick := time.NewTicker(laneIdle / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			c.peers.close()
+			return
+		case <-tick.C:
+			c.peers.closeIdle()
+		}
+	}
+}
+
+func (c *Client) blame(id tracker.ID, err error) {
+	c.peers.blame(id, err)
+	c.cfg.Report(err)
+}
+
+// unavailableError is a member's word that it cannot get something.
+type unavailableError struct {
+	id tracker.ID
+	wire.Unavailable
+}
+
+func (e *unavailableError) Error() string {
+	return fmt.Sprintf("peer %s: unavailable: %s", e.id, e.Message)
+}
+
+// busyError refers to others.
+type busyError struct{ referrals []tracker.ID }
+
+func (e *busyError) Error() string { return "peer is busy" }
+
+// get asks one member for adjacent chunks of a blob, and yields them, checked, in
+// order. progress is told of words that the member waits.
+func (c *Client) get(ctx context.Context, id tracker.ID, q wire.Get, refs []chunk.Ref, progress func(int64), yield func(chunk.Ref, []byte) error) error {
+	call, err := c.peers.request(ctx, id, wire.Frame{Type: wire.TypeGet, Header: q.Header()}, len(refs))
+	if err != nil {
+		return err
+	}
+	defer call.cancel()
+	for began := false; ; began = true {
+		f, err := call.next(ctx)
+		if err != nil {
+			return err
+		}
+		if !began {
+			c.peers.began(id, c.peers.now().Sub(call.sent))
+		}
+		switch f.Type {
+		case wire.TypeData:
+			if len(refs) == 0 {
+				return fmt.Errorf("%w: a chunk too many", errBroken)
+			}
+			p, err := c.accept(id, refs[0], f)
+			if err != nil {
+				return err
+			}
+			if err := yield(refs[0], p); err != nil {
+				return err
+			}
+			refs = refs[1:]
+		case wire.TypeProgress:
+			p, err := wire.ReadProgress(f.Header)
+			if err != nil {
+				return fmt.Errorf("%w: %w", errBroken, err)
+			}
+			progress(p.Bytes)
+		default:
+			if f.Type == wire.TypeDone && len(refs) == 0 {
+				return nil
+			}
+			return c.refusal(id, f)
+		}
+	}
+}
+
+// refusal turns the last frame of an answer into what it says.
+func (c *Client) refusal(id tracker.ID, f wire.Frame) error {
+	switch f.Type {
+	case wire.TypeNotFound:
+		return chunk.ErrNotFound
+	case wire.TypeBusy:
+		if b, err := wire.ReadBusy(f.Header); err == nil {
+			return &busyError{b.Referrals}
+		}
+	case wire.TypeUnavailable:
+		if u, err := wire.ReadUnavailable(f.Header); err == nil {
+			u.Message = strings.ToValidUTF8(u.Message, "?")
+			return &unavailableError{id, u}
+		}
+	}
+	return fmt.Errorf("%w: an answer of type %d", errBroken, f.Type)
+}
+
+var zstdReader, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(chunk.Size))
+
+// accept checks a chunk and the claim that came with it, and remembers the claim.
+func (c *Client) accept(id tracker.ID, ref chunk.Ref, f wire.Frame) ([]byte, error) {
+	d, err := wire.ReadData(f.Header)
+	if err != nil || d.Index != ref.Index() {
+		return nil, fmt.Errorf("%w: not the chunk that was asked for", errBroken)
+	}
+	p := f.Body
+	if d.Compressed {
+		if p, err = zstdReader.DecodeAll(p, make([]byte, 0, ref.Size)); err != nil {
+			return nil, &chunk.CorruptError{Source: "peer " + string(id), Ref: ref, Reason: "it cannot be decompressed"}
+		}
+	}
+	if err := c.claims.Check(ref, p, d.Claim, id); err != nil {
+		return nil, err
+	}
+	if ref.Whole() {
+		return p, nil
+	}
+	if !c.peers.trusted(d.Claim.Signer) {
+		return nil, fmt.Errorf("peer %s: chunk %s: signed by %s, who is not believed", id, ref, d.Claim.Signer)
+	}
+	c.claims.Keep(ref, d.Claim)
+	return p, nil
+}
+
+// ask sends a request that one frame answers.
+func (c *Client) ask(ctx context.Context, id tracker.ID, f wire.Frame) (wire.Frame, error) {
+	call, err := c.peers.request(ctx, id, f, 0)
+	if err != nil {
+		return wire.Frame{}, err
+	}
+	defer call.cancel()
+	for {
+		f, err := call.next(ctx)
+		if err != nil || f.Type.Last() {
+			return f, err
+		}
+	}
+}
+
+// Map asks a member what it has of a blob, and who else has it.
+func (c *Client) Map(ctx context.Context, id tracker.ID, q wire.MapRequest) (m wire.Map, err error) {
+	f, err := c.ask(ctx, id, wire.Frame{Type: wire.TypeMap, Header: q.Header()})
+	if err != nil {
+		return m, err
+	}
+	if f.Type != wire.TypeMapAnswer {
+		return m, c.refusal(id, f)
+	}
+	return wire.ReadMap(f.Header)
+}
+
+// Learn tells a member what was learned of a repository, see [wire.Learn].
+func (c *Client) Learn(ctx context.Context, id tracker.ID, repo wire.Repository, facts []byte) error {
+	_, err := c.ask(ctx, id, wire.Frame{Type: wire.TypeLearn, Header: wire.Learn{Repository: repo}.Header(), Body: facts})
+	return err
+}
+
+// Forget tells every other member to forget tags. It returns how many have, and
+// what kept the others.
+func (c *Client) Forget(ctx context.Context, q wire.Forget) (told int, err error) {
+	view := c.cfg.Members.View()
+	answers := make(chan error)
+	n := 0
+	for _, m := range view.Peers() {
+		if m.ID == view.Self().ID {
+			continue
+		}
+		n++
+		go func() {
+			f, err := c.ask(ctx, m.ID, wire.Frame{Type: wire.TypeForget, Header: q.Header()})
+			if err == nil && f.Type != wire.TypeDone {
+				err = c.refusal(m.ID, f)
+			}
+			if err != nil {
+				err = fmt.Errorf("member %s (%s): %w", m.Name, m.ID, err)
+			}
+			answers <- err
+		}()
+	}
+	var errs []error
+	for range n {
+		if err := <-answers; err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		told++
+	}
+	return told, errors.Join(errs...)
+}
+
+func (c *Client) self() tracker.ID { return c.cfg.Signer.ID() }
+
+// chance returns a source of randomness of its own for one pursuit.
+func (c *Client) chance() *rand.Rand {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return rand.New(rand.NewPCG(c.random.Uint64(), c.random.Uint64()))
+}

@@ -1,0 +1,87 @@
+package libp2p
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/sec"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/x/rate"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// Limits. Loopback addresses have none of those per address.
+const (
+	handshakeTime = 5 * time.Second // of a connection that comes in
+	maxHandshakes = 256             // under way, of connections that come in
+	maxPerAddress = 128             // connections from and to one IP address; members may share one
+	maxPerMember  = 16              // connections from one member
+	maxLanes      = 256             // streams that one connection's other side may open
+	maxWindows    = 2 << 30         // bytes; yamux grows windows only within the lower half
+)
+
+// newTransport returns libp2p's way from an address to a connection with streams.
+func newTransport(i *Identity, resources network.ResourceManager, allow gate) (*tcp.TcpTransport, error) {
+	mux := *yamux.DefaultTransport // whose window, 16 MiB, is what makes distant members fast
+	mux.MaxIncomingStreams = maxLanes
+	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: &mux}}
+	overTLS, err := tls.New(tls.ID, i.key, muxers)
+	if err != nil {
+		return nil, err
+	}
+	overNoise, err := noise.New(noise.ID, i.key, muxers)
+	if err != nil {
+		return nil, err
+	}
+	up, err := upgrader.New([]sec.SecureTransport{overTLS, overNoise}, muxers, nil, resources, allow, upgrader.WithAcceptTimeout(handshakeTime))
+	if err != nil {
+		return nil, err
+	}
+	// See the package's comment for why the listening port is not reused.
+	return tcp.NewTCPTransport(up, resources, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(openTime))
+}
+
+// newResources bounds what the other sides may make a node do. Without a limiter
+// of its own libp2p allows an address one connection per 5 s, in either direction.
+func newResources() (network.ResourceManager, error) {
+	limits := rcmgr.PartialLimitConfig{
+		System:      rcmgr.ResourceLimits{Memory: maxWindows},
+		Transient:   rcmgr.ResourceLimits{ConnsInbound: maxHandshakes},
+		PeerDefault: rcmgr.ResourceLimits{ConnsInbound: maxPerMember},
+	}
+	perIP4 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: maxPerAddress}}
+	perIP6 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 128, ConnCount: maxPerAddress}}
+	return rcmgr.NewResourceManager(
+		rcmgr.NewFixedLimiter(limits.Build(rcmgr.InfiniteLimits)),
+		rcmgr.WithLimitPerSubnet(perIP4, perIP6),
+		rcmgr.WithConnRateLimiters(new(rate.Limiter)),
+		rcmgr.WithMetricsDisabled(),
+	)
+}
+
+// gate asks, as soon as the other side has proven its ID, whether it may stay.
+type gate func(peer.ID) bool
+
+// InterceptSecured implements libp2p's ConnectionGater.
+func (g gate) InterceptSecured(_ network.Direction, id peer.ID, _ network.ConnMultiaddrs) bool {
+	return g(id)
+}
+
+// InterceptAccept implements libp2p's ConnectionGater: nothing is known yet.
+func (g gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+
+// InterceptPeerDial implements libp2p's ConnectionGater; only libp2p's host calls it.
+func (g gate) InterceptPeerDial(peer.ID) bool { return true }
+
+// InterceptAddrDial implements libp2p's ConnectionGater; only libp2p's host calls it.
+func (g gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
+
+// InterceptUpgraded implements libp2p's ConnectionGater; only libp2p's host calls it.
+func (g gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }

@@ -1,0 +1,144 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/tracker"
+)
+
+// ErrOwn says that a question is the node's own to ask: it is the first of those
+// that answer for the repository, or none of the others can.
+var ErrOwn = errors.New("no other member answers for it")
+
+// DeniedError is a member's word that the upstream refuses somebody.
+type DeniedError struct{ Message string }
+
+func (e *DeniedError) Error() string { return e.Message }
+
+const (
+	askFor    = 20 * time.Second
+	recallFor = time.Second
+	learnFor  = 5 * time.Second
+)
+
+// repositoryKey is the key by which a repository is placed: all that is asked about
+// it is asked by one member, who so knows all of it.
+func repositoryKey(host, name string) string { return "repository " + host + "/" + name }
+
+// Ask asks the members that answer for a repository, the best first, until one has
+// an answer. Its errors are [ErrOwn], [chunk.ErrNotFound] and [*DeniedError], as the
+// upstream said to the member, and that of ctx.
+func (c *Client) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byte, err error) {
+	view := c.cfg.Members.View()
+	for _, p := range view.Owners(repositoryKey(q.Host, q.Name), tracker.Copies) {
+		if p.ID == view.Self().ID {
+			return a, nil, ErrOwn
+		}
+		if !c.peers.usable(p.ID) {
+			continue
+		}
+		a, body, err = c.askOne(ctx, p.ID, q)
+		var unavailable *unavailableError
+		switch {
+		case err == nil, errors.Is(err, chunk.ErrNotFound), ctx.Err() != nil:
+			return a, body, err
+		case errors.As(err, &unavailable) && unavailable.Cause == wire.CauseDenied:
+			return a, nil, &DeniedError{unavailable.Error()}
+		case errors.As(err, &unavailable):
+			return a, nil, ErrOwn // of the upstream the next one would hear the same
+		case corrupt(err):
+			c.blame(p.ID, err)
+		default:
+			c.peers.fail(p.ID)
+		}
+	}
+	return a, nil, ErrOwn
+}
+
+// askOne asks one member, which says now and then that it is at it.
+func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask) (a wire.Answer, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	call, err := c.peers.request(ctx, id, wire.Frame{Type: wire.TypeAsk, Header: q.Header()}, 0)
+	if err != nil {
+		return a, nil, err
+	}
+	defer call.cancel()
+	for {
+		f, err := c.nextWithin(ctx, call, c.peers.hedge(id, c.cfg.Timing)+c.cfg.Timing.HedgeMax)
+		if err != nil {
+			return a, nil, err
+		}
+		switch f.Type {
+		case wire.TypeProgress:
+		case wire.TypeAnswer:
+			if a, err = wire.ReadAnswer(f.Header); err != nil {
+				return a, nil, fmt.Errorf("%w: %w", errBroken, err)
+			}
+			return a, f.Body, nil
+		default:
+			return a, nil, c.refusal(id, f)
+		}
+	}
+}
+
+// nextWithin returns the next frame of an answer, or an error after some silence.
+func (c *Client) nextWithin(ctx context.Context, call *call, silence time.Duration) (wire.Frame, error) {
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	f, err := call.next(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errSilent
+	}
+	return f, err
+}
+
+// Recall asks everybody who keeps what is known of a repository for it, without the
+// upstream being asked, and calls learn with the facts of each. One more is asked
+// than keep it, for those who joined since may have taken the place of one.
+func (c *Client) Recall(ctx context.Context, repo wire.Repository, learn func(facts []byte)) {
+	view := c.cfg.Members.View()
+	ctx, cancel := context.WithTimeout(ctx, recallFor)
+	defer cancel()
+	answers := make(chan []byte, tracker.Copies+2)
+	asked := 0
+	for _, p := range view.Keepers(repositoryKey(repo.Host, repo.Name), tracker.Copies+2) {
+		if p.ID == view.Self().ID || !c.peers.usable(p.ID) {
+			continue
+		}
+		asked++
+		go func() {
+			_, body, err := c.askOne(ctx, p.ID, wire.Ask{Repository: repo, Question: wire.Recall})
+			if err != nil {
+				body = nil
+			}
+			answers <- body
+		}()
+	}
+	for range asked {
+		if facts := <-answers; len(facts) > 0 {
+			learn(facts)
+		}
+	}
+}
+
+// Tell tells the others who keep what is known of a repository what was learned of
+// it. It returns at once; what does not arrive is learned again some day.
+func (c *Client) Tell(repo wire.Repository, facts []byte) {
+	view := c.cfg.Members.View()
+	for _, p := range view.Keepers(repositoryKey(repo.Host, repo.Name), tracker.Copies) {
+		if p.ID == view.Self().ID || !c.peers.usable(p.ID) {
+			continue
+		}
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), learnFor)
+			defer cancel()
+			_ = c.Learn(ctx, p.ID, repo, facts)
+		}()
+	}
+}

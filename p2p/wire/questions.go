@@ -1,0 +1,158 @@
+package wire
+
+import (
+	"math"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Question is what is asked about a repository.
+type Question int
+
+const (
+	// Resolve asks for the descriptor of a tag or digest.
+	Resolve Question = 1
+	// Manifest asks for its bytes too, which are the body of the answer's frame.
+	Manifest Question = 2
+	// Stat asks for the size of a blob.
+	Stat Question = 3
+	// Recall asks for what is known already, without the upstream being asked.
+	// The body of the answer's frame is facts, see [Learn].
+	Recall Question = 4
+)
+
+// Ask is a question to the upstream, made to the member that asks for all.
+type Ask struct {
+	Repository
+	Question  Question
+	Reference string // a tag or digest
+}
+
+// Header returns the message's header.
+func (a Ask) Header() []byte {
+	var w writer
+	a.write(&w)
+	w.number(4, int64(a.Question))
+	w.text(5, a.Reference)
+	return w
+}
+
+// ReadAsk reads the header of an [Ask]. A question that is not known is one of
+// number 0.
+func ReadAsk(header []byte) (a Ask, err error) {
+	err = read(header, func(f field) {
+		switch f.number {
+		case 4:
+			if a.Question = Question(f.int(math.MaxInt32)); a.Question > Recall {
+				a.Question = 0
+			}
+		case 5:
+			a.Reference = f.text(maxName)
+		default:
+			a.read(f)
+		}
+	})
+	return a, err
+}
+
+// Answer is the upstream's answer to a question.
+type Answer struct {
+	MediaType string
+	Digest    digest.Digest
+	Size      int64
+	Warnings  []string      // of the upstream
+	Age       time.Duration // since the upstream said so, in milliseconds on the wire
+	Granted   time.Duration // since the upstream last served the asker, the same
+}
+
+const (
+	maxWarnings = 16
+	maxWarning  = 4 << 10
+)
+
+// Header returns the message's header.
+func (a Answer) Header() []byte {
+	var w writer
+	w.text(1, a.MediaType)
+	w.text(2, string(a.Digest))
+	w.number(3, a.Size)
+	for _, s := range a.Warnings[:min(len(a.Warnings), maxWarnings)] {
+		w.text(4, s[:min(len(s), maxWarning)])
+	}
+	w.number(5, max(a.Age.Milliseconds(), 0))
+	w.number(6, max(a.Granted.Milliseconds(), 0))
+	return w
+}
+
+// ReadAnswer reads the header of an [Answer].
+func ReadAnswer(header []byte) (a Answer, err error) {
+	err = read(header, func(f field) {
+		switch f.number {
+		case 1:
+			a.MediaType = f.text(maxMediaType)
+		case 2:
+			a.Digest = f.digest()
+		case 3:
+			a.Size = f.number64(math.MaxInt64)
+		case 4:
+			if f.room(len(a.Warnings), maxWarnings) {
+				a.Warnings = append(a.Warnings, f.text(maxWarning))
+			}
+		case 5:
+			a.Age = time.Duration(f.number64(maxMillis)) * time.Millisecond
+		case 6:
+			a.Granted = time.Duration(f.number64(maxMillis)) * time.Millisecond
+		}
+	})
+	return a, err
+}
+
+// Learn tells the members that keep what is known of a repository what one has
+// learned. The facts are the frame's body: the JSON of a proxy.Facts, which this
+// package does not look into.
+type Learn struct{ Repository }
+
+// Header returns the message's header.
+func (l Learn) Header() []byte {
+	var w writer
+	l.write(&w)
+	return w
+}
+
+// ReadLearn reads the header of a [Learn].
+func ReadLearn(header []byte) (l Learn, err error) {
+	err = read(header, l.read)
+	return l, err
+}
+
+// Forget says that the upstream is to be asked again about a tag, or about all
+// tags of a repository.
+type Forget struct {
+	Host, Name string
+	Tag        string // "" for all
+}
+
+// Header returns the message's header.
+func (r Forget) Header() []byte {
+	var w writer
+	w.text(1, r.Host)
+	w.text(2, r.Name)
+	w.text(3, r.Tag)
+	return w
+}
+
+// ReadForget reads the header of a [Forget].
+func ReadForget(header []byte) (r Forget, err error) {
+	err = read(header, func(f field) {
+		switch f.number {
+		case 1:
+			r.Host = f.text(maxName)
+		case 2:
+			r.Name = f.text(maxName)
+		case 3:
+			r.Tag = f.text(maxName)
+		}
+	})
+	return r, err
+}

@@ -1,0 +1,193 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/proxy/access"
+	"github.com/granary-oci/granary/proxy/catalog"
+	"github.com/granary-oci/granary/proxy/ref"
+)
+
+// Facts are what members tell each other of a repository. Times are ages, for
+// clocks differ.
+type Facts struct {
+	Tags    map[string]TagFact               `json:"tags,omitempty"`
+	Members map[digest.Digest]catalog.Member `json:"members,omitempty"`
+	// Everybody and Caller are the upstream's last words on who may read: on nobody
+	// in particular, and on the credential that travels with the facts.
+	Everybody *WordFact `json:"everybody,omitempty"`
+	Caller    *WordFact `json:"caller,omitempty"`
+	// Challenges are those of the upstream's last refusal.
+	Challenges []string `json:"challenges,omitempty"`
+	// Itself says that the word on everybody is one on the node's own credentials.
+	Itself bool `json:"itself,omitempty"`
+}
+
+// TagFact is what a tag was resolved to.
+type TagFact struct {
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType,omitempty"`
+	Size      int64         `json:"size"`
+	Age       Millis        `json:"age"`
+}
+
+// WordFact is the upstream's word on one caller.
+type WordFact struct {
+	Age    Millis `json:"age"`
+	Left   Millis `json:"left,omitempty"` // that the token lives; 0 is no end
+	Denied bool   `json:"denied,omitempty"`
+}
+
+// Millis is a duration in milliseconds.
+type Millis int64
+
+func millis(d time.Duration) Millis { return Millis(max(d, 0).Milliseconds()) }
+
+// since returns the time that was so long ago, at most a year.
+func (m Millis) since(now time.Time) time.Time {
+	const year = 365 * 24 * 3600 * 1000
+	return now.Add(-time.Duration(min(max(m, 0), year)) * time.Millisecond)
+}
+
+// Limits of facts about one repository. Above them the rest is learned when it is
+// needed.
+const (
+	maxFactTags    = 1000
+	maxFactMembers = 5000
+	maxFactText    = 512 // bytes of a tag or media type
+)
+
+// Facts returns what is known of a repository, and of who may read it as far as the
+// caller is concerned.
+func (r *Registry) Facts(in In) []byte {
+	now := time.Now()
+	f := Facts{Tags: make(map[string]TagFact), Members: r.cfg.Catalog.Members(in.String(), maxFactMembers), Itself: r.ledger.Shared(in.Host)}
+	for tag, t := range r.cfg.Catalog.Tags(in.String(), maxFactTags) {
+		f.Tags[tag] = tagFact(t, now)
+	}
+	f.Everybody = r.word(in, access.Caller{}, now)
+	if !in.Caller.Anonymous() {
+		f.Caller = r.word(in, in.Caller, now)
+	}
+	f.Challenges = r.ledger.Challenges(in.String())
+	return encode(f)
+}
+
+func tagFact(t catalog.Tag, now time.Time) TagFact {
+	return TagFact{t.Digest, t.MediaType, t.Size, millis(now.Sub(t.Checked))}
+}
+
+func (r *Registry) word(in In, c access.Caller, now time.Time) *WordFact {
+	g, ok := r.ledger.Word(in.Host, in.String(), c)
+	if !ok {
+		return nil
+	}
+	w := &WordFact{Age: millis(now.Sub(g.Checked)), Denied: g.Denied}
+	if !g.Expires.IsZero() {
+		w.Left = max(millis(g.Expires.Sub(now)), 1)
+	}
+	return w
+}
+
+func encode(f Facts) []byte {
+	p, err := json.Marshal(f)
+	if err != nil {
+		return nil // there is nothing in it that cannot be encoded
+	}
+	return p
+}
+
+// Learn takes over what another member says of a repository, as far as it is newer
+// than what is known.
+func (r *Registry) Learn(in In, facts []byte) error {
+	var f Facts
+	if err := json.Unmarshal(facts, &f); err != nil {
+		return errors.New("facts are not the JSON that was expected")
+	}
+	if len(f.Tags) > maxFactTags || len(f.Members) > maxFactMembers {
+		return errors.New("there are too many facts")
+	}
+	now := time.Now()
+	for tag, t := range f.Tags {
+		if err := r.learnTag(in.Repository, tag, t, now); err != nil {
+			return err
+		}
+	}
+	for d, m := range f.Members {
+		if d.Validate() != nil || m.Size < 0 || len(m.MediaType) > maxFactText {
+			return fmt.Errorf("%q is no member of a repository", d)
+		}
+	}
+	r.report(r.cfg.Catalog.AddMembers(in.String(), f.Members))
+	if f.Itself == r.ledger.Shared(in.Host) {
+		r.hear(in, access.Caller{}, f.Everybody, f.Challenges, now)
+	}
+	if !in.Caller.Anonymous() {
+		r.hear(in, in.Caller, f.Caller, f.Challenges, now)
+	}
+	return nil
+}
+
+func (r *Registry) learnTag(repo ref.Repository, tag string, t TagFact, now time.Time) error {
+	if !ref.IsTag(tag) || t.Digest.Validate() != nil || t.Size < 0 || len(t.MediaType) > maxFactText {
+		return fmt.Errorf("%q is no tag", tag)
+	}
+	checked := t.Age.since(now)
+	if known, ok := r.cfg.Catalog.Tag(repo.String(), tag); !ok || known.Checked.Before(checked) {
+		r.report(r.cfg.Catalog.SetTag(repo.String(), tag, catalog.Tag{Digest: t.Digest, MediaType: t.MediaType, Size: t.Size, Checked: checked}))
+	}
+	return nil
+}
+
+func (r *Registry) hear(in In, c access.Caller, w *WordFact, challenges []string, now time.Time) {
+	if w == nil {
+		return
+	}
+	g := access.Grant{Checked: w.Age.since(now), Denied: w.Denied}
+	if w.Left > 0 {
+		g.Expires = now.Add(time.Duration(min(w.Left, 1<<40)) * time.Millisecond)
+	}
+	r.ledger.Hear(in.Host, in.String(), c, g, challenges)
+}
+
+// tell tells those who keep what is known of the repository what this node has
+// just learned from the upstream, in somebody's name.
+func (p *Repository) tell(as access.Caller, up Upstream, f Facts) {
+	peers := p.registry.cfg.Peers
+	if peers == nil || peers.Alone() {
+		return
+	}
+	if _, _, ok := heard(up); ok {
+		return
+	}
+	now := time.Now()
+	in := p.in(as)
+	f.Itself = in.Itself
+	if as.Anonymous() {
+		f.Everybody = p.registry.word(in, as, now)
+	} else {
+		f.Caller = p.registry.word(in, as, now)
+	}
+	f.Challenges = p.registry.ledger.Challenges(p.String())
+	peers.Tell(in, encode(f))
+}
+
+// recall learns what other members know of the repository, when the upstream cannot
+// be asked.
+func (p *Repository) recall(ctx context.Context) {
+	peers := p.peers()
+	if peers == nil || peers.Alone() {
+		return
+	}
+	in := p.in(p.caller)
+	_, _ = p.registry.questions.ask(ctx, "recall\n"+p.String()+"\n"+p.caller.Key(), func(ctx context.Context) (any, error) {
+		peers.Recall(ctx, in, func(facts []byte) { p.registry.report(p.registry.Learn(in, facts)) })
+		return nil, nil
+	})
+}

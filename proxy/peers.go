@@ -1,0 +1,190 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/access"
+	"github.com/granary-oci/granary/proxy/ref"
+)
+
+// Peers are the other members of a cluster. What they are asked is never asked on
+// by them (see [Registry.As]).
+type Peers interface {
+	// Alone reports whether there are no others now.
+	Alone() bool
+	// Source returns blobs of a repository as the cluster has them. own is where this
+	// node gets what it answers for, and what nobody else can get for it.
+	Source(in In, own chunk.Source) chunk.Source
+	// Held returns blobs of a registry that others have all of.
+	Held(host string) chunk.Source
+	// Fetched is told of each chunk that came from the upstream.
+	Fetched(ref chunk.Ref, p []byte)
+	// Upstream returns up with questions answered by the member that asks for all,
+	// if that is not this node.
+	Upstream(in In, up Upstream) Upstream
+	// Recall asks others what they know of a repository, without the upstream being
+	// asked, and calls learn with the facts of each. It takes a second at most.
+	Recall(ctx context.Context, in In, learn func(facts []byte))
+	// Tell tells those who keep what is known of a repository what is new.
+	Tell(in In, facts []byte)
+}
+
+// In is a repository, and in whose name it is read.
+type In struct {
+	ref.Repository
+	Caller access.Caller
+	// Itself says that the node's own credentials are for everybody who asks it.
+	Itself bool
+}
+
+// ErrOthersCredentials says that a member asks for what this node reads with
+// credentials of its own, which are not for that member's users.
+var ErrOthersCredentials = errors.New("this node's credentials are not for other nodes")
+
+// hearsay is an upstream that others may have asked.
+type hearsay interface {
+	// Heard returns for how long its last answer has been known, and that the
+	// upstream served whoever asks; and whether another member gave it.
+	Heard() (age, granted time.Duration, heard bool)
+}
+
+func heard(up Upstream) (age, granted time.Duration, ok bool) {
+	if h, is := up.(hearsay); is {
+		return h.Heard()
+	}
+	return 0, 0, false
+}
+
+// Granted returns how long ago the upstream last served whoever reads the
+// repository, as far as that is known.
+func (p *Repository) Granted() time.Duration {
+	best := time.Time{}
+	for _, c := range []access.Caller{{}, p.caller} {
+		if g, ok := p.registry.ledger.Word(p.Host, p.String(), c); ok && !g.Denied && g.Checked.After(best) {
+			best = g.Checked
+		}
+	}
+	return time.Since(best)
+}
+
+// As returns a repository as another member reads it, for a client of its own:
+// no further member is asked. A credential of this node's own is for those alone
+// whose nodes have one for all, too.
+func (r *Registry) As(in In) (*Repository, error) {
+	if r.ledger.Shared(in.Host) && !in.Itself {
+		return nil, ErrOthersCredentials
+	}
+	return &Repository{Repository: in.Repository, registry: r, caller: in.Caller, lent: true}, nil
+}
+
+// in says in whose name this node asks other members.
+func (p *Repository) in(as access.Caller) In {
+	return In{Repository: p.Repository, Caller: as, Itself: p.registry.ledger.Shared(p.Host)}
+}
+
+// peers returns the other members, or nil if they are not to be asked.
+func (p *Repository) peers() Peers {
+	if p.lent {
+		return nil
+	}
+	return p.registry.cfg.Peers
+}
+
+// MayLend reports whether what is stored of a blob is a host's too.
+func (r *Registry) MayLend(host string, d digest.Digest) bool { return r.mayShare(host, d) }
+
+// Lend yields chunks of a blob that are stored, for another member. They must be
+// host's, as far as that is known here. [chunk.ErrNotFound] says that one of them
+// is not.
+func (r *Registry) Lend(ctx context.Context, host string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	from := &Repository{Repository: ref.Repository{Host: host}, registry: r}
+	for _, ref := range refs {
+		near := from.near(ref.Blob)
+		if !near.still() {
+			return chunk.ErrNotFound
+		}
+		b, err := near.Get(ctx, ref)
+		if err != nil {
+			return err
+		}
+		if err := yield(ref, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Fetch yields chunks of a blob for another member, which has seen that its client
+// may read it: what is stored, what others hold, else what the upstream sends.
+func (p *Repository) Fetch(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	d, total := refs[0].Blob, refs[0].Total
+	m, err := chunk.Grid(d, total)
+	if err != nil {
+		return err
+	}
+	far, err := p.far(d)
+	if err != nil {
+		return err
+	}
+	owned, err := p.owns(ctx, m, far)
+	if err != nil {
+		return err
+	}
+	defer p.registry.cfg.Store.Retain(d, total)()
+	src, _ := p.source(d, owned, far)
+	return chunk.GetRun(ctx, src, refs, yield)
+}
+
+// recorded tells the other members' keeper of claims what the upstream has sent.
+type recorded struct {
+	src   chunk.Source
+	peers Peers
+}
+
+func (s recorded) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	p, err := s.src.Get(ctx, ref)
+	if err == nil {
+		s.peers.Fetched(ref, p)
+	}
+	return p, err
+}
+
+func (s recorded) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	return chunk.GetRun(ctx, s.src, refs, func(ref chunk.Ref, p []byte) error {
+		s.peers.Fetched(ref, p)
+		return yield(ref, p)
+	})
+}
+
+// borrowed reads all of a manifest that other members have, while the upstream
+// cannot be asked.
+func (p *Repository) borrowed(ctx context.Context, d digest.Digest, size int64) ([]byte, error) {
+	m, err := chunk.Grid(d, size)
+	if err != nil {
+		return nil, err
+	}
+	var raw []byte
+	var refs []chunk.Ref
+	for i := range m.Len() {
+		refs = append(refs, m.At(i))
+	}
+	err = chunk.GetRun(ctx, chunk.Verify("peer", p.peers().Held(p.Host)), refs, func(_ chunk.Ref, c []byte) error {
+		raw = append(raw, c...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if d.Algorithm().FromBytes(raw) != d {
+		return nil, chunk.ErrNotFound
+	}
+	return raw, nil
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// stranger has a node with another secret pull beside a cluster. It is to find
+// nobody, and nobody is to find it, so that two copies leave the registry.
+func (t *trial) stranger(ctx context.Context) error {
+	last := len(t.spaces) - 1
+	nodes, err := t.cluster(ctx, last)
+	if err != nil {
+		return err
+	}
+	odd, err := t.startNode(ctx, last, "", t.secret("another"), t.Alone)
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, 3*time.Second); err != nil { // for gossip to do what it can
+		return err
+	}
+	t.limit = 2.1
+	if t.outcomes, err = pullNow(ctx, t.images[0], targets(append(nodes, odd))...); err != nil {
+		return err
+	}
+	if bytes := odd.metric(ctx, "granary_peer_bytes_total", ""); bytes != 0 {
+		return fmt.Errorf("a stranger has moved %.0f bytes from or to members", bytes)
+	}
+	if k := odd.members(ctx); k > 0 {
+		return fmt.Errorf("a stranger has %d members", k)
+	}
+	for _, n := range nodes {
+		if k := n.members(ctx); k >= 0 && k != last-1 {
+			return fmt.Errorf("%s has %d other members, want %d", n.name, k, last-1)
+		}
+	}
+	return nil
+}
+
+// partition cuts the cluster in two halves amid a pull, lets both pull another
+// image, and heals: the whole is then to be one cluster again, which a third
+// image shows.
+func (t *trial) partition(ctx context.Context) error {
+	nodes, err := t.cluster(ctx, len(t.spaces))
+	if err != nil {
+		return err
+	}
+	t.limit = 1.75 // two of two images, and one of the third
+	half := len(nodes) / 2
+	a, b := t.spaces[:half], t.spaces[half:]
+	cut := false
+	defer func() {
+		if cut {
+			_ = heal(context.WithoutCancel(ctx), a, b)
+		}
+	}()
+	err = t.breaking(ctx, t.images[0], nodes, nil, func() error { cut = true; return partition(ctx, a, b) })
+	if err != nil {
+		return err
+	}
+	more, err := pullNow(ctx, t.images[1], targets(nodes)...)
+	t.outcomes = append(t.outcomes, more...)
+	if err != nil {
+		return err
+	}
+	err = eventually(ctx, 40*time.Second, "the halves give each other up", func() bool {
+		k := nodes[0].members(ctx)
+		return t.Alone || k >= 0 && k < len(nodes)-1
+	})
+	if err = errors.Join(err, heal(ctx, a, b)); err != nil {
+		return err
+	}
+	cut = false
+	if err := t.together(ctx, 90*time.Second, nodes...); err != nil {
+		return fmt.Errorf("after the partition: %w", err)
+	}
+	return t.asOne(ctx, nodes)
+}
+
+// asOne has all pull the last image, of which one copy may leave the registry.
+func (t *trial) asOne(ctx context.Context, nodes []*node) error {
+	img := t.images[len(t.images)-1]
+	before, err := t.registry.space.sent()
+	if err != nil {
+		return err
+	}
+	more, err := pullNow(ctx, img, targets(nodes)...)
+	t.outcomes = append(t.outcomes, more...)
+	if err != nil {
+		return err
+	}
+	after, err := t.registry.space.sent()
+	if copies := float64(after-before) / float64(img.size()); copies > 1.05 && !t.Alone {
+		return fmt.Errorf("of the last image %.3f copies have left the registry", copies)
+	}
+	return err
+}
+
+// rolling restarts one node after the other, each while all others pull an image,
+// which it pulls itself when it is back.
+func (t *trial) rolling(ctx context.Context) error {
+	nodes, err := t.cluster(ctx, len(t.spaces))
+	if err != nil {
+		return err
+	}
+	t.limit = 1.1 + 1/float64(len(nodes))
+	for i, n := range nodes {
+		img := t.images[i]
+		err := t.breaking(ctx, img, nodes, n, func() error {
+			if n.stop(40 * time.Second) {
+				return fmt.Errorf("%s did not end on SIGTERM", n.name)
+			}
+			return n.restart(ctx, n.log)
+		})
+		if err != nil {
+			return err
+		}
+		if !t.Alone {
+			if err := t.together(ctx, 60*time.Second, nodes...); err != nil {
+				return fmt.Errorf("after the restart of %s: %w", n.name, err)
+			}
+		}
+		more, err := pullNow(ctx, img, n.target())
+		t.outcomes = append(t.outcomes, more...)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rotate replaces the cluster secret while all pull, without a moment in which
+// two nodes do not understand each other: first all decrypt with the new key,
+// then all encrypt with it, then the old key goes. A node that knows only the
+// new key can then join.
+func (t *trial) rotate(ctx context.Context) error {
+	const reload = 12 * time.Second // after which every node has read the file again
+	last := len(t.spaces) - 1
+	nodes, err := t.cluster(ctx, last)
+	if err != nil {
+		return err
+	}
+	t.limit = 1.05
+	for i, keys := range [][]string{{"secret", "new"}, {"new", "secret"}, {"new"}} {
+		err := t.breaking(ctx, t.images[i], nodes, nil, func() error { t.writeSecret("secret", keys...); return nil })
+		if err = errors.Join(err, pause(ctx, reload)); err != nil {
+			return err
+		}
+	}
+	fresh, err := t.startNode(ctx, last, "", t.writeSecret("secret", "new"), t.Alone)
+	if err != nil {
+		return err
+	}
+	nodes = append(nodes, fresh)
+	if !t.Alone {
+		if err := t.together(ctx, 30*time.Second, nodes...); err != nil {
+			return fmt.Errorf("with the new secret: %w", err)
+		}
+	}
+	return t.asOne(ctx, nodes)
+}
