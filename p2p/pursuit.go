@@ -140,6 +140,7 @@ func (p *pursuit) progress(id tracker.ID, bytes int64, now time.Time) (orders []
 		return nil
 	}
 	a.silent, p.heard = now, now
+	a.hedge = p.timing.HedgeMax // it has begun, and speaks less often from now on
 	if bytes > p.bytes {
 		p.bytes, p.gained = bytes, now
 	}
@@ -161,7 +162,7 @@ func (p *pursuit) data(id tracker.ID, now time.Time) (orders []order) {
 	p.heard, p.gained = now, now
 	for _, a := range p.under {
 		if a.id == id {
-			a.silent = now
+			a.silent, a.hedge = now, p.timing.HedgeMax
 			continue
 		}
 		orders = append(orders, order{ask: a.id, cancel: true})

@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"context"
+	"math"
 	"sync"
 )
 
@@ -24,7 +25,15 @@ type waiter struct {
 // NewBudget returns a budget of n bytes, at least one chunk.
 func NewBudget(n int64) *Budget { return &Budget{total: max(n, Size), free: max(n, Size)} }
 
-// acquire takes n bytes, at most [Size], and waits until they are free.
+// chunks returns how many chunks there is memory for in all, at least 1.
+func (b *Budget) chunks() int {
+	if b == nil {
+		return math.MaxInt
+	}
+	return int(b.total / Size)
+}
+
+// acquire takes n bytes, at most the total, and waits until they are free.
 func (b *Budget) acquire(ctx context.Context, n int64) error {
 	if b == nil {
 		return nil

@@ -242,7 +242,12 @@ func (r *Reader) fill() error {
 }
 
 // take reserves memory for up to n chunks from r.next on, and moves past them.
+// Where a run has a size of its own, it is that size or nothing: half a stripe now
+// and half later would be two requests for whoever fetches it.
 func (r *Reader) take(n int) ([]*slot, error) {
+	if r.b.cfg.Run > 0 && !r.section.OnDemand {
+		return r.takeAll(n)
+	}
 	var got []*slot
 	for ; n > 0; n-- {
 		ref := r.b.m.At(r.next)
@@ -253,10 +258,36 @@ func (r *Reader) take(n int) ([]*slot, error) {
 		} else if !r.b.cfg.Budget.tryAcquire(ref.Size, int64(len(r.ahead)+len(got))*Size) {
 			break
 		}
-		got = append(got, &slot{ref: ref, ready: make(chan struct{})})
-		r.next++
+		got = append(got, r.slot())
 	}
 	return got, nil
+}
+
+func (r *Reader) takeAll(n int) ([]*slot, error) {
+	n = min(n, r.b.cfg.Budget.chunks())
+	size := int64(0)
+	for i := range n {
+		size += r.b.m.At(r.next + i).Size
+	}
+	if len(r.ahead) == 0 {
+		if err := r.b.cfg.Budget.acquire(r.ctx, size); err != nil {
+			return nil, err
+		}
+	} else if !r.b.cfg.Budget.tryAcquire(size, int64(len(r.ahead))*Size) {
+		return nil, nil
+	}
+	var got []*slot
+	for range n {
+		got = append(got, r.slot())
+	}
+	return got, nil
+}
+
+// slot returns one for the next chunk, for which memory is reserved.
+func (r *Reader) slot() *slot {
+	s := &slot{ref: r.b.m.At(r.next), ready: make(chan struct{})}
+	r.next++
+	return s
 }
 
 // fetch gets adjacent slots as one run. The reader awaits each slot; a fetch

@@ -24,13 +24,10 @@ func TestMain(m *testing.M) {
 // TestCluster judges bytes and errors, not times: four nodes pull a cold image,
 // which leaves the registry once, and then each fault with a smaller image.
 func TestCluster(t *testing.T) {
-	if os.Getenv("CI") == "" && os.Getenv("GRANARY_TEST_CLUSTER") != "1" {
-		t.Skip("it takes minutes: set GRANARY_TEST_CLUSTER=1")
+	l := newTestLab(t, 4)
+	if !knowsPeers(l.Granary) {
+		t.Skip("this granary has no --p2p-listen")
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to make network namespaces")
-	}
-	l := newTestLab(t)
 	img, err := l.registry.ensure(t.Context(), image190)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +35,9 @@ func TestCluster(t *testing.T) {
 	if n := img.size(); n < 180e6 || n > 200e6 {
 		t.Errorf("the image has %d bytes, want about 190 MB", n)
 	}
-	t.Run("cold", func(t *testing.T) { judge(t, l.granary(t.Context(), "granary", img, false, limits{Egress: 1.05, Requests: true})) })
+	t.Run("cold", func(t *testing.T) {
+		judge(t, l.granary(t.Context(), "granary", img, false, limits{Egress: 1.05, Requests: true}))
+	})
 	for _, name := range faultNames() {
 		t.Run(name, func(t *testing.T) {
 			if name == "rotate" {
@@ -53,8 +52,45 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-func newTestLab(t *testing.T) *lab {
+// TestNetwork asks of the network what the faults rely on: that a partition cuts
+// off whom it should and nobody else, that it heals, and that bytes are counted.
+func TestNetwork(t *testing.T) {
+	l := newTestLab(t, 2)
+	home, a, b := l.registry.space, l.spaces[0], l.spaces[1]
+	reach := func(s *space) bool { return answers(t.Context(), s, l.registry.url()+"/v2/") }
+	if !reach(a) || !reach(b) {
+		t.Fatal("the registry does not answer its neighbours")
+	}
+	before, err := home.sent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := partition(t.Context(), []*space{a}, []*space{home}); err != nil {
+		t.Fatal(err)
+	}
+	if reach(a) || !reach(b) {
+		t.Error("the partition cuts off the wrong ones")
+	}
+	if after, err := home.sent(); err != nil || after <= before || after > before+10_000 {
+		t.Errorf("the registry has sent %d bytes, and then %d: %v", before, after, err)
+	}
+	if err := heal(t.Context(), []*space{a}, []*space{home}); err != nil {
+		t.Fatal(err)
+	}
+	if !reach(a) {
+		t.Error("the partition does not heal")
+	}
+}
+
+// newTestLab makes a lab of n machines, or skips the test.
+func newTestLab(t *testing.T, n int) *lab {
 	t.Helper()
+	if os.Getenv("CI") == "" && os.Getenv("GRANARY_TEST_CLUSTER") != "1" {
+		t.Skip("it takes minutes: set GRANARY_TEST_CLUSTER=1")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("it takes root to make network namespaces")
+	}
 	lookAtSources(t)
 	s := defaults()
 	s.BytesOnly = true
@@ -65,10 +101,7 @@ func newTestLab(t *testing.T) *lab {
 	if s.Granary, err = buildGranary(t.Context(), s.Work); err != nil {
 		t.Fatal(err)
 	}
-	if !knowsPeers(s.Granary) {
-		t.Skip("this granary has no --p2p-listen")
-	}
-	l, err := newLab(t.Context(), s, 4)
+	l, err := newLab(t.Context(), s, n)
 	t.Cleanup(func() {
 		l.close()
 		if t.Failed() {
