@@ -103,6 +103,11 @@ func (c *statusCmd) Run(e *env) error {
 		fmt.Fprintf(w, "served from %s\t%s\n", source, bytesText(s.Served[source]))
 	}
 	fmt.Fprintf(w, "received from upstream\t%s\n", bytesText(s.Received))
+	if c := s.Cluster; c != nil {
+		fmt.Fprintf(w, "received from members\t%s\n", bytesText(c.Received))
+		fmt.Fprintf(w, "sent to members\t%s\n", bytesText(c.Sent))
+		fmt.Fprintf(w, "cluster\t%d members; this is %s, gossip at %s\n", len(c.Members), c.ID, c.Gossip)
+	}
 	fmt.Fprintf(w, "upstreams\t%s\n", strings.Join(s.Upstreams, " "))
 	return w.Flush()
 }
@@ -233,10 +238,17 @@ type invalidateCmd struct {
 }
 
 func (c *invalidateCmd) Run(e *env) error {
-	var answer struct{ Tags int }
+	var answer node.Invalidated
 	if err := c.ask(e.ctx, "/api/v1/invalidate?ref="+url.QueryEscape(c.Ref), &answer); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(e.stdout, "%s: %d tags forgotten\n", c.Ref, answer.Tags)
-	return err
+	fmt.Fprintf(e.stdout, "%s: %d tags forgotten", c.Ref, answer.Tags)
+	if answer.Members > 0 {
+		fmt.Fprintf(e.stdout, ", and by %d other members what they knew", answer.Members)
+	}
+	fmt.Fprintln(e.stdout)
+	if len(answer.Failed) > 0 {
+		return fmt.Errorf("%d members were not told:\n%s", len(answer.Failed), strings.Join(answer.Failed, "\n"))
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net"
@@ -12,13 +13,15 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/granary-oci/granary/cmd/granary/demo"
 	"github.com/granary-oci/granary/cmd/granary/node"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
-// demoCmd shows a node at work, with nothing but this program and Go.
+// demoCmd shows a cluster at work, with nothing but this program and Go.
 type demoCmd struct {
 	Keep   bool   `name:"keep" help:"Stay up afterwards, for runtimes to pull from, until interrupted."`
 	Goroot string `name:"goroot" placeholder:"DIR" help:"Go installation to make the image from. Default: the one found on this machine."`
@@ -43,25 +46,17 @@ func (c *demoCmd) Run(e *env) error {
 		return err
 	}
 	defer registry.kill()
-	n, err := node.New(node.Config{
-		DataConfig: node.DataConfig{
-			DataDir:         filepath.Join(dir, "node"),
-			CacheSize:       4 << 30,
-			Upstream:        map[string]string{demoHost: registry.url},
-			DefaultUpstream: demoHost,
-		},
-		ListenConfig: node.ListenConfig{
-			Listen:       []string{c.address("127.0.0.1:5050")},
-			Admin:        c.address("127.0.0.1:5051"),
-			DrainTimeout: 5 * time.Second,
-		},
-	}, quietLogger(e.stderr))
+	nodes, stop, err := c.cluster(e, dir, registry.url)
 	if err != nil {
 		return err
 	}
-	defer runNode(n, e)()
-	d := &demonstration{e: e, node: n, registry: registry, img: img}
-	fmt.Fprintf(e.stdout, "node      %s, registry %s behind it as %s\n\n", n.URLs()[0], registry.url, demoHost)
+	defer stop()
+	d := &demonstration{e: e, nodes: nodes, registry: registry, img: img}
+	fmt.Fprintf(e.stdout, "registry  %s, known as %s\n", registry.url, demoHost)
+	for i, n := range nodes {
+		fmt.Fprintf(e.stdout, "node %d    %s\n", i+1, n.URLs()[0])
+	}
+	fmt.Fprintln(e.stdout)
 	if err := d.show(); err != nil {
 		return err
 	}
@@ -71,15 +66,75 @@ func (c *demoCmd) Run(e *env) error {
 	if err := registry.revive(); err != nil {
 		return err
 	}
-	fmt.Fprint(e.stdout, runtimeHelp(n.URLs()[0], d.name()))
+	fmt.Fprint(e.stdout, runtimeHelp(nodes[0].URLs()[0], d.name()))
 	<-e.ctx.Done()
 	return nil
 }
 
-// address is what the node listens on: a port that is known only if somebody is
-// to use it.
-func (c *demoCmd) address(known string) string {
-	if c.Keep {
+// demoNodes is how many nodes pull at once.
+const demoNodes = 3
+
+// cluster starts nodes that know each other, and returns what stops them.
+func (c *demoCmd) cluster(e *env, dir, registry string) (nodes []*node.Node, stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, s := range stops {
+			s()
+		}
+	}
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte(rand.Text()), 0o600); err != nil {
+		return nil, stop, err
+	}
+	var join []string
+	for i := range demoNodes {
+		n, err := node.New(c.config(i, dir, registry, secret, join), quietLogger(e.stderr))
+		if err != nil {
+			return nil, stop, err
+		}
+		stops = append(stops, runNode(n, e))
+		nodes = append(nodes, n)
+		join = []string{n.Status().Cluster.Gossip}
+	}
+	for _, n := range nodes {
+		for len(n.Status().Cluster.Members) < demoNodes {
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-e.ctx.Done():
+				return nil, stop, e.ctx.Err()
+			}
+		}
+	}
+	return nodes, stop, nil
+}
+
+func (c *demoCmd) config(i int, dir, registry, secret string, join []string) node.Config {
+	return node.Config{
+		DataConfig: node.DataConfig{
+			DataDir:         filepath.Join(dir, fmt.Sprint("node", i+1)),
+			CacheSize:       4 << 30,
+			Upstream:        map[string]string{demoHost: registry},
+			DefaultUpstream: demoHost,
+		},
+		ListenConfig: node.ListenConfig{
+			Listen:       []string{c.address(i, "127.0.0.1:5050")},
+			Admin:        c.address(i, "127.0.0.1:5051"),
+			DrainTimeout: 5 * time.Second,
+		},
+		ClusterConfig: node.ClusterConfig{
+			P2PListen:         []string{"/ip4/127.0.0.1/tcp/0"},
+			GossipListen:      "127.0.0.1:0",
+			ClusterSecretFile: secret,
+			Join:              join,
+			Weight:            10,
+		},
+	}
+}
+
+// address is what a node listens on: a port that is known only if somebody is to
+// use it.
+func (c *demoCmd) address(i int, known string) string {
+	if c.Keep && i == 0 {
 		return known
 	}
 	return "127.0.0.1:0"
@@ -106,10 +161,11 @@ func (c *demoCmd) image(e *env, dir string) (*demo.Image, error) {
 	return img, nil
 }
 
-// demonstration is the three pulls and the table of what came from where.
+// demonstration is the pulls, each by all nodes at once, and the table of what came
+// from where.
 type demonstration struct {
 	e        *env
-	node     *node.Node
+	nodes    []*node.Node
 	registry *demoRegistry
 	img      *demo.Image
 }
@@ -117,51 +173,72 @@ type demonstration struct {
 func (d *demonstration) name() string { return demoHost + "/golang:" + runtime.Version()[2:] }
 
 func (d *demonstration) show() error {
-	fmt.Fprintf(d.e.stdout, "%-34s %9s %11s  %s\n", "pull", "bytes", "rate", "came from")
+	fmt.Fprintf(d.e.stdout, "%-30s %-7s %9s %11s  %9s %9s %9s %9s\n", "pull by all nodes at once", "", "bytes", "rate", "upstream", "peers", "memory", "disk")
 	for _, step := range []struct {
 		title string
 		setup func()
 	}{
-		{"cold: the node has nothing", func() {}},
-		{"warm: the node has it all", func() {}},
+		{"cold: nobody has anything", func() {}},
+		{"warm: everybody has it all", func() {}},
 		{"the registry has been killed", d.registry.kill},
 	} {
 		step.setup()
-		if err := d.pull(step.title); err != nil {
+		if err := d.pullAtOnce(step.title); err != nil {
 			return fmt.Errorf("%s: %w", step.title, err)
 		}
 	}
-	fmt.Fprintf(d.e.stdout, "\nthe registry sent %s for an image of %s that was pulled three times\n\n",
-		bytesText(d.registry.handler.Sent.Load()), bytesText(d.img.Size()))
+	fmt.Fprintf(d.e.stdout, "\nthe registry sent %s for an image of %s that was pulled %d times\n\n",
+		bytesText(d.registry.handler.Sent.Load()), bytesText(d.img.Size()), 3*len(d.nodes))
 	return nil
 }
 
-// pull pulls the image through the node, as a runtime would, and verifies it.
-func (d *demonstration) pull(title string) error {
+// pullAtOnce pulls the image through each node at the same time.
+func (d *demonstration) pullAtOnce(title string) error {
+	lines := make([]string, len(d.nodes))
+	var g errgroup.Group
+	for i, n := range d.nodes {
+		g.Go(func() (err error) {
+			lines[i], err = d.pull(n)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, line := range lines {
+		fmt.Fprintf(d.e.stdout, "%-30s node %d  %s\n", title, i+1, line)
+		title = ""
+	}
+	return nil
+}
+
+// pull pulls the image through a node, as a runtime would, verifies it, and says
+// where it came from.
+func (d *demonstration) pull(n *node.Node) (string, error) {
 	want, err := ref.Parse(d.name(), demoHost)
 	if err != nil {
-		return err
+		return "", err
 	}
-	r, err := upstream.New(upstream.Config{URL: d.node.URLs()[0], UserAgent: "granary-demo/" + node.Version})
+	r, err := upstream.New(upstream.Config{URL: n.URLs()[0], UserAgent: "granary-demo/" + node.Version})
 	if err != nil {
-		return err
+		return "", err
 	}
-	before, begin := d.node.Status(), time.Now()
+	before, begin := n.Status(), time.Now()
 	p := &puller{want: want, platform: "all", from: r.Repository(want.Repository.String()), progress: newProgress(io.Discard)}
 	if _, err := p.pull(d.e.ctx); err != nil {
-		return err
+		return "", err
 	}
 	took := time.Since(begin)
-	after := d.node.Status()
-	var from []string
-	for _, source := range []string{"upstream", "memory", "disk"} {
+	after := n.Status()
+	line := fmt.Sprintf("%9s %9s/s ", bytesText(p.size()), bytesText(int64(float64(p.size())/took.Seconds())))
+	for _, source := range []string{"upstream", "peer", "memory", "disk"} {
+		text := "-"
 		if n := after.Served[source] - before.Served[source]; n > 0 {
-			from = append(from, source+" "+bytesText(n))
+			text = bytesText(n)
 		}
+		line += fmt.Sprintf(" %9s", text)
 	}
-	fmt.Fprintf(d.e.stdout, "%-34s %9s %9s/s  %s\n", title, bytesText(p.size()),
-		bytesText(int64(float64(p.size())/took.Seconds())), strings.Join(from, ", "))
-	return nil
+	return line, nil
 }
 
 // demoRegistry is the registry of a demonstration, which can be killed.

@@ -31,7 +31,8 @@ type cli struct {
 	Fsck    fsckCmd       `cmd:"" help:"Check every chunk of a store, and drop what is wrong."`
 	GC      gcCmd         `cmd:"" name:"gc" help:"Evict what has not been read for longest."`
 	Forget  invalidateCmd `cmd:"" name:"invalidate" help:"Make a node ask its upstream about a tag again."`
-	Demo    demoCmd       `cmd:"" help:"Show a node at work: a registry, a node and an image, all in this process."`
+	Peers   peersCmd      `cmd:"" help:"Show the members of a node's cluster, and what the node makes of them."`
+	Demo    demoCmd       `cmd:"" help:"Show a cluster at work: a registry, three nodes and an image, all in this process."`
 	Version versionCmd    `cmd:"" help:"Show the version."`
 }
 

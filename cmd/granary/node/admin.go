@@ -17,7 +17,10 @@ import (
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p"
+	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/tracker"
 )
 
 // Status is what a node says of itself, as JSON at /api/v1/status.
@@ -35,6 +38,30 @@ type Status struct {
 	Served map[string]int64 `json:"served"`
 	// Received counts bytes that came from upstream registries.
 	Received int64 `json:"received"`
+	// Cluster is nil for a node alone.
+	Cluster *ClusterStatus `json:"cluster,omitempty"`
+}
+
+// ClusterStatus is what a member says of its cluster.
+type ClusterStatus struct {
+	ID       tracker.ID       `json:"id"`
+	Zone     string           `json:"zone,omitempty"`
+	P2P      []string         `json:"p2p"`    // multiaddrs
+	Gossip   string           `json:"gossip"` // HOST:PORT
+	Members  []p2p.PeerStatus `json:"members"`
+	Received int64            `json:"received"` // bytes from other members
+	Sent     int64            `json:"sent"`     // and to them
+}
+
+func (n *Node) clusterStatus() *ClusterStatus {
+	c := n.cluster
+	if c == nil {
+		return nil
+	}
+	return &ClusterStatus{
+		ID: c.identity.ID(), Zone: c.cfg.Zone, P2P: c.host.Addrs(), Gossip: c.gossip.Addr(),
+		Members: c.client.Peers().Status(), Received: n.metrics.peersIn.Load(), Sent: n.metrics.peersOut.Load(),
+	}
 }
 
 // Status returns what the node says of itself.
@@ -48,6 +75,7 @@ func (n *Node) Status() Status {
 		Upstreams: n.upstreams.names(),
 		Served:    make(map[string]int64),
 		Received:  n.metrics.upstream.Load(),
+		Cluster:   n.clusterStatus(),
 	}
 	if n.store.Disk == nil {
 		s.Degraded = "the data directory cannot be used; nothing is kept"
@@ -114,21 +142,41 @@ func (n *Node) GC(keep int64) (int64, error) {
 	return n.store.Disk.GC(keep)
 }
 
-// Invalidate forgets what a tag was resolved to, or for a repository's name alone
-// each of its tags. It returns how many were known.
-func (n *Node) Invalidate(name string) (int, error) {
+// Invalidated is what came of [Node.Invalidate].
+type Invalidated struct {
+	Tags    int      `json:"tags"`             // that this node knew
+	Members int      `json:"members"`          // others that have forgotten them too
+	Failed  []string `json:"failed,omitempty"` // others that could not be told, and why
+}
+
+// Invalidate makes the cluster forget what a tag was resolved to, or for a
+// repository's name alone each of its tags.
+func (n *Node) Invalidate(ctx context.Context, name string) (done Invalidated, err error) {
 	r, err := ref.Parse(name, n.cfg.DefaultUpstream)
 	if err != nil {
-		return 0, err
+		return done, err
 	}
 	if r.Digest != "" {
-		return 0, fmt.Errorf("%s: a digest never changes its meaning; name a tag or a repository", name)
+		return done, fmt.Errorf("%s: a digest never changes its meaning; name a tag or a repository", name)
 	}
 	if r.Tag == "latest" && !strings.HasSuffix(name, ":latest") {
 		r.Tag = ""
 	}
-	return n.registry.Invalidate(r.Repository, r.Tag)
+	if done.Tags, err = n.registry.Invalidate(r.Repository, r.Tag); err != nil || n.cluster == nil {
+		return done, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, forgetFor)
+	defer cancel()
+	told, err := n.cluster.client.Forget(ctx, wire.Forget{Host: r.Host, Name: r.Name, Tag: r.Tag})
+	done.Members = told
+	if err != nil {
+		done.Failed = strings.Split(err.Error(), "\n")
+	}
+	return done, nil
 }
+
+// forgetFor is how long members may take to forget.
+const forgetFor = 5 * time.Second
 
 func (n *Node) adminHandler() http.Handler {
 	mux := http.NewServeMux()
@@ -151,8 +199,8 @@ func (n *Node) adminHandler() http.Handler {
 		answerJSON(w, map[string]int64{"freed": freed}, err)
 	})
 	mux.HandleFunc("POST /api/v1/invalidate", func(w http.ResponseWriter, r *http.Request) {
-		tags, err := n.Invalidate(r.FormValue("ref"))
-		answerJSON(w, map[string]int{"tags": tags}, err)
+		done, err := n.Invalidate(r.Context(), r.FormValue("ref"))
+		answerJSON(w, done, err)
 	})
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
