@@ -67,7 +67,7 @@ func TestEveryFlagIsInTheArchitecture(t *testing.T) {
 	}
 	slices.Sort(flags)
 	flags = slices.Compact(flags)
-	if want := column(t, "Settings", regexp.MustCompile("^\\| `--([a-z-]+)`")); !slices.Equal(flags, want) {
+	if want := column(t, "Settings", regexp.MustCompile("^\\| `--([a-z0-9-]+)`")); !slices.Equal(flags, want) {
 		t.Errorf("flags are    %v\nthe table has %v", flags, want)
 	}
 }
@@ -102,7 +102,10 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func TestEveryMetricIsInTheArchitecture(t *testing.T) {
-	n := testNode(t, node.Config{DataConfig: node.DataConfig{Upstream: map[string]string{"registry.test": "http://127.0.0.1:1"}}})
+	n := testNode(t, node.Config{
+		DataConfig:    node.DataConfig{Upstream: map[string]string{"registry.test": "http://127.0.0.1:1"}},
+		ClusterConfig: node.ClusterConfig{P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, GossipListen: "127.0.0.1:0", InsecureCluster: true},
+	})
 	if status, _ := get(t, n.URLs()[0]+"/v2/app/manifests/v1"); status != http.StatusBadGateway {
 		t.Errorf("a dead upstream: %d", status)
 	}
