@@ -20,6 +20,18 @@ type Blob struct {
 	*chunk.Blob
 	release func()
 	near    ours
+	strict  *chunk.Blob // for parts of what is not proven; nil for the same
+}
+
+// part returns the blob as it is read for a section, and whether that may be sent
+// from its file. With [Config.OwnRanges] a part of a blob that has not
+// matched its digest rests on what this node has fetched itself.
+func (b *Blob) part(complete bool) (from *chunk.Blob, lendable bool) {
+	proven := b.Proven()
+	if complete || proven || b.strict == nil {
+		return b.Blob, proven || !complete
+	}
+	return b.strict, false
 }
 
 // Release is to be called when the blob has been read.
@@ -72,7 +84,11 @@ func (p *Repository) Blob(ctx context.Context, d digest.Digest) (*Blob, error) {
 		cfg.Run = chunk.StripeSize // each is another member's
 	}
 	b := chunk.NewBlob(m, src, cfg)
-	return &Blob{b, r.cfg.Store.Retain(d, size), p.near(d)}, nil
+	opened := &Blob{Blob: b, release: r.cfg.Store.Retain(d, size), near: p.near(d)}
+	if r.cfg.Peers != nil && r.cfg.OwnRanges {
+		opened.strict = chunk.NewBlob(m, p.strict(d, far), cfg)
+	}
+	return opened, nil
 }
 
 // far returns the upstream as a source of a blob, checked as far as its chunks
@@ -91,11 +107,7 @@ func (p *Repository) far(d digest.Digest) (chunk.Source, error) {
 			}
 		}})
 	}
-	far := chunk.Named("upstream", chunk.Verify("upstream", chunk.First(all...)))
-	if peers := p.registry.cfg.Peers; peers != nil {
-		return recorded{far, peers}, nil
-	}
-	return far, nil
+	return chunk.Named("upstream", chunk.Verify("upstream", chunk.First(all...))), nil
 }
 
 // forget makes the upstream be asked again about a blob that is not what it said.

@@ -26,12 +26,13 @@ const (
 // open prepares a part of a blob to be sent: from its file where that can be
 // lent, else chunk by chunk, of which the first is there when open returns.
 func (h *Handler) open(ctx context.Context, client *http.ResponseController, b *Blob, p content.Part) (content.Body, error) {
-	if b.Proven() || !p.Complete {
+	from, lendable := b.part(p.Complete)
+	if lendable {
 		if f, ok := b.lend(p.Offset, p.Length); ok {
 			return &fileBody{h, client, f, p.Offset, p.Length}, nil
 		}
 	}
-	rd := b.OpenSection(ctx, chunk.Section{Offset: p.Offset, Length: p.Length, OnDemand: p.OpenEnd, Complete: p.Complete})
+	rd := from.OpenSection(ctx, chunk.Section{Offset: p.Offset, Length: p.Length, OnDemand: p.OpenEnd, Complete: p.Complete})
 	body := &chunkBody{h: h, client: client, rd: rd}
 	if body.first, body.source, body.err = rd.Next(); body.err != nil && body.err != io.EOF {
 		rd.Close()

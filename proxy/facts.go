@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -23,6 +25,8 @@ type Facts struct {
 	// in particular, and on the credential that travels with the facts.
 	Everybody *WordFact `json:"everybody,omitempty"`
 	Caller    *WordFact `json:"caller,omitempty"`
+	// Callers are words on others, by the SHA-256 of their credentials.
+	Callers map[string]WordFact `json:"callers,omitempty"`
 	// Challenges are those of the upstream's last refusal.
 	Challenges []string `json:"challenges,omitempty"`
 	// Itself says that the word on everybody is one on the node's own credentials.
@@ -60,6 +64,7 @@ func (m Millis) since(now time.Time) time.Time {
 const (
 	maxFactTags    = 1000
 	maxFactMembers = 5000
+	maxFactCallers = 1000
 	maxFactText    = 512 // bytes of a tag or media type
 )
 
@@ -75,6 +80,12 @@ func (r *Registry) Facts(in In) []byte {
 	if !in.Caller.Anonymous() {
 		f.Caller = r.word(in, in.Caller, now)
 	}
+	for hash, g := range r.ledger.Grants(in.String(), maxFactCallers) {
+		if f.Callers == nil {
+			f.Callers = make(map[string]WordFact)
+		}
+		f.Callers[hash] = wordFact(g, now)
+	}
 	f.Challenges = r.ledger.Challenges(in.String())
 	return encode(f)
 }
@@ -88,11 +99,24 @@ func (r *Registry) word(in In, c access.Caller, now time.Time) *WordFact {
 	if !ok {
 		return nil
 	}
-	w := &WordFact{Age: millis(now.Sub(g.Checked)), Denied: g.Denied}
+	w := wordFact(g, now)
+	return &w
+}
+
+func wordFact(g access.Grant, now time.Time) WordFact {
+	w := WordFact{Age: millis(now.Sub(g.Checked)), Denied: g.Denied}
 	if !g.Expires.IsZero() {
 		w.Left = max(millis(g.Expires.Sub(now)), 1)
 	}
 	return w
+}
+
+func (w WordFact) grant(now time.Time) access.Grant {
+	g := access.Grant{Checked: w.Age.since(now), Denied: w.Denied}
+	if w.Left > 0 {
+		g.Expires = now.Add(time.Duration(min(w.Left, 1<<40)) * time.Millisecond)
+	}
+	return g
 }
 
 func encode(f Facts) []byte {
@@ -110,7 +134,7 @@ func (r *Registry) Learn(in In, facts []byte) error {
 	if err := json.Unmarshal(facts, &f); err != nil {
 		return errors.New("facts are not the JSON that was expected")
 	}
-	if len(f.Tags) > maxFactTags || len(f.Members) > maxFactMembers {
+	if len(f.Tags) > maxFactTags || len(f.Members) > maxFactMembers || len(f.Callers) > maxFactCallers {
 		return errors.New("there are too many facts")
 	}
 	now := time.Now()
@@ -125,6 +149,12 @@ func (r *Registry) Learn(in In, facts []byte) error {
 		}
 	}
 	r.report(r.cfg.Catalog.AddMembers(in.String(), f.Members))
+	for hash, w := range f.Callers {
+		if err := r.ledger.HearOf(in.String(), hash, w.grant(now)); err != nil {
+			return err
+		}
+	}
+	r.recent.add(in.Repository)
 	if f.Itself == r.ledger.Shared(in.Host) {
 		r.hear(in, access.Caller{}, f.Everybody, f.Challenges, now)
 	}
@@ -149,11 +179,7 @@ func (r *Registry) hear(in In, c access.Caller, w *WordFact, challenges []string
 	if w == nil {
 		return
 	}
-	g := access.Grant{Checked: w.Age.since(now), Denied: w.Denied}
-	if w.Left > 0 {
-		g.Expires = now.Add(time.Duration(min(w.Left, 1<<40)) * time.Millisecond)
-	}
-	r.ledger.Hear(in.Host, in.String(), c, g, challenges)
+	r.ledger.Hear(in.Host, in.String(), c, w.grant(now), challenges)
 }
 
 // tell tells those who keep what is known of the repository what this node has
@@ -166,6 +192,7 @@ func (p *Repository) tell(as access.Caller, up Upstream, f Facts) {
 	if _, _, ok := heard(up); ok {
 		return
 	}
+	p.registry.recent.add(p.Repository)
 	now := time.Now()
 	in := p.in(as)
 	f.Itself = in.Itself
@@ -176,6 +203,39 @@ func (p *Repository) tell(as access.Caller, up Upstream, f Facts) {
 	}
 	f.Challenges = p.registry.ledger.Challenges(p.String())
 	peers.Tell(in, encode(f))
+}
+
+// Retell tells those who keep what is known of repositories all of it, for the ones
+// that were of use lately: some may keep them only now.
+func (r *Registry) Retell() {
+	for _, repo := range r.recent.all() {
+		in := In{Repository: repo, Itself: r.ledger.Shared(repo.Host)}
+		r.cfg.Peers.Tell(in, r.Facts(in))
+	}
+}
+
+// recent are the repositories that others were told of last. The zero value is ready
+// to use.
+type recent struct {
+	mu    sync.Mutex
+	order []ref.Repository // the latest last
+}
+
+const maxRecent = 256
+
+func (l *recent) add(repo ref.Repository) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.order = append(slices.DeleteFunc(l.order, func(other ref.Repository) bool { return other == repo }), repo)
+	if len(l.order) > maxRecent {
+		l.order = l.order[1:]
+	}
+}
+
+func (l *recent) all() []ref.Repository {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.order)
 }
 
 // recall learns what other members know of the repository, when the upstream cannot

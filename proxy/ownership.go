@@ -95,14 +95,15 @@ func (p *Repository) shown(d digest.Digest) {
 func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chunk.Source, chunk.Proofs) {
 	r := p.registry
 	if !owned {
-		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, false, true}), nil), apart{func() { p.shown(d) }}
+		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, apartFromStore}), nil), apart{func() { p.shown(d) }}
 	}
 	near := p.near(d)
 	proofs := proving{near, func() { p.shown(d) }}
 	if r.cfg.Peers == nil {
-		return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, true, true}), r.cfg.Report), proofs
+		return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, fromUpstream}), r.cfg.Report), proofs
 	}
-	own := chunk.Cache(near, chunk.First(r.cfg.Peers.Held(p.Host), far), r.flights.of(flightKey{p.Host, true, true}), r.cfg.Report)
+	fetched := &inOne{recorded{far, r.cfg.Peers}, r.cfg.Peers, p.in(p.caller), p.first}
+	own := chunk.Cache(near, chunk.First(r.cfg.Peers.Held(p.Host), fetched), r.flights.of(flightKey{p.Host, fromUpstream}), r.cfg.Report)
 	if p.lent {
 		return own, proofs
 	}
@@ -110,7 +111,7 @@ func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chun
 	// readers: with one for both, two nodes that take each other for the owner
 	// would wait for each other.
 	src := r.cfg.Peers.Source(p.in(p.caller), own)
-	return chunk.Cache(near, src, r.flights.of(flightKey{p.Host, true, false}), r.cfg.Report), proofs
+	return chunk.Cache(near, src, r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
 }
 
 func (p *Repository) near(d digest.Digest) ours {
@@ -195,9 +196,17 @@ type flights struct {
 
 type flightKey struct {
 	host string
-	kept bool // what is fetched goes into the store
-	own  bool // it comes from the upstream, or who holds all; not from owners
+	kind flightKind
 }
+
+// flightKind says where what is fetched comes from, and goes.
+type flightKind int
+
+const (
+	fromUpstream   flightKind = iota // or who holds all of the blob; into the store
+	fromOwners                       // other members; into the store
+	apartFromStore                   // the upstream, and into nothing
+)
 
 func (f *flights) of(k flightKey) *chunk.Flight {
 	f.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
 )
 
 // Peers are the other members of a cluster. What they are asked is never asked on
@@ -20,8 +21,14 @@ type Peers interface {
 	// Source returns blobs of a repository as the cluster has them. own is where this
 	// node gets what it answers for, and what nobody else can get for it.
 	Source(in In, own chunk.Source) chunk.Source
+	// First returns blobs of a repository as the owner of their first stripe has
+	// them. [chunk.ErrNotFound] says that there is no other such member.
+	First(in In) chunk.Source
 	// Held returns blobs of a registry that others have all of.
 	Held(host string) chunk.Source
+	// Own reports whether a chunk that is stored is known to be from the upstream
+	// directly.
+	Own(ref chunk.Ref) bool
 	// Fetched is told of each chunk that came from the upstream.
 	Fetched(ref chunk.Ref, p []byte)
 	// Upstream returns up with questions answered by the member that asks for all,
@@ -40,6 +47,8 @@ type In struct {
 	Caller access.Caller
 	// Itself says that the node's own credentials are for everybody who asks it.
 	Itself bool
+	// First says that who is asked is taken for the owner of a blob's first stripe.
+	First bool
 }
 
 // ErrOthersCredentials says that a member asks for what this node reads with
@@ -79,7 +88,7 @@ func (r *Registry) As(in In) (*Repository, error) {
 	if r.ledger.Shared(in.Host) && !in.Itself {
 		return nil, ErrOthersCredentials
 	}
-	return &Repository{Repository: in.Repository, registry: r, caller: in.Caller, lent: true}, nil
+	return &Repository{Repository: in.Repository, registry: r, caller: in.Caller, lent: true, first: in.First}, nil
 }
 
 // in says in whose name this node asks other members.
@@ -142,6 +151,69 @@ func (p *Repository) Fetch(ctx context.Context, refs []chunk.Ref, yield func(chu
 	src, _ := p.source(d, owned, far)
 	return chunk.GetRun(ctx, src, refs, yield)
 }
+
+// inOne gets blobs from an upstream. Of a registry that sends no parts of blobs all
+// members get them from the one that reads the whole: the owner of the first stripe.
+type inOne struct {
+	far   chunk.Source
+	peers Peers
+	in    In
+	first bool // this node is it, at least for who asks
+}
+
+func (s *inOne) Get(ctx context.Context, ref chunk.Ref) (p []byte, err error) {
+	err = s.GetRun(ctx, []chunk.Ref{ref}, func(got chunk.Ref, q []byte) error {
+		if got.Offset == ref.Offset {
+			p = q
+		}
+		return nil
+	})
+	return p, err
+}
+
+func (s *inOne) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	if s.first || len(refs) == 0 || refs[0].Total <= chunk.StripeSize || s.peers.Alone() {
+		return chunk.GetRun(ctx, s.far, refs, yield)
+	}
+	given := 0
+	count := func(ref chunk.Ref, p []byte) error {
+		if given < len(refs) && ref.Offset == refs[given].Offset {
+			given++
+		}
+		return yield(ref, p)
+	}
+	err := chunk.GetRun(upstream.RangesOnly(ctx), s.far, refs, count)
+	if !errors.Is(err, upstream.ErrNoRanges) {
+		return err
+	}
+	err = chunk.GetRun(ctx, s.peers.First(s.in), refs[given:], count)
+	if err == nil || ctx.Err() != nil || given == len(refs) {
+		return err
+	}
+	return chunk.GetRun(ctx, s.far, refs[given:], yield)
+}
+
+// strict returns the chunks of a blob that this node has fetched itself, and fetches
+// the others. What it fetches takes the place of nothing that is stored.
+func (p *Repository) strict(d digest.Digest, far chunk.Source) chunk.Source {
+	r := p.registry
+	return chunk.Cache(fetchedOnly{p.near(d), r.cfg.Peers}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
+}
+
+// fetchedOnly is the store as far as it holds what this node has fetched itself.
+type fetchedOnly struct {
+	ours
+	peers Peers
+}
+
+func (s fetchedOnly) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	if !ref.Whole() && !s.peers.Own(ref) {
+		return nil, chunk.ErrNotFound
+	}
+	return s.ours.Get(ctx, ref)
+}
+
+func (fetchedOnly) Put(context.Context, chunk.Ref, []byte) error { return nil }
 
 // recorded tells the other members' keeper of claims what the upstream has sent.
 type recorded struct {

@@ -65,6 +65,9 @@ type Config struct {
 	Upstream func(repo ref.Repository, authorization string) (Upstream, error)
 	Store    Store
 	Catalog  *catalog.Catalog
+	// OwnRanges makes parts of a blob that has not matched its digest rest on what this
+	// node has fetched itself, not on what other members say.
+	OwnRanges bool
 	// Peers are the other members of the cluster. nil is for a node without one.
 	Peers Peers
 	// Access says how long grants are good for. Its HoldFor bounds how long after
@@ -92,6 +95,7 @@ type Registry struct {
 	flights   flights      // of chunks
 	supplying sync.RWMutex // written while a blob changes its supplier
 	questions questions    // to upstreams
+	recent    recent       // repositories that other members know of
 	lists     lists
 	parsing   *semaphore.Weighted // of pages of lists, and manifests
 	gathering *semaphore.Weighted // bytes of lists

@@ -25,6 +25,7 @@ type Repository struct {
 	registry *Registry
 	caller   access.Caller
 	lent     bool // it is read for another member, see [Registry.As]
+	first    bool // that takes this node for the owner of the first stripe
 }
 
 // Resolution is what a tag or digest means, now or when the upstream could last

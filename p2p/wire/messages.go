@@ -46,6 +46,9 @@ type Repository struct {
 	// Itself says that whoever asks has credentials of its own that are for
 	// everybody. Only then it is answered with such credentials of another.
 	Itself bool
+	// First says that who is asked is taken for the owner of the blob's first
+	// stripe, which reads the whole of what the upstream does not send in parts.
+	First bool
 }
 
 func (r Repository) write(w *writer) {
@@ -53,6 +56,7 @@ func (r Repository) write(w *writer) {
 	w.text(2, r.Name)
 	w.text(3, r.Authorization)
 	w.flag(15, r.Itself)
+	w.flag(14, r.First)
 }
 
 func (r *Repository) read(f field) {
@@ -65,6 +69,8 @@ func (r *Repository) read(f field) {
 		r.Authorization = f.text(maxAuthorization)
 	case 15:
 		r.Itself = f.flag()
+	case 14:
+		r.First = f.flag()
 	}
 }
 

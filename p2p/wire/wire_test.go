@@ -19,7 +19,7 @@ import (
 var (
 	blob  = digest.FromString("blob")
 	other = digest.FromString("other")
-	where = Repository{"registry.example", "org/app", "Bearer secret", true}
+	where = Repository{"registry.example", "org/app", "Bearer secret", true, true}
 )
 
 // kinds are one of each message, with every field set, and how it is read.

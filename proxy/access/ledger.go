@@ -204,6 +204,41 @@ func (l *Ledger) Hear(host, repository string, c Caller, g Grant, challenges []s
 	}
 }
 
+// Grants returns the words on callers of a repository that are in memory, at most
+// n, by the hash of the caller: for other nodes.
+func (l *Ledger) Grants(repository string, n int) map[string]Grant {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	found := make(map[string]Grant)
+	for k, g := range l.grants {
+		if k.repository == repository && len(found) < n && k.caller != (Caller{}).hash() && k.caller != (Caller{nodeItself}).hash() {
+			found[hex.EncodeToString(k.caller[:])] = g
+		}
+	}
+	return found
+}
+
+// HearOf is Hear for a caller of whom only the hash is known. It is remembered in
+// memory, where a password's hash is no secret that a disk would keep.
+func (l *Ledger) HearOf(repository, hash string, g Grant) error {
+	k := grantKey{repository: repository}
+	if n, err := hex.Decode(k.caller[:], []byte(clip(hash, 2*sha256.Size))); err != nil || n != sha256.Size || len(hash) != 2*sha256.Size {
+		return errors.New("not the hash of a caller")
+	}
+	if k.caller == (Caller{}).hash() || k.caller == (Caller{nodeItself}).hash() {
+		return errors.New("not the hash of a credential")
+	}
+	l.mu.Lock()
+	known, ok := l.grants[k]
+	l.mu.Unlock()
+	if !ok || known.Checked.Before(g.Checked) {
+		l.rememberAs(k, g)
+	}
+	return nil
+}
+
+func clip(s string, n int) string { return s[:min(len(s), n)] }
+
 // Challenges returns those that a repository made when it last refused somebody.
 func (l *Ledger) Challenges(repository string) (challenges []string) {
 	l.records.Get(challengeKey(repository), &challenges)
@@ -258,9 +293,12 @@ func (l *Ledger) remembered(c Caller, repository string) (Grant, bool) {
 }
 
 func (l *Ledger) remember(c Caller, repository string, g Grant) {
+	l.rememberAs(grantKey{repository, c.hash()}, g)
+}
+
+func (l *Ledger) rememberAs(k grantKey, g Grant) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	k := grantKey{repository, c.hash()}
 	for other := range l.grants {
 		if _, there := l.grants[k]; there || len(l.grants) < maxGrants {
 			break

@@ -179,14 +179,35 @@ func (s *source) advance(ctx context.Context, r *run) error {
 // brought it forward.
 func (s *source) openRange(ctx context.Context, r *run) (*body, error) {
 	if !s.inParallel(r) {
+		if rangesOnly(ctx) {
+			return nil, ErrNoRanges
+		}
 		return s.takeTurns(ctx, r, nil)
 	}
 	b, whole, err := s.open(ctx, r)
 	if err != nil || !whole {
 		return b, err
 	}
+	if rangesOnly(ctx) {
+		b.Close()
+		return nil, ErrNoRanges
+	}
 	return s.takeTurns(ctx, r, b)
 }
+
+// ErrNoRanges says that the registry sends no parts of blobs, to a reader that
+// does not want the whole.
+var ErrNoRanges = errors.New("upstream: the registry sends whole blobs only")
+
+type rangesOnlyKey struct{}
+
+// RangesOnly returns a context in which parts of a blob are not got by reading the
+// whole: the error is then [ErrNoRanges].
+func RangesOnly(ctx context.Context) context.Context {
+	return context.WithValue(ctx, rangesOnlyKey{}, true)
+}
+
+func rangesOnly(ctx context.Context) bool { return ctx.Value(rangesOnlyKey{}) != nil }
 
 // inParallel reports whether a run may be asked for on its own.
 func (s *source) inParallel(r *run) bool {

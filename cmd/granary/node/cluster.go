@@ -32,6 +32,7 @@ const (
 	minSecret      = 16              // bytes
 	maxSecrets     = 16
 	leaveFor       = 3 * time.Second
+	settle         = 3 * time.Second // from a change of the membership to telling new keepers
 	identityName   = "identity.key"
 	minPassingRate = 64 << 10 // bytes per second; below, nothing gets anywhere
 )
@@ -185,13 +186,33 @@ func (c *cluster) readSecrets() (secrets [][]byte, err error) {
 }
 
 // run is a member until ctx ends.
-func (c *cluster) run(ctx context.Context, backend p2p.Backend) error {
+func (c *cluster) run(ctx context.Context, backend backend) error {
 	c.host.Handle(p2p.NewServer(c.client, backend, c.log).Serve)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.gossip.Run(ctx) })
 	g.Go(func() error { c.client.Run(ctx); return nil })
 	g.Go(func() error { c.watchSecrets(ctx); return nil })
+	g.Go(func() error { c.retell(ctx, backend.registry.Retell); return nil })
 	return g.Wait()
+}
+
+// retell calls tell a while after the membership has changed, and now and then.
+func (c *cluster) retell(ctx context.Context, tell func()) {
+	for {
+		changed := c.gossip.Changed()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-time.After(gossip.Refresh):
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(settle):
+			tell()
+		}
+	}
 }
 
 // watchSecrets reads the secret file again when it changes. One that cannot be used

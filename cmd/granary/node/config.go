@@ -68,6 +68,8 @@ type ClusterConfig struct {
 	Zone              string `name:"zone" placeholder:"NAME" help:"Where this node is. Blobs cross from one zone to another once."`
 	Weight            int    `name:"weight" default:"10" placeholder:"N" help:"How much this node gets for others, 0 to 100, relative to their weights."`
 
+	UnprovenRanges string `name:"unproven-ranges" default:"members" enum:"members,upstream" placeholder:"SOURCE" help:"What parts of a blob that has not been checked as a whole rest on: what members have fetched and signed for (members), or only what this node has fetched itself (upstream)."`
+
 	UploadLimit   Size `name:"upload-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that go to members, as in 50MiB. 0 is no limit."`
 	DownloadLimit Size `name:"download-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from members. 0 is no limit."`
 	UpstreamLimit Size `name:"upstream-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from registries. 0 is no limit."`

@@ -26,7 +26,7 @@ type peers struct{ *cluster }
 var _ proxy.Peers = peers{}
 
 func wireRepository(in proxy.In) wire.Repository {
-	return wire.Repository{Host: in.Host, Name: in.Name, Authorization: in.Caller.Authorization(), Itself: in.Itself}
+	return wire.Repository{Host: in.Host, Name: in.Name, Authorization: in.Caller.Authorization(), Itself: in.Itself, First: in.First}
 }
 
 func (p peers) Alone() bool { return p.gossip.View().Alone() }
@@ -35,7 +35,11 @@ func (p peers) Source(in proxy.In, own chunk.Source) chunk.Source {
 	return p.client.Source(wireRepository(in), own)
 }
 
+func (p peers) First(in proxy.In) chunk.Source { return p.client.First(wireRepository(in)) }
+
 func (p peers) Held(host string) chunk.Source { return p.client.Held(host) }
+
+func (p peers) Own(ref chunk.Ref) bool { return p.client.Claims().Fetched(ref) }
 
 func (p peers) Fetched(ref chunk.Ref, b []byte) { p.client.Claims().Own(ref, b) }
 
@@ -141,7 +145,7 @@ func in(r wire.Repository) (proxy.In, error) {
 		h.Set("Authorization", r.Authorization)
 	}
 	caller, err := access.FromHeader(h)
-	return proxy.In{Repository: named.Repository, Caller: caller, Itself: r.Itself}, err
+	return proxy.In{Repository: named.Repository, Caller: caller, Itself: r.Itself, First: r.First}, err
 }
 
 // Stored implements [p2p.Backend].
