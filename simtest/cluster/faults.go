@@ -139,8 +139,10 @@ func (t *trial) pullWithoutRegistry(ctx context.Context, nodes []*node) ([]outco
 	if err != nil {
 		return nil, err
 	}
-	if err := t.together(ctx, 30*time.Second, append(nodes, fresh)...); err != nil {
-		return nil, err
+	if !t.Alone {
+		if err := t.together(ctx, 30*time.Second, append(nodes, fresh)...); err != nil {
+			return nil, err
+		}
 	}
 	return pullNow(ctx, t.images[0], nodes[1].target(), fresh.target())
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // settings are what all rows of a run share.
@@ -137,10 +139,10 @@ func (l *lab) fullDisk(name string, size int) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
 		return "", fmt.Errorf("mount tmpfs: %w", err)
 	}
-	l.after = append(l.after, func() { _ = syscall.Unmount(dir, syscall.MNT_FORCE|2 /* MNT_DETACH */) })
+	l.after = append(l.after, func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir, nil
 }
 

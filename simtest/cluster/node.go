@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -97,10 +96,11 @@ func (l *lab) startNodes(ctx context.Context, count int, alone bool) ([]*node, e
 	return nodes, l.together(ctx, 30*time.Second, nodes...)
 }
 
-// together waits until each of the nodes knows all the others, and a moment more.
+// together waits until each of the nodes takes all the others for up, and a
+// moment more.
 func (l *lab) together(ctx context.Context, limit time.Duration, nodes ...*node) error {
 	err := eventually(ctx, limit, fmt.Sprintf("%d nodes know each other", len(nodes)), func() bool {
-		return !slices.ContainsFunc(nodes, func(n *node) bool { k := n.members(ctx); return k >= 0 && k < len(nodes)-1 })
+		return !slices.ContainsFunc(nodes, func(n *node) bool { return n.metric(ctx, "granary_members", `state="up"`) != float64(len(nodes)-1) })
 	})
 	if err != nil {
 		return err
@@ -108,17 +108,10 @@ func (l *lab) together(ctx context.Context, limit time.Duration, nodes ...*node)
 	return pause(ctx, l.Settle)
 }
 
-// members returns how many others the node has as members, or -1 if its status
-// does not tell.
+// members returns how many others the node has as members, whatever it makes of
+// them.
 func (n *node) members(ctx context.Context) int {
-	var status struct {
-		Peers []json.RawMessage `json:"peers"`
-	}
-	p, err := n.read(ctx, "/api/v1/status")
-	if err != nil || !strings.Contains(string(p), `"peers"`) || json.Unmarshal(p, &status) != nil {
-		return -1
-	}
-	return len(status.Peers)
+	return int(n.metric(ctx, "granary_members", "") - n.metric(ctx, "granary_members", `state="self"`))
 }
 
 // metric sums the values of a metric whose labels contain match.
