@@ -178,10 +178,10 @@ func (s *source) advance(ctx context.Context, r *run) error {
 // openRange returns the body of what a run lacks, or nil when taking turns has
 // brought it forward.
 func (s *source) openRange(ctx context.Context, r *run) (*body, error) {
-	if !s.inParallel(r) {
-		if rangesOnly(ctx) {
-			return nil, ErrNoRanges
-		}
+	switch {
+	case rangesOnly(ctx) && s.repository.registry.wholes.Load():
+		return nil, ErrNoRanges
+	case !rangesOnly(ctx) && !s.inParallel(r):
 		return s.takeTurns(ctx, r, nil)
 	}
 	b, whole, err := s.open(ctx, r)
@@ -240,6 +240,7 @@ func (s *source) open(ctx context.Context, r *run) (b *body, whole bool, err err
 	r.answered = true
 	if !r.single() {
 		registry.ranges.Store(!whole)
+		registry.wholes.Store(whole)
 	}
 	return a.body, whole, nil
 }

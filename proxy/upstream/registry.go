@@ -94,6 +94,7 @@ type Registry struct {
 	streams   streams
 	breakers  breakers
 	ranges    atomic.Bool // the last answer to a range was a range
+	wholes    atomic.Bool // it was the whole blob; with neither there was none
 }
 
 // New returns a client of the registry that cfg describes. It makes no request.
