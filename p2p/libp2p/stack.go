@@ -40,7 +40,7 @@ func newTransport(i *Identity, resources network.ResourceManager, allow gate) (*
 	if err != nil {
 		return nil, err
 	}
-	up, err := upgrader.New([]sec.SecureTransport{overTLS, overNoise}, muxers, nil, resources, allow, upgrader.WithAcceptTimeout(handshakeTime))
+	up, err := upgrader.New([]sec.SecureTransport{buffered{overTLS}, buffered{overNoise}}, muxers, nil, resources, allow, upgrader.WithAcceptTimeout(handshakeTime))
 	if err != nil {
 		return nil, err
 	}
