@@ -13,6 +13,8 @@ test: ## every test; those that need root, FUSE or a program that is missing say
 
 bench: ## the table of medians and ratios beside other programs; needs root
 	go run ./simtest/bench
+	go run ./simtest/dataplane
+	go run ./simtest/cluster -n 4 -n 8
 
 fuzz: ## each fuzz target for a while
 	./.ci/fuzz 20s

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 
@@ -12,6 +13,9 @@ import (
 
 // maxClaimed bounds the chunks that claims are remembered of, 200 bytes each.
 const maxClaimed = 1 << 16
+
+// maxSuspects bounds the blobs that are remembered to have been refuted.
+const maxSuspects = 1 << 10
 
 // Signer signs for this node and checks what others have signed.
 type Signer interface {
@@ -33,6 +37,8 @@ type Claims struct {
 	blobs    map[digest.Digest]map[int64]wire.Claim // by offset; Signer is this node with Signature nil: own, not signed yet
 	suspects map[digest.Digest]map[int64]wire.Claim // of blobs that were refuted
 	count    int                                    // of claims in both
+
+	fetched atomic.Int64 // bytes from the upstream, of all blobs
 }
 
 // NewClaims returns an empty memory. blame is told who signed for what the upstream
@@ -48,6 +54,7 @@ func NewClaims(signer Signer, blame func(id tracker.ID, err error)) *Claims {
 // Own records that this node has fetched a chunk from the upstream, and compares it
 // with what others have said of it if the blob has been refuted.
 func (c *Claims) Own(ref chunk.Ref, p []byte) {
+	c.fetched.Add(int64(len(p)))
 	if ref.Whole() {
 		return
 	}
@@ -71,9 +78,10 @@ func (c *Claims) Keep(ref chunk.Ref, claim wire.Claim) {
 	c.put(ref, claim)
 }
 
-// put makes room by forgetting whole blobs. c.mu is held.
+// put makes room by forgetting whole blobs, and forgets the claim itself where that
+// makes none. c.mu is held.
 func (c *Claims) put(ref chunk.Ref, claim wire.Claim) {
-	for _, all := range []map[digest.Digest]map[int64]wire.Claim{c.suspects, c.blobs} {
+	for _, all := range []map[digest.Digest]map[int64]wire.Claim{c.blobs, c.suspects} {
 		for d := range all {
 			if c.count < maxClaimed {
 				break
@@ -90,6 +98,9 @@ func (c *Claims) put(ref chunk.Ref, claim wire.Claim) {
 		c.blobs[ref.Blob] = of
 	}
 	if _, known := of[ref.Offset]; !known {
+		if c.count >= maxClaimed {
+			return
+		}
 		c.count++
 	}
 	of[ref.Offset] = claim
@@ -121,15 +132,21 @@ func (c *Claims) For(ref chunk.Ref, p []byte, proven bool) (claim wire.Claim, ok
 // signer's. The error is a [*chunk.CorruptError] that blames whoever sent both.
 func (c *Claims) Check(ref chunk.Ref, p []byte, claim wire.Claim, from tracker.ID) error {
 	source := "peer " + string(from)
-	if ref.Want() == "" {
-		ref.Digest = claim.Digest
+	if ref.Whole() {
+		return ref.Check(source, p)
 	}
 	switch {
-	case ref.Want() == "":
+	case claim.Digest == "":
 		return &chunk.CorruptError{Source: source, Ref: ref, Reason: "nobody vouches for it"}
-	case !ref.Whole() && !c.signer.Verify(claim.Signer, claim.Text(ref), claim.Signature):
+	case !c.signer.Verify(claim.Signer, claim.Text(ref), claim.Signature):
 		return &chunk.CorruptError{Source: source, Ref: ref, Reason: "its claim has a wrong signature"}
 	}
+	if ref.Digest != "" && ref.Digest != claim.Digest {
+		if err := ref.Check(source, p); err != nil {
+			return err
+		}
+	}
+	ref.Digest = claim.Digest
 	return ref.Check(source, p)
 }
 
@@ -144,6 +161,14 @@ func (c *Claims) Refuted(d digest.Digest) {
 	}
 	delete(c.blobs, d)
 	c.count -= len(c.suspects[d])
+	delete(c.suspects, d)
+	for other := range c.suspects {
+		if len(c.suspects) < maxSuspects {
+			break
+		}
+		c.count -= len(c.suspects[other])
+		delete(c.suspects, other)
+	}
 	c.suspects[d] = of
 }
 

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
@@ -47,7 +46,7 @@ type Client struct {
 
 	mu        sync.Mutex
 	random    *rand.Rand
-	providers map[digest.Digest]known // what keepers have said lately
+	providers map[digest.Digest]*known // what keepers have said lately
 }
 
 // NewClient returns a client. Run it.
@@ -59,8 +58,8 @@ func NewClient(cfg Config) *Client {
 	if cfg.Traffic == nil {
 		cfg.Traffic = func(int64, int64) {}
 	}
-	c := &Client{cfg: cfg, random: cfg.Random, providers: make(map[digest.Digest]known)}
-	c.peers = newPeers(cfg.Transport, cfg.Members, cfg.Download, cfg.Traffic)
+	c := &Client{cfg: cfg, random: cfg.Random, providers: make(map[digest.Digest]*known)}
+	c.peers = newPeers(cfg.Transport, cfg.Members, cfg.Traffic)
 	c.claims = NewClaims(cfg.Signer, c.blame)
 	return c
 }
@@ -71,17 +70,18 @@ func (c *Client) Peers() *Peers { return c.peers }
 // Claims returns why chunks may be lent.
 func (c *Client) Claims() *Claims { return c.claims }
 
-// Run closes lanes that are idle, until ctx ends; then all of them.
+// Run closes lanes that are idle, until ctx ends; then all of them. When it returns
+// the client has no goroutine left but those of its callers.
 func (c *Client) Run(ctx context.Context) {
 	tick := time.NewTicker(laneIdle / 4)
 	defer tick.Stop()
 	for {
+		c.peers.tidy()
 		select {
 		case <-ctx.Done():
 			c.peers.close()
 			return
 		case <-tick.C:
-			c.peers.closeIdle()
 		}
 	}
 }
@@ -106,9 +106,24 @@ type busyError struct{ referrals []tracker.ID }
 
 func (e *busyError) Error() string { return "peer is busy" }
 
+// lent is a chunk as another member has given it, checked.
+type lent struct {
+	ref   chunk.Ref
+	bytes []byte
+	claim wire.Claim // of no meaning for a whole blob
+}
+
+// keep remembers why the chunk may be lent on: when it is the one that is used, lest
+// the claim on one that came from elsewhere be taken for its.
+func (c *Client) keep(l lent) {
+	if !l.ref.Whole() {
+		c.claims.Keep(l.ref, l.claim)
+	}
+}
+
 // get asks one member for adjacent chunks of a blob, and yields them, checked, in
 // order. progress is told of words that the member waits.
-func (c *Client) get(ctx context.Context, id tracker.ID, q wire.Get, refs []chunk.Ref, progress func(int64), yield func(chunk.Ref, []byte) error) error {
+func (c *Client) get(ctx context.Context, id tracker.ID, q wire.Get, refs []chunk.Ref, progress func(int64), yield func(lent) error) error {
 	call, err := c.peers.request(ctx, id, wire.Frame{Type: wire.TypeGet, Header: q.Header()}, len(refs))
 	if err != nil {
 		return err
@@ -122,29 +137,25 @@ func (c *Client) get(ctx context.Context, id tracker.ID, q wire.Get, refs []chun
 		if !began {
 			c.peers.began(id, c.peers.now().Sub(call.sent))
 		}
-		switch f.Type {
-		case wire.TypeData:
-			if len(refs) == 0 {
-				return fmt.Errorf("%w: a chunk too many", errBroken)
-			}
-			p, err := c.accept(id, refs[0], f)
+		switch {
+		case f.Type == wire.TypeData && len(refs) > 0: // [lane.hand] lets pass no more than were asked for
+			l, err := c.accept(id, refs[0], f)
 			if err != nil {
 				return err
 			}
-			if err := yield(refs[0], p); err != nil {
+			if err := yield(l); err != nil {
 				return err
 			}
 			refs = refs[1:]
-		case wire.TypeProgress:
+		case f.Type == wire.TypeProgress:
 			p, err := wire.ReadProgress(f.Header)
 			if err != nil {
 				return fmt.Errorf("%w: %w", errBroken, err)
 			}
 			progress(p.Bytes)
+		case f.Type == wire.TypeDone && len(refs) == 0:
+			return nil
 		default:
-			if f.Type == wire.TypeDone && len(refs) == 0 {
-				return nil
-			}
 			return c.refusal(id, f)
 		}
 	}
@@ -168,31 +179,29 @@ func (c *Client) refusal(id tracker.ID, f wire.Frame) error {
 	return fmt.Errorf("%w: an answer of type %d", errBroken, f.Type)
 }
 
-var zstdReader, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(chunk.Size))
+// errUntrusted says that a chunk's signer is not believed, which is not the fault
+// of whoever has sent it.
+var errUntrusted = errors.New("its signer is not believed")
 
-// accept checks a chunk and the claim that came with it, and remembers the claim.
-func (c *Client) accept(id tracker.ID, ref chunk.Ref, f wire.Frame) ([]byte, error) {
+// accept checks a chunk and the claim that came with it.
+func (c *Client) accept(id tracker.ID, ref chunk.Ref, f wire.Frame) (lent, error) {
 	d, err := wire.ReadData(f.Header)
 	if err != nil || d.Index != ref.Index() {
-		return nil, fmt.Errorf("%w: not the chunk that was asked for", errBroken)
+		return lent{}, fmt.Errorf("%w: not the chunk that was asked for", errBroken)
 	}
 	p := f.Body
 	if d.Compressed {
-		if p, err = zstdReader.DecodeAll(p, make([]byte, 0, ref.Size)); err != nil {
-			return nil, &chunk.CorruptError{Source: "peer " + string(id), Ref: ref, Reason: "it cannot be decompressed"}
+		if p, err = decompress(p, ref.Size); err != nil {
+			return lent{}, &chunk.CorruptError{Source: "peer " + string(id), Ref: ref, Reason: "it cannot be decompressed"}
 		}
 	}
 	if err := c.claims.Check(ref, p, d.Claim, id); err != nil {
-		return nil, err
+		return lent{}, err
 	}
-	if ref.Whole() {
-		return p, nil
+	if !ref.Whole() && !c.peers.trusted(d.Claim.Signer) {
+		return lent{}, fmt.Errorf("peer %s: chunk %s: signed by %s: %w", id, ref, d.Claim.Signer, errUntrusted)
 	}
-	if !c.peers.trusted(d.Claim.Signer) {
-		return nil, fmt.Errorf("peer %s: chunk %s: signed by %s, who is not believed", id, ref, d.Claim.Signer)
-	}
-	c.claims.Keep(ref, d.Claim)
-	return p, nil
+	return lent{ref, p, d.Claim}, nil
 }
 
 // ask sends a request that one frame answers.
@@ -219,18 +228,31 @@ func (c *Client) Map(ctx context.Context, id tracker.ID, q wire.MapRequest) (m w
 	if f.Type != wire.TypeMapAnswer {
 		return m, c.refusal(id, f)
 	}
-	return wire.ReadMap(f.Header)
+	if m, err = wire.ReadMap(f.Header); err != nil {
+		return m, fmt.Errorf("%w: %w", errBroken, err)
+	}
+	return m, nil
 }
 
 // Learn tells a member what was learned of a repository, see [wire.Learn].
 func (c *Client) Learn(ctx context.Context, id tracker.ID, repo wire.Repository, facts []byte) error {
-	_, err := c.ask(ctx, id, wire.Frame{Type: wire.TypeLearn, Header: wire.Learn{Repository: repo}.Header(), Body: facts})
+	return c.tell(ctx, id, wire.Frame{Type: wire.TypeLearn, Header: wire.Learn{Repository: repo}.Header(), Body: facts})
+}
+
+// tell sends a request to which there is nothing to say.
+func (c *Client) tell(ctx context.Context, id tracker.ID, f wire.Frame) error {
+	f, err := c.ask(ctx, id, f)
+	if err == nil && f.Type != wire.TypeDone {
+		err = c.refusal(id, f)
+	}
 	return err
 }
 
 // Forget tells every other member to forget tags. It returns how many have, and
-// what kept the others.
+// what kept the others, after a few seconds at most.
 func (c *Client) Forget(ctx context.Context, q wire.Forget) (told int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, learnFor)
+	defer cancel()
 	view := c.cfg.Members.View()
 	answers := make(chan error)
 	n := 0
@@ -240,10 +262,7 @@ func (c *Client) Forget(ctx context.Context, q wire.Forget) (told int, err error
 		}
 		n++
 		go func() {
-			f, err := c.ask(ctx, m.ID, wire.Frame{Type: wire.TypeForget, Header: q.Header()})
-			if err == nil && f.Type != wire.TypeDone {
-				err = c.refusal(m.ID, f)
-			}
+			err := c.tell(ctx, m.ID, wire.Frame{Type: wire.TypeForget, Header: q.Header()})
 			if err != nil {
 				err = fmt.Errorf("member %s (%s): %w", m.Name, m.ID, err)
 			}

@@ -29,6 +29,15 @@
 // An owner sends one stripe to a few members at a time; the others wait until one
 // of those has it, and are referred to it. Load spreads like a tree.
 //
+// # What one member may cost another
+//
+// Whoever breaks the protocol is cut off. Lanes of a member, requests under way on
+// them and chunks that are being sent have bounds, of each member and of all, and
+// each kind of work has its own, so that no two members wait for each other for
+// ever: an owner's work may wait for a holder's, and a holder's for nobody's. A chunk
+// that nobody asked for ends the lane, and one that is compressed becomes no larger
+// than a chunk is.
+//
 // # What is believed
 //
 // Every chunk comes with a [wire.Claim], signed by the member that fetched it from

@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"context"
-	"time"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
@@ -44,31 +43,7 @@ func (s *firstOwner) GetRun(ctx context.Context, refs []chunk.Ref, yield func(ch
 		if !c.peers.usable(p.ID) {
 			continue
 		}
-		return s.from(ctx, p.ID, refs, yield)
+		return c.borrow(ctx, p.ID, request(s.repo, wire.ToOwnerAgain, refs), refs, c.cfg.Timing.Budget, yield)
 	}
 	return chunk.ErrNotFound
-}
-
-// from asks the owner, for as long as it is not silent.
-func (s *firstOwner) from(ctx context.Context, id tracker.ID, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	silence := time.AfterFunc(s.client.cfg.Timing.Budget, func() { cancel(errSilent) })
-	defer silence.Stop()
-	heard := func(int64) { silence.Reset(s.client.cfg.Timing.Budget) }
-	e := &errand{placed: &placed{client: s.client, repo: s.repo}}
-	err := s.client.get(ctx, id, e.request(wire.ToOwnerAgain, refs), refs, heard, func(ref chunk.Ref, p []byte) error {
-		heard(0)
-		chunk.SetOrigin(ctx, peerName)
-		return yield(ref, p)
-	})
-	switch {
-	case err == nil:
-		return nil
-	case context.Cause(ctx) == errSilent:
-		s.client.peers.fail(id)
-	case corrupt(err):
-		s.client.blame(id, err)
-	}
-	return err
 }

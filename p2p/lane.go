@@ -22,32 +22,46 @@ const (
 // errBroken says that the other side does not keep to the protocol.
 var errBroken = errors.New("peer breaks the protocol")
 
+var (
+	errLaneClosed = errors.New("lane is closed")
+	errLaneFull   = errors.New("too many requests are under way")
+)
+
 // frameWriter writes frames to a stream, one at a time.
 type frameWriter struct {
-	mu     sync.Mutex
 	s      Stream
 	upload *Limiter
+	turn   chan struct{} // of capacity 1: holds whoever writes; a lock that can be given up on
 }
 
-// write writes a frame. An error leaves the stream of no use.
-func (w *frameWriter) write(ctx context.Context, f wire.Frame) error {
+func newFrameWriter(s Stream, upload *Limiter) frameWriter {
+	return frameWriter{s: s, upload: upload, turn: make(chan struct{}, 1)}
+}
+
+// write writes a frame. If it has begun to, an error leaves the stream of no use;
+// ctx ends only the wait for that.
+func (w *frameWriter) write(ctx context.Context, f wire.Frame) (begun bool, err error) {
 	head, err := f.Head()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := w.upload.Wait(ctx, len(f.Body)); err != nil {
-		return err
+		return false, err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	select {
+	case w.turn <- struct{}{}:
+		defer func() { <-w.turn }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 	_ = w.s.SetWriteDeadline(time.Now().Add(writeFor))
 	if len(f.Body) == 0 {
 		_, err = w.s.Write(head)
-		return err
+		return true, err
 	}
 	buffers := net.Buffers{head, f.Body}
 	_, err = buffers.WriteTo(w.s)
-	return err
+	return true, err
 }
 
 // lane is a stream to a member, on which requests are made.
@@ -59,6 +73,7 @@ type lane struct {
 	mu    sync.Mutex
 	calls map[uint32]*call
 	last  uint32
+	owed  int // chunks that may still come, of all calls
 	used  time.Time
 	err   error // why the lane is of no use any more
 }
@@ -68,7 +83,7 @@ type lane struct {
 type call struct {
 	lane *lane
 	id   uint32
-	most int // chunks that may still come
+	most int // chunks that may still come; guarded by lane.mu
 	sent time.Time
 
 	mu     sync.Mutex
@@ -77,16 +92,14 @@ type call struct {
 	wake   chan struct{} // of capacity 1
 }
 
-// newLane makes a lane of a new stream.
+// newLane makes a lane of a new stream, whose frames are to be read.
 func newLane(s Stream, peers *Peers, id tracker.ID) (*lane, error) {
 	_ = s.SetWriteDeadline(time.Now().Add(dialFor))
 	if _, err := s.Write(wire.Preface[:]); err != nil {
 		_ = s.Close()
 		return nil, err
 	}
-	l := &lane{frameWriter: frameWriter{s: s}, peers: peers, id: id, calls: make(map[uint32]*call), used: peers.now()}
-	go l.read()
-	return l, nil
+	return &lane{frameWriter: newFrameWriter(s, nil), peers: peers, id: id, calls: make(map[uint32]*call), used: peers.now()}, nil
 }
 
 func (l *lane) usable() bool {
@@ -96,13 +109,10 @@ func (l *lane) usable() bool {
 }
 
 // load returns how many requests are under way.
-func (l *lane) load() int64 {
+func (l *lane) load() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.err != nil {
-		return 0
-	}
-	return int64(len(l.calls)) * 2
+	return len(l.calls)
 }
 
 func (l *lane) idleFor() time.Duration {
@@ -116,79 +126,115 @@ func (l *lane) idleFor() time.Duration {
 
 // send makes a request.
 func (l *lane) send(ctx context.Context, f wire.Frame, most int) (*call, error) {
-	l.mu.Lock()
-	if l.err != nil || len(l.calls) >= wire.MaxPending {
-		err := l.err
-		l.mu.Unlock()
-		if err == nil {
-			err = errors.New("too many requests are under way")
-		}
+	c, err := l.enter(most)
+	if err != nil {
 		return nil, err
 	}
-	l.last++
-	c := &call{lane: l, id: l.last, most: most, sent: l.peers.now(), wake: make(chan struct{}, 1)}
-	l.calls[c.id] = c
-	l.used = c.sent
-	l.mu.Unlock()
 	f.ID = c.id
-	if err := l.write(ctx, f); err != nil {
-		l.fail(fmt.Errorf("write: %w", err))
+	if begun, err := l.write(ctx, f); err != nil {
+		l.leave(c)
+		if begun {
+			l.fail(fmt.Errorf("write: %w", err))
+		}
 		return nil, err
 	}
 	l.peers.traffic(0, int64(len(f.Header)+len(f.Body)))
 	return c, nil
 }
 
+func (l *lane) enter(most int) (*call, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.err != nil:
+		return nil, l.err
+	case len(l.calls) >= wire.MaxPending:
+		return nil, errLaneFull
+	}
+	l.last++
+	c := &call{lane: l, id: l.last, most: most, sent: l.peers.now(), wake: make(chan struct{}, 1)}
+	l.calls[c.id] = c
+	l.owed += most
+	l.used = c.sent
+	return c, nil
+}
+
+// leave forgets a call. It reports whether there was still an answer to come.
+func (l *lane) leave(c *call) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, under := l.calls[c.id]
+	delete(l.calls, c.id)
+	l.used = l.peers.now()
+	return under && l.err == nil
+}
+
 // read hands frames to calls until the lane fails.
 func (l *lane) read() {
 	r := bufio.NewReaderSize(l.s, laneBuffer)
-	if _, err := wire.ReadPreface(r); err != nil {
-		l.fail(err)
-		return
-	}
-	for {
-		f, err := wire.Read(r)
-		if err != nil {
-			if errors.Is(err, wire.ErrTooLarge) {
-				err = fmt.Errorf("%w: %w", errBroken, err)
-			}
-			l.fail(err)
-			return
+	_, err := wire.ReadPreface(r)
+	for err == nil {
+		var f wire.Frame
+		if f, err = readFrame(r); err == nil {
+			l.peers.hear(l.id, len(f.Body))
+			l.peers.traffic(int64(len(f.Header)+len(f.Body)), 0)
+			err = l.hand(f)
 		}
-		l.peers.hear(l.id, len(f.Body))
-		l.peers.traffic(int64(len(f.Header)+len(f.Body)), 0)
-		if err := l.hand(f); err != nil {
-			l.fail(err)
-			return
-		}
-		_ = l.peers.download.Wait(context.Background(), len(f.Body))
 	}
+	switch {
+	case err == io.EOF:
+		err = errLaneClosed
+	case errors.Is(err, errBroken):
+		l.peers.blame(l.id, err) // though nobody may be waiting for an answer
+	}
+	l.fail(err)
+}
+
+// readFrame reads a frame, of which one that is too large breaks the protocol.
+func readFrame(r *bufio.Reader) (wire.Frame, error) {
+	f, err := wire.Read(r)
+	if errors.Is(err, wire.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", errBroken, err)
+	}
+	return f, err
 }
 
 // hand gives a frame to the call that it answers. One that answers nothing is of a
 // call that was cancelled.
 func (l *lane) hand(f wire.Frame) error {
+	c, err := l.answered(f)
+	if c != nil && err == nil {
+		c.add(f)
+	}
+	return err
+}
+
+// answered returns the call that a frame answers, if it may.
+func (l *lane) answered(f wire.Frame) (*call, error) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	c := l.calls[f.ID]
+	if f.ID == 0 || f.ID > l.last {
+		return nil, fmt.Errorf("%w: an answer to what was not asked", errBroken)
+	}
+	if f.Type == wire.TypeData {
+		l.owed--
+		if c != nil {
+			c.most--
+		}
+		if l.owed < 0 || c != nil && c.most < 0 {
+			return nil, fmt.Errorf("%w: more chunks than were asked for", errBroken)
+		}
+	}
 	if c != nil && f.Type.Last() {
 		delete(l.calls, f.ID)
+		l.owed -= c.most
 	}
-	wrong := f.ID > l.last
-	l.mu.Unlock()
-	if wrong {
-		return fmt.Errorf("%w: an answer to what was not asked", errBroken)
-	}
-	if c == nil {
-		return nil
-	}
-	return c.add(f)
+	return c, nil
 }
 
 // fail ends the lane and all its calls with err.
 func (l *lane) fail(err error) {
-	if err == io.EOF {
-		err = errLaneClosed
-	}
 	l.mu.Lock()
 	if l.err != nil {
 		l.mu.Unlock()
@@ -205,21 +251,15 @@ func (l *lane) fail(err error) {
 }
 
 // add queues a frame. Of waiting the latest word is enough.
-func (c *call) add(f wire.Frame) error {
+func (c *call) add(f wire.Frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f.Type == wire.TypeData {
-		if c.most--; c.most < 0 {
-			return fmt.Errorf("%w: more chunks than were asked for", errBroken)
-		}
-	}
 	if n := len(c.frames); n > 0 && f.Type == wire.TypeProgress && c.frames[n-1].Type == wire.TypeProgress {
 		c.frames[n-1] = f
 	} else {
 		c.frames = append(c.frames, f)
 	}
 	c.signal()
-	return nil
 }
 
 func (c *call) end(err error) {
@@ -241,18 +281,8 @@ func (c *call) signal() {
 // next returns the next frame of the answer.
 func (c *call) next(ctx context.Context) (wire.Frame, error) {
 	for {
-		c.mu.Lock()
-		if len(c.frames) > 0 {
-			f := c.frames[0]
-			c.frames[0] = wire.Frame{}
-			c.frames = c.frames[1:]
-			c.mu.Unlock()
-			return f, nil
-		}
-		err := c.err
-		c.mu.Unlock()
-		if err != nil {
-			return wire.Frame{}, err
+		if f, ok, err := c.take(); ok || err != nil {
+			return f, err
 		}
 		select {
 		case <-c.wake:
@@ -262,21 +292,26 @@ func (c *call) next(ctx context.Context) (wire.Frame, error) {
 	}
 }
 
+func (c *call) take() (f wire.Frame, ok bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.frames) == 0 {
+		return f, false, c.err
+	}
+	f, c.frames[0] = c.frames[0], wire.Frame{}
+	c.frames = c.frames[1:]
+	return f, true, nil
+}
+
 // cancel gives up a call, if it is not over. What still comes of it is dropped.
 func (c *call) cancel() {
 	l := c.lane
-	l.mu.Lock()
-	_, under := l.calls[c.id]
-	delete(l.calls, c.id)
-	l.used = l.peers.now()
-	ok := l.err == nil
-	l.mu.Unlock()
-	if !under || !ok {
+	if !l.leave(c) {
 		return
 	}
-	go func() { // it may have to wait for a frame that is being written
-		if err := l.write(context.Background(), wire.Frame{Type: wire.TypeCancel, ID: c.id}); err != nil {
+	l.peers.background(func(ctx context.Context) { // it may have to wait for a frame that is being written
+		if begun, err := l.write(ctx, wire.Frame{Type: wire.TypeCancel, ID: c.id}); begun && err != nil {
 			l.fail(err)
 		}
-	}()
+	})
 }

@@ -20,12 +20,15 @@ func NewLimiter(bytesPerSecond int64) *Limiter {
 	return &Limiter{rate.NewLimiter(rate.Limit(bytesPerSecond), wire.MaxBody)}
 }
 
-// Wait waits until n bytes may pass. The error is that of ctx.
+// Wait waits until n bytes may pass. The error is that of ctx, be it that ctx would
+// end before.
 func (l *Limiter) Wait(ctx context.Context, n int) error {
 	for l != nil && n > 0 {
 		part := min(n, wire.MaxBody)
-		if err := l.l.WaitN(ctx, part); err != nil {
-			return err
+		if err := l.l.WaitN(ctx, part); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			return context.DeadlineExceeded
 		}
 		n -= part
 	}

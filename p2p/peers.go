@@ -3,7 +3,6 @@ package p2p
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -14,10 +13,8 @@ import (
 )
 
 const (
-	lanesPerPeer    = 4
-	laneIdle        = 2 * time.Minute // after which a lane is closed
-	dialFor         = 2 * time.Second
 	failuresToSkip  = 2
+	failuresApart   = 200 * time.Millisecond // closer ones have one cause, and are one
 	probeEvery      = time.Second
 	probeFor        = time.Second
 	firstQuarantine = time.Minute
@@ -27,9 +24,8 @@ const (
 )
 
 var (
-	errUnusable   = errors.New("peer is not used now")
-	errNoMember   = errors.New("peer is not a member")
-	errLaneClosed = errors.New("lane is closed")
+	errNoMember = errors.New("peer is not a member")
+	errSilent   = errors.New("peer is silent")
 )
 
 // Peers is what a node knows of the other members by its own experience: lanes to
@@ -38,20 +34,25 @@ var (
 type Peers struct {
 	transport Transport
 	members   tracker.Members
-	download  *Limiter
 	traffic   func(in, out int64)
 	now       func() time.Time
+	ctx       context.Context // ends with the client
+	stop      context.CancelFunc
 
-	mu   sync.Mutex
-	byID map[tracker.ID]*peer
+	mu     sync.Mutex
+	byID   map[tracker.ID]*peer
+	closed bool
+	tasks  sync.WaitGroup // goroutines; none is added from outside of them once closed is set
 }
 
-// peer is guarded by Peers.mu, except for lanes.
+// peer is guarded by Peers.mu.
 type peer struct {
 	id    tracker.ID
 	lanes [lanesPerPeer]laneSlot
+	seen  time.Time // when it was last seen to be a member
 
-	failures int  // in a row
+	failures int // in a row
+	failed   time.Time
 	probing  bool // somebody finds out when it is up again
 	heard    time.Time
 	took     []time.Duration // until its latest answers began, in a ring
@@ -64,24 +65,17 @@ type peer struct {
 	fault    string    // the latest
 }
 
-// laneSlot is one lane, opened when it is needed. mu is held while it is opened.
-type laneSlot struct {
-	mu   chan struct{} // a lock that can be given up on
-	lane *lane
-}
-
-func newPeers(transport Transport, members tracker.Members, download *Limiter, traffic func(in, out int64)) *Peers {
-	return &Peers{transport: transport, members: members, download: download, traffic: traffic, now: time.Now, byID: make(map[tracker.ID]*peer)}
+func newPeers(transport Transport, members tracker.Members, traffic func(in, out int64)) *Peers {
+	ps := &Peers{transport: transport, members: members, traffic: traffic, now: time.Now, byID: make(map[tracker.ID]*peer)}
+	ps.ctx, ps.stop = context.WithCancel(context.Background())
+	return ps
 }
 
 // get returns what is known of a peer. ps.mu is held.
 func (ps *Peers) get(id tracker.ID) *peer {
 	p := ps.byID[id]
 	if p == nil {
-		p = &peer{id: id}
-		for i := range p.lanes {
-			p.lanes[i].mu = make(chan struct{}, 1)
-		}
+		p = &peer{id: id, seen: ps.now()}
 		ps.byID[id] = p
 	}
 	return p
@@ -119,7 +113,8 @@ func (ps *Peers) lastHeard(id tracker.ID) time.Time {
 	return time.Time{}
 }
 
-// hear notes that a peer is alive.
+// hear notes that a peer has answered. That it asks says nothing: it may reach this
+// node and not be reached.
 func (ps *Peers) hear(id tracker.ID, bytes int) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -163,35 +158,55 @@ func (p *peer) p95() time.Duration {
 }
 
 // fail notes that a peer was silent, or could not be reached. After two times in a
-// row it is skipped until it answers a probe.
+// row it is skipped until it answers a probe; all that was asked of it when it
+// paused is one time.
 func (ps *Peers) fail(id tracker.ID) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.get(id)
+	now := ps.now()
+	if p.failures > 0 && now.Sub(p.failed) < failuresApart {
+		return
+	}
 	p.failures++
+	p.failed = now
 	if p.failures >= failuresToSkip && !p.probing {
-		p.probing = true
-		go ps.probe(p)
+		p.probing = ps.spawn(func(ctx context.Context) { ps.probe(ctx, p) })
 	}
 }
 
 // probe asks a peer whether it is there until it is, or is no member any more.
-func (ps *Peers) probe(p *peer) {
+func (ps *Peers) probe(ctx context.Context, p *peer) {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), probeFor)
-		err := ps.ping(ctx, p.id)
+		ping, cancel := context.WithTimeout(ctx, probeFor)
+		err := ps.ping(ping, p.id)
 		cancel()
-		_, member := ps.members.View().Peer(p.id)
-		ps.mu.Lock()
-		if err == nil || !member {
-			p.failures, p.probing = 0, false
-			ps.mu.Unlock()
+		if err == nil || ps.over(p) {
+			ps.unskip(p)
 			return
 		}
-		p.failures = failuresToSkip
-		ps.mu.Unlock()
-		time.Sleep(probeEvery)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
 	}
+}
+
+// over reports whether a peer need not be probed any more.
+func (ps *Peers) over(p *peer) bool {
+	_, member := ps.members.View().Peer(p.id)
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return !member || p.failures < failuresToSkip // it has been heard otherwise
+}
+
+func (ps *Peers) unskip(p *peer) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.failures, p.probing = 0, false
 }
 
 func (ps *Peers) ping(ctx context.Context, id tracker.ID) error {
@@ -205,17 +220,21 @@ func (ps *Peers) ping(ctx context.Context, id tracker.ID) error {
 }
 
 // blame puts a peer into quarantine for something that only it can have done. Each
-// time within a day makes it twice as long.
+// time within a day makes it twice as long; but not what else comes of the same
+// fault, in answers that were under way.
 func (ps *Peers) blame(id tracker.ID, err error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.get(id)
 	now := ps.now()
+	p.fault = err.Error()
+	if now.Before(p.until) {
+		return
+	}
 	if now.Sub(p.struck) > strikesFadeIn {
 		p.strikes = 0
 	}
 	p.struck = now
-	p.fault = err.Error()
 	p.until = now.Add(min(firstQuarantine<<min(p.strikes, 16), longQuarantine))
 	p.strikes++
 }
@@ -260,123 +279,6 @@ func (ps *Peers) Status() []PeerStatus {
 		all = append(all, s)
 	}
 	return all
-}
-
-// request sends a request to a peer on the lane on which the least is under way.
-// most is how many chunks may be the answer.
-func (ps *Peers) request(ctx context.Context, id tracker.ID, f wire.Frame, most int) (*call, error) {
-	member, ok := ps.members.View().Peer(id)
-	if !ok {
-		return nil, fmt.Errorf("%s: %w", id, errNoMember)
-	}
-	ps.mu.Lock()
-	p := ps.get(id)
-	slot := p.slot()
-	ps.mu.Unlock()
-	for range 2 { // a lane that was idle may turn out to be closed
-		l, fresh, err := ps.lane(ctx, slot, member)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", id, err)
-		}
-		c, err := l.send(ctx, f, most)
-		if err == nil || fresh || ctx.Err() != nil {
-			return c, err
-		}
-	}
-	return nil, fmt.Errorf("%s: %w", id, errLaneClosed)
-}
-
-// slot returns the best lane's.
-func (p *peer) slot() *laneSlot {
-	best, least := &p.lanes[0], int64(1)<<62
-	for i := range p.lanes {
-		s := &p.lanes[i]
-		n := int64(0) // a lane that is not open yet
-		select {
-		case s.mu <- struct{}{}:
-			if s.lane != nil {
-				n = 1 + s.lane.load() // any open lane is better than none
-			} else {
-				n = 2
-			}
-			<-s.mu
-		default:
-			n = 3 // it is being opened
-		}
-		if n < least {
-			best, least = s, n
-		}
-	}
-	return best
-}
-
-// lane returns the lane of a slot, opened if need be.
-func (ps *Peers) lane(ctx context.Context, slot *laneSlot, member tracker.Peer) (l *lane, fresh bool, err error) {
-	select {
-	case slot.mu <- struct{}{}:
-		defer func() { <-slot.mu }()
-	case <-ctx.Done():
-		return nil, false, ctx.Err()
-	}
-	if slot.lane != nil && slot.lane.usable() {
-		return slot.lane, false, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, dialFor)
-	defer cancel()
-	s, err := ps.transport.Open(ctx, member)
-	if err != nil {
-		return nil, false, err
-	}
-	if l, err = newLane(s, ps, member.ID); err != nil {
-		return nil, false, err
-	}
-	slot.lane = l
-	return l, true, nil
-}
-
-// closeIdle closes lanes that have not been used for a while, and forgets members
-// that have left and were never at fault.
-func (ps *Peers) closeIdle() {
-	view := ps.members.View()
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	for id, p := range ps.byID {
-		for i := range p.lanes {
-			s := &p.lanes[i]
-			select {
-			case s.mu <- struct{}{}:
-				if s.lane != nil && s.lane.idleFor() > laneIdle {
-					s.lane.fail(errLaneClosed)
-				}
-				if s.lane != nil && !s.lane.usable() {
-					s.lane = nil
-				}
-				<-s.mu
-			default:
-			}
-		}
-		if _, member := view.Peer(id); !member && p.strikes == 0 && !p.probing && ps.now().Sub(p.heard) > strikesFadeIn {
-			delete(ps.byID, id)
-		}
-	}
-}
-
-// close closes all lanes.
-func (ps *Peers) close() {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	for _, p := range ps.byID {
-		for i := range p.lanes {
-			select {
-			case p.lanes[i].mu <- struct{}{}:
-				if l := p.lanes[i].lane; l != nil {
-					l.fail(errLaneClosed)
-				}
-				<-p.lanes[i].mu
-			default:
-			}
-		}
-	}
 }
 
 // corrupt reports whether err says that a peer's bytes were wrong.

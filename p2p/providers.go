@@ -14,15 +14,16 @@ import (
 )
 
 const (
-	providersFor = time.Second // that what keepers have said is taken to be so
-	maxKnown     = 4096        // blobs whose providers are remembered
-	askKeepers   = 500 * time.Millisecond
-	silentHolder = 2 * time.Second // before the next one is asked
-	maxHolders   = 3               // that are asked for the same
+	providersFor  = time.Second // that what keepers have said is taken to be so
+	maxKnown      = 4096        // blobs whose providers are remembered
+	askKeepersFor = 500 * time.Millisecond
+	silentHolder  = 2 * time.Second // before the next one is asked
+	maxHolders    = 3               // that are asked for the same
 )
 
-// known is what keepers have said of the providers of a blob.
+// known is what keepers have said of the providers of a blob, or are being asked.
 type known struct {
+	said  chan struct{} // closed when the rest is there; from then on it is guarded by Client.mu
 	ids   []tracker.ID
 	until time.Time
 }
@@ -51,56 +52,27 @@ func (s *held) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Re
 	if len(refs) == 0 || c.cfg.Members.View().Alone() || c.claims.Suspected(refs[0].Blob) {
 		return chunk.ErrNotFound
 	}
-	holders := slices.DeleteFunc(c.providersOf(ctx, s.host, refs[0].Blob), func(id tracker.ID) bool { return !c.peers.usable(id) })
+	blob := refs[0].Blob
+	holders := slices.DeleteFunc(c.providersOf(ctx, s.host, blob), func(id tracker.ID) bool { return !c.peers.usable(id) })
 	random := c.chance()
 	random.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
 	for _, id := range holders[:min(len(holders), maxHolders)] {
 		var stop error
-		err := s.from(ctx, id, refs, func(ref chunk.Ref, p []byte) error {
+		err := c.borrow(ctx, id, request(wire.Repository{Host: s.host}, wire.ToHolder, refs), refs, silentHolder, func(ref chunk.Ref, p []byte) error {
 			refs = refs[1:]
 			stop = yield(ref, p)
 			return stop
 		})
-		if err == nil || stop != nil || ctx.Err() != nil {
+		switch {
+		case stop != nil || ctx.Err() != nil:
 			return err
+		case len(refs) == 0:
+			return nil
+		case errors.Is(err, chunk.ErrNotFound):
+			c.strike(blob, id)
 		}
-		s.fault(id, refs[0].Blob, err)
 	}
 	return chunk.ErrNotFound
-}
-
-// from asks one provider, as long as it is not silent.
-func (s *held) from(ctx context.Context, id tracker.ID, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	silence := time.AfterFunc(silentHolder, func() { cancel(errSilent) })
-	defer silence.Stop()
-	e := &errand{placed: &placed{client: s.client, repo: wire.Repository{Host: s.host}}}
-	err := s.client.get(ctx, id, e.request(wire.ToHolder, refs), refs, func(int64) {}, func(ref chunk.Ref, p []byte) error {
-		silence.Reset(silentHolder)
-		chunk.SetOrigin(ctx, peerName)
-		return yield(ref, p)
-	})
-	if context.Cause(ctx) == errSilent {
-		return errSilent
-	}
-	return err
-}
-
-var errSilent = errors.New("peer is silent")
-
-// fault draws the consequence of an answer that was of no use.
-func (s *held) fault(id tracker.ID, d digest.Digest, err error) {
-	c := s.client
-	var unavailable *unavailableError
-	switch {
-	case corrupt(err):
-		c.blame(id, err)
-	case errors.Is(err, chunk.ErrNotFound):
-		c.strike(d, id)
-	case !errors.As(err, &unavailable):
-		c.peers.fail(id)
-	}
 }
 
 // strike forgets that a member has a blob.
@@ -110,30 +82,44 @@ func (c *Client) strike(d digest.Digest, id tracker.ID) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k, ok := c.providers[d]; ok {
-		k.ids = slices.DeleteFunc(slices.Clone(k.ids), func(other tracker.ID) bool { return other == id })
-		c.providers[d] = k
+	if k := c.providers[d]; k != nil {
+		k.ids = slices.DeleteFunc(k.ids, func(other tracker.ID) bool { return other == id })
 	}
 }
 
-// providersOf returns the members that are known to have all of a blob.
+// providersOf returns the members that are known to have all of a blob. Who asks at
+// the same time, or soon after, shares the answer.
 func (c *Client) providersOf(ctx context.Context, host string, d digest.Digest) []tracker.ID {
 	c.mu.Lock()
-	k, ok := c.providers[d]
-	c.mu.Unlock()
-	if !ok || !c.peers.now().Before(k.until) {
-		k = known{c.askKeepers(ctx, host, d), c.peers.now().Add(providersFor)}
-		if ctx.Err() != nil {
-			return nil
-		}
+	k := c.providers[d]
+	if k == nil || !k.until.IsZero() && !c.peers.now().Before(k.until) {
+		k = &known{said: make(chan struct{})}
 		c.remember(d, k)
+		go c.learnProviders(context.WithoutCancel(ctx), host, d, k)
 	}
+	c.mu.Unlock()
+	select {
+	case <-k.said:
+	case <-ctx.Done():
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return slices.Clone(k.ids)
 }
 
-func (c *Client) remember(d digest.Digest, k known) {
+// learnProviders asks the keepers. An answer of nobody is an answer too, even where a
+// keeper was silent: whoever asks next would wait for the same one.
+func (c *Client) learnProviders(ctx context.Context, host string, d digest.Digest, k *known) {
+	ids := c.askKeepers(ctx, host, d)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	k.ids, k.until = ids, c.peers.now().Add(providersFor)
+	close(k.said)
+}
+
+// remember makes room for what is being learned; c.mu is held.
+func (c *Client) remember(d digest.Digest, k *known) {
 	for other := range c.providers {
 		if len(c.providers) < maxKnown {
 			break
@@ -144,13 +130,13 @@ func (c *Client) remember(d digest.Digest, k known) {
 }
 
 // askKeepers asks the keepers of a blob's digest for its providers. The first who
-// knows some is enough.
+// knows some is enough. It takes [askKeepersFor] at most.
 func (c *Client) askKeepers(ctx context.Context, host string, d digest.Digest) []tracker.ID {
 	view := c.cfg.Members.View()
 	self := view.Self().ID
-	ctx, cancel := context.WithTimeout(ctx, askKeepers)
+	ctx, cancel := context.WithTimeout(ctx, askKeepersFor)
 	defer cancel()
-	answers := make(chan []tracker.ID, tracker.Copies+1)
+	answers := make(chan []tracker.ID, tracker.Copies)
 	asked := 0
 	for _, p := range view.Keepers(string(d), tracker.Copies) {
 		switch {
@@ -159,16 +145,7 @@ func (c *Client) askKeepers(ctx context.Context, host string, d digest.Digest) [
 			answers <- c.cfg.Providers.Of(d)
 		case p.ID != self && c.peers.usable(p.ID):
 			asked++
-			go func() {
-				m, err := c.Map(ctx, p.ID, wire.MapRequest{Host: host, Blob: d})
-				if err != nil && ctx.Err() == context.DeadlineExceeded {
-					c.peers.fail(p.ID)
-				}
-				if m.Proven {
-					m.Providers = append(m.Providers, p.ID) // it has it itself
-				}
-				answers <- m.Providers
-			}()
+			go func() { answers <- c.askKeeper(ctx, p.ID, wire.MapRequest{Host: host, Blob: d}) }()
 		}
 	}
 	for range asked {
@@ -178,4 +155,16 @@ func (c *Client) askKeepers(ctx context.Context, host string, d digest.Digest) [
 		}
 	}
 	return nil
+}
+
+// askKeeper asks one keeper, which may have the blob itself.
+func (c *Client) askKeeper(ctx context.Context, id tracker.ID, q wire.MapRequest) []tracker.ID {
+	m, err := c.Map(ctx, id, q)
+	if err == nil && m.Proven {
+		m.Providers = append(m.Providers, id)
+	}
+	if err != nil && ctx.Err() != context.Canceled {
+		c.fault(id, err)
+	}
+	return m.Providers
 }

@@ -35,6 +35,16 @@ func (t Timing) withDefaults() Timing {
 	return t
 }
 
+const (
+	maxAsked = 4 // times that one member is asked in a pursuit
+	// queuedBudgets is for how many budgets a member that has other answers to give
+	// may be silent about this one: it may be queued behind them on a thin link.
+	queuedBudgets = 5
+	// maxPatience is how many times the patience a member may say that more and
+	// more comes in, without a chunk of it.
+	maxPatience = 10
+)
+
 // itself is the ID by which a pursuit names the node that pursues.
 const itself = tracker.ID("")
 
@@ -63,27 +73,32 @@ type pursuit struct {
 	// queued behind others is no silence.
 	alive func(tracker.ID) time.Time
 
-	owners []candidate // not asked yet, best first
+	owners []candidate // to be asked, best first; one that was asked may come back
+	asked  map[tracker.ID]int
 	under  []*attempt
 	own    bool // the node has been ordered to get it itself
+	spent  bool // and could not
 	heard  time.Time
-	gained time.Time // when the last chunk, or progress of an owner, came
-	bytes  int64     // the most that an owner said to have so far
+	gained time.Time // when the last chunk, or word of more bytes, came
+	given  time.Time // when the last chunk came
 }
 
 // attempt is one member that has been asked and has not failed.
 type attempt struct {
-	id     tracker.ID
-	role   wire.Role
-	owner  tracker.ID    // for a holder: who referred to it
-	hedge  time.Duration // silence after which another is asked
-	hedged bool          // another has been asked
-	silent time.Time     // since when nothing was heard of it about this
+	id      tracker.ID
+	role    wire.Role
+	owner   tracker.ID    // for a holder: who referred to it
+	hedge   time.Duration // silence after which another is asked
+	hedged  bool          // another has been asked
+	resumed bool          // it has spoken again after that, once
+	silent  time.Time     // since when nothing was heard of it about this
+	bytes   int64         // that it said to have so far
 }
 
 // start returns the first orders.
 func (p *pursuit) start(now time.Time) []order {
-	p.heard, p.gained = now, now
+	p.asked = make(map[tracker.ID]int)
+	p.heard, p.gained, p.given = now, now, now
 	return p.next(now)
 }
 
@@ -94,25 +109,32 @@ func (p *pursuit) next(now time.Time) []order {
 		c := p.owners[0]
 		p.owners = p.owners[1:]
 		if c.id == itself {
-			return p.itself(now)
+			return p.itself()
 		}
-		if p.usable(c.id) {
+		if p.askable(c.id) {
 			return p.ask(now, attempt{id: c.id, role: wire.ToOwner, hedge: c.hedge})
 		}
 	}
 	if len(p.under) > 0 {
 		return nil
 	}
-	return p.itself(now)
+	return p.itself()
+}
+
+// askable reports whether a member may be asked: no two of its answers are awaited,
+// and none is asked for ever.
+func (p *pursuit) askable(id tracker.ID) bool {
+	return p.find(id) == nil && p.asked[id] < maxAsked && p.usable(id)
 }
 
 func (p *pursuit) ask(now time.Time, a attempt) []order {
 	a.silent = now
+	p.asked[a.id]++
 	p.under = append(p.under, &a)
 	return []order{{ask: a.id, role: a.role}}
 }
 
-func (p *pursuit) itself(now time.Time) []order {
+func (p *pursuit) itself() []order {
 	if p.own {
 		return nil
 	}
@@ -132,8 +154,20 @@ func (p *pursuit) drop(id tracker.ID) {
 	p.under = slices.DeleteFunc(p.under, func(a *attempt) bool { return a.id == id })
 }
 
+// putBack makes a cancelled attempt's owner the first that is asked next.
+func (p *pursuit) putBack(a *attempt) {
+	c := candidate{a.id, a.hedge}
+	if a.role == wire.ToHolder {
+		c = candidate{a.owner, p.timing.HedgeMax}
+	}
+	if !slices.ContainsFunc(p.owners, func(other candidate) bool { return other.id == c.id }) {
+		p.owners = slices.Insert(p.owners, 0, c)
+	}
+}
+
 // progress is told that id says to be waiting, with so many bytes so far. If
-// others were asked because it had been silent, they are not needed.
+// others were asked because it had been silent, they are not needed; but the
+// second time that happens they go on, lest two take turns for ever.
 func (p *pursuit) progress(id tracker.ID, bytes int64, now time.Time) (orders []order) {
 	a := p.find(id)
 	if a == nil {
@@ -141,34 +175,40 @@ func (p *pursuit) progress(id tracker.ID, bytes int64, now time.Time) (orders []
 	}
 	a.silent, p.heard = now, now
 	a.hedge = p.timing.HedgeMax // it has begun, and speaks less often from now on
-	if bytes > p.bytes {
-		p.bytes, p.gained = bytes, now
+	if bytes > a.bytes {
+		a.bytes, p.gained = bytes, now
 	}
-	if !a.hedged {
+	if !a.hedged || a.resumed {
 		return nil
 	}
-	a.hedged = false
+	a.hedged, a.resumed = false, true
 	for later := len(p.under) - 1; p.under[later] != a; later-- {
 		b := p.under[later]
-		p.owners = slices.Insert(p.owners, 0, candidate{b.id, b.hedge})
 		p.under = slices.Delete(p.under, later, later+1)
+		p.putBack(b)
 		orders = append(orders, order{ask: b.id, cancel: true})
 	}
 	return orders
 }
 
-// data is told that a chunk has come from id. One source is enough from then on.
+// data is told that a chunk has come from id. One source is enough from then on;
+// of the others those come back as candidates that were not found silent.
 func (p *pursuit) data(id tracker.ID, now time.Time) (orders []order) {
-	p.heard, p.gained = now, now
-	for _, a := range p.under {
+	p.heard, p.gained, p.given = now, now, now
+	var kept []*attempt
+	for _, a := range slices.Backward(p.under) {
 		if a.id == id {
-			a.silent, a.hedge = now, p.timing.HedgeMax
+			a.silent, a.hedge, a.hedged = now, p.timing.HedgeMax, false
+			kept = append(kept, a)
 			continue
+		}
+		if !a.hedged {
+			p.putBack(a)
 		}
 		orders = append(orders, order{ask: a.id, cancel: true})
 	}
-	p.under = slices.DeleteFunc(p.under, func(a *attempt) bool { return a.id != id })
-	if id != itself && p.own {
+	p.under = kept
+	if id != itself && p.own && !p.spent {
 		p.own = false
 		orders = append(orders, order{ask: itself, cancel: true})
 	}
@@ -182,6 +222,12 @@ func (p *pursuit) failed(id tracker.ID, now time.Time) []order {
 		return nil
 	}
 	p.drop(id)
+	return p.instead(a, now)
+}
+
+// instead orders who is asked because an attempt is of no use: instead of a holder,
+// the owner that referred to it.
+func (p *pursuit) instead(a *attempt, now time.Time) []order {
 	if a.role == wire.ToHolder {
 		return p.again(a.owner, now)
 	}
@@ -199,32 +245,31 @@ func (p *pursuit) notFound(id tracker.ID, now time.Time) []order {
 	if a.role == wire.ToHolder {
 		return p.again(a.owner, now)
 	}
-	return p.itself(now)
+	return p.itself()
 }
 
 // unavailable is told that id cannot get it.
 func (p *pursuit) unavailable(id tracker.ID, cause wire.Cause, now time.Time) []order {
-	a := p.find(id)
-	if a == nil {
-		return nil
-	}
 	switch cause {
 	case wire.CauseDenied, wire.CauseUnreachable:
-		p.drop(id)
-		return p.itself(now)
+		return p.notFound(id, now)
 	}
 	return p.failed(id, now)
 }
 
 // busy is told that id refers to members who have been given the same.
 func (p *pursuit) busy(id tracker.ID, referrals []tracker.ID, now time.Time) []order {
-	if p.find(id) == nil {
+	a := p.find(id)
+	if a == nil {
 		return nil
 	}
 	p.drop(id)
 	p.heard = now
+	if a.role != wire.ToOwner {
+		return p.instead(a, now) // who insists is not referred
+	}
 	for _, i := range p.random.Perm(len(referrals)) {
-		if to := referrals[i]; to != id && to != itself && p.usable(to) && p.find(to) == nil {
+		if to := referrals[i]; to != id && to != itself && p.askable(to) {
 			return p.ask(now, attempt{id: to, role: wire.ToHolder, owner: id, hedge: p.timing.HedgeMax})
 		}
 	}
@@ -233,75 +278,96 @@ func (p *pursuit) busy(id tracker.ID, referrals []tracker.ID, now time.Time) []o
 
 // again asks an owner that has referred in vain.
 func (p *pursuit) again(owner tracker.ID, now time.Time) []order {
-	if !p.usable(owner) {
+	if p.find(owner) != nil {
+		return nil
+	}
+	if !p.askable(owner) {
 		return p.next(now)
 	}
 	return p.ask(now, attempt{id: owner, role: wire.ToOwnerAgain, hedge: p.timing.HedgeMax})
 }
 
-// ownFailed is told that the node itself could not get it. It reports whether
-// anybody else is still at it.
-func (p *pursuit) ownFailed() bool {
-	return len(p.under) > 0
-}
+// ownFailed is told that the node itself could not get it. Whoever else is at it
+// still may, until the budget is spent.
+func (p *pursuit) ownFailed() { p.spent = true }
 
-// wake is told that the time that deadline returned has come.
-func (p *pursuit) wake(now time.Time) (orders []order) {
+// wake is told that the time that deadline returned has come. silent are the
+// members that are at fault for that: it is told of each attempt once.
+func (p *pursuit) wake(now time.Time) (orders []order, silent []tracker.ID) {
 	for _, a := range slices.Clone(p.under) {
-		if !a.hedged && !now.Before(p.hedgeAt(a)) {
-			a.hedged = true
-			if a.role == wire.ToHolder {
-				orders = append(orders, p.again(a.owner, now)...)
-			} else {
-				orders = append(orders, p.next(now)...)
-			}
+		if a.hedged || now.Before(p.hedgeAt(a)) {
+			continue
 		}
+		a.hedged = true
+		if now.Sub(p.alive(a.id)) >= a.hedge {
+			silent = append(silent, a.id)
+		}
+		orders = append(orders, p.instead(a, now)...)
 	}
-	if now.Sub(p.heard) >= p.timing.Budget || now.Sub(p.gained) >= p.timing.Patience {
-		orders = append(orders, p.itself(now)...)
+	if now.Before(p.patientUntil()) {
+		return orders, silent
 	}
-	return orders
+	if !p.own {
+		return append(orders, p.itself()...), silent
+	}
+	if p.spent { // nobody is left
+		for _, a := range p.under {
+			orders = append(orders, order{ask: a.id, cancel: true})
+		}
+		p.under = nil
+	}
+	return orders, silent
 }
 
-// hedgeAt returns when the silence of a member is long enough for another to be
-// asked: sooner if the member says nothing at all than if it has other answers to
-// give, but within the budget.
-func (p *pursuit) hedgeAt(a *attempt) time.Time {
-	since := a.silent
-	if t := p.alive(a.id); t.After(since) {
-		since = t
-	}
-	if latest := a.silent.Add(p.timing.Budget); since.Add(a.hedge).After(latest) {
+// word returns when a member was last heard, about this or, for a while, about
+// anything else.
+func (p *pursuit) word(a *attempt) time.Time {
+	latest := a.silent.Add(queuedBudgets * p.timing.Budget)
+	t := p.alive(a.id)
+	switch {
+	case t.Before(a.silent):
+		return a.silent
+	case t.After(latest):
 		return latest
-	}
-	return since.Add(a.hedge)
-}
-
-// deadline returns when wake is to be called next; zero is never.
-func (p *pursuit) deadline() (t time.Time) {
-	soonest := func(u time.Time) {
-		if t.IsZero() || u.Before(t) {
-			t = u
-		}
-	}
-	for _, a := range p.under {
-		if !a.hedged {
-			soonest(p.hedgeAt(a))
-		}
-	}
-	if !p.own && len(p.under) > 0 {
-		soonest(p.heard.Add(p.timing.Budget))
-		soonest(p.gained.Add(p.timing.Patience))
 	}
 	return t
 }
 
-// silent returns the members whose silence made others be asked.
-func (p *pursuit) silent(now time.Time) (ids []tracker.ID) {
+// hedgeAt returns when the silence of a member is long enough for another to be
+// asked.
+func (p *pursuit) hedgeAt(a *attempt) time.Time { return p.word(a).Add(a.hedge) }
+
+// patientUntil returns when it is for the node itself, if nothing is heard until
+// then: of anybody, or of anything that comes of their waiting.
+func (p *pursuit) patientUntil() time.Time {
+	heard := p.heard
 	for _, a := range p.under {
-		if a.hedged && now.Sub(a.silent) >= a.hedge {
-			ids = append(ids, a.id)
+		if t := p.word(a); t.After(a.silent) && t.After(heard) {
+			heard = t
 		}
 	}
-	return ids
+	return earliest(heard.Add(p.timing.Budget), p.gained.Add(p.timing.Patience), p.given.Add(maxPatience*p.timing.Patience))
+}
+
+// deadline returns when wake is to be called next; zero is never.
+func (p *pursuit) deadline() (t time.Time) {
+	for _, a := range p.under {
+		if !a.hedged {
+			t = earliest(t, p.hedgeAt(a))
+		}
+	}
+	if len(p.under) > 0 && (!p.own || p.spent) {
+		t = earliest(t, p.patientUntil())
+	}
+	return t
+}
+
+// earliest returns the earliest of times that are not zero.
+func earliest(times ...time.Time) (first time.Time) {
+	for _, t := range times {
+		if first.IsZero() || !t.IsZero() && t.Before(first) {
+			first = t
+		}
+	}
+	return first
 }

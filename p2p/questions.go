@@ -49,13 +49,10 @@ func (c *Client) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byt
 			return a, body, err
 		case errors.As(err, &unavailable) && unavailable.Cause == wire.CauseDenied:
 			return a, nil, &DeniedError{unavailable.Error()}
-		case errors.As(err, &unavailable):
+		case errors.As(err, &unavailable), errors.Is(err, context.DeadlineExceeded):
 			return a, nil, ErrOwn // of the upstream the next one would hear the same
-		case corrupt(err):
-			c.blame(p.ID, err)
-		default:
-			c.peers.fail(p.ID)
 		}
+		c.fault(p.ID, err)
 	}
 	return a, nil, ErrOwn
 }
@@ -89,10 +86,10 @@ func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask) (a wire.
 
 // nextWithin returns the next frame of an answer, or an error after some silence.
 func (c *Client) nextWithin(ctx context.Context, call *call, silence time.Duration) (wire.Frame, error) {
-	ctx, cancel := context.WithTimeout(ctx, silence)
+	quiet, cancel := context.WithTimeout(ctx, silence)
 	defer cancel()
-	f, err := call.next(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
+	f, err := call.next(quiet)
+	if quiet.Err() != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		err = errSilent
 	}
 	return f, err
@@ -135,10 +132,10 @@ func (c *Client) Tell(repo wire.Repository, facts []byte) {
 		if p.ID == view.Self().ID || !c.peers.usable(p.ID) {
 			continue
 		}
-		go func() {
-			ctx, cancel := context.WithTimeout(context.Background(), learnFor)
+		c.peers.background(func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, learnFor)
 			defer cancel()
 			_ = c.Learn(ctx, p.ID, repo, facts)
-		}()
+		})
 	}
 }

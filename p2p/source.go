@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -48,31 +49,50 @@ func (s *placed) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 	if len(stripes) == 1 {
 		return s.pursue(ctx, stripes[0], yield)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	return s.together(ctx, stripes, yield)
+}
+
+// together gets stripes at the same time, and yields their chunks in order.
+func (s *placed) together(ctx context.Context, stripes [][]chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	getting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var arriving []chan arrival
 	for _, stripe := range stripes {
 		c := make(chan arrival, len(stripe)+1)
 		arriving = append(arriving, c)
 		go func() {
+			ctx, origin := chunk.WithOrigin(getting)
+			send := func(a arrival) error {
+				select {
+				case c <- a:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
 			err := s.pursue(ctx, stripe, func(ref chunk.Ref, p []byte) error {
-				c <- arrival{ref: ref, bytes: p}
-				return nil
+				return send(arrival{lent: lent{ref: ref, bytes: p}, origin: origin()})
 			})
-			c <- arrival{err: err, end: true}
+			_ = send(arrival{end: true, err: err})
 		}()
 	}
 	for _, c := range arriving {
-		for a := range c {
-			if a.err != nil {
-				return a.err
-			}
-			if a.end {
-				break
-			}
-			if err := yield(a.ref, a.bytes); err != nil {
-				return err
-			}
+		if err := relay(ctx, c, yield); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relay yields what arrives of one stripe.
+func relay(ctx context.Context, c <-chan arrival, yield func(chunk.Ref, []byte) error) error {
+	for a := range c {
+		if a.end {
+			return a.err
+		}
+		chunk.SetOrigin(ctx, a.origin)
+		if err := yield(a.ref, a.bytes); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -93,15 +113,18 @@ func split(refs []chunk.Ref) (stripes [][]chunk.Ref) {
 
 // arrival is something that happened to an attempt.
 type arrival struct {
-	id       tracker.ID
-	ref      chunk.Ref
-	bytes    []byte
+	id tracker.ID
+	by *asking // the attempt: the same member may be asked again
+	lent
 	origin   string // of the node's own: the name of its source
 	progress bool
 	said     int64 // with progress: bytes so far
 	end      bool
 	err      error // with end
 }
+
+// asking is one attempt that is being made.
+type asking struct{ cancel context.CancelFunc }
 
 // errand is the driving of one pursuit: what it orders is done, and what comes of
 // that it is told.
@@ -111,8 +134,9 @@ type errand struct {
 	left     []chunk.Ref // not given yet
 	yield    func(chunk.Ref, []byte) error
 	arrivals chan arrival
-	under    map[tracker.ID]context.CancelFunc
+	under    map[tracker.ID]*asking
 	ownErr   error
+	err      error // the last
 }
 
 // pursue gets the chunks of one stripe.
@@ -122,10 +146,14 @@ func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 	if len(owners) == 0 || owners[0].id == itself {
 		return chunk.GetRun(ctx, s.own, refs, yield)
 	}
+	// Before anybody is asked, lest this node's own limit be taken for silence.
+	if err := c.cfg.Download.Wait(ctx, bytesOf(refs)); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	e := &errand{
-		placed: s, left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]context.CancelFunc),
+		placed: s, left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
 		pursuit: &pursuit{timing: c.cfg.Timing, owners: owners, usable: c.peers.usable, alive: c.peers.lastHeard, random: c.chance()},
 	}
 	return e.run(ctx)
@@ -153,24 +181,31 @@ func (c *Client) owners(ref chunk.Ref) (all []candidate) {
 	return all
 }
 
+// run returns when all has been given, or nobody is left who might.
 func (e *errand) run(ctx context.Context) error {
 	now := e.client.peers.now
 	e.obey(ctx, e.pursuit.start(now()))
 	for len(e.left) > 0 {
+		if len(e.under) == 0 {
+			return cmp.Or(e.ownErr, e.err)
+		}
 		timer, stop := e.timer(now())
 		select {
 		case a := <-e.arrivals:
-			stop()
+			if ctx.Err() != nil || e.under[a.id] != a.by {
+				break // what ends because it is not wanted is nobody's fault
+			}
 			if err := e.tell(ctx, a, now()); err != nil {
+				stop()
 				return err
 			}
 		case <-timer:
-			e.obey(ctx, e.pursuit.wake(now()))
-			e.fail(now(), "")
+			e.wake(ctx, now())
 		case <-ctx.Done():
 			stop()
 			return ctx.Err()
 		}
+		stop()
 	}
 	return nil
 }
@@ -185,35 +220,36 @@ func (e *errand) timer(now time.Time) (<-chan time.Time, func()) {
 	return t.C, func() { t.Stop() }
 }
 
-// fail holds it against those whose silence made others be asked, but not against
-// whoever has spoken just now.
-func (e *errand) fail(now time.Time, spoke tracker.ID) {
-	for _, id := range e.pursuit.silent(now) {
-		if id != spoke {
-			e.client.peers.fail(id)
-		}
+// wake holds it against those who are silent, who are then not asked instead of
+// themselves.
+func (e *errand) wake(ctx context.Context, now time.Time) {
+	orders, silent := e.pursuit.wake(now)
+	for _, id := range silent {
+		e.client.peers.fail(id)
 	}
+	e.obey(ctx, orders)
 }
 
 func (e *errand) obey(ctx context.Context, orders []order) {
 	for _, o := range orders {
 		if o.cancel {
-			if cancel := e.under[o.ask]; cancel != nil {
-				cancel()
+			if a := e.under[o.ask]; a != nil {
+				a.cancel()
 				delete(e.under, o.ask)
 			}
 			continue
 		}
-		actx, cancel := context.WithCancel(ctx)
-		e.under[o.ask] = cancel
-		go e.attempt(actx, o, e.left)
+		attempt, cancel := context.WithCancel(ctx)
+		by := &asking{cancel}
+		e.under[o.ask] = by
+		go e.attempt(attempt, by, o, e.left)
 	}
 }
 
 // attempt asks one member, or the node's own source, for refs.
-func (e *errand) attempt(ctx context.Context, o order, refs []chunk.Ref) {
+func (e *errand) attempt(ctx context.Context, by *asking, o order, refs []chunk.Ref) {
 	send := func(a arrival) error {
-		a.id = o.ask
+		a.id, a.by = o.ask, by
 		select {
 		case e.arrivals <- a:
 			return nil
@@ -221,62 +257,40 @@ func (e *errand) attempt(ctx context.Context, o order, refs []chunk.Ref) {
 			return ctx.Err()
 		}
 	}
-	give := func(ref chunk.Ref, p []byte) error { return send(arrival{ref: ref, bytes: p}) }
 	var err error
 	if o.ask == itself {
 		ctx, origin := chunk.WithOrigin(ctx)
 		err = chunk.GetRun(ctx, e.own, refs, func(ref chunk.Ref, p []byte) error {
-			return send(arrival{ref: ref, bytes: p, origin: origin()})
+			return send(arrival{lent: lent{ref: ref, bytes: p}, origin: origin()})
 		})
 	} else {
-		err = e.client.get(ctx, o.ask, e.request(o.role, refs), refs, func(n int64) { _ = send(arrival{progress: true, said: n}) }, give)
+		progress := func(n int64) { _ = send(arrival{progress: true, said: n}) }
+		err = e.client.get(ctx, o.ask, request(e.repo, o.role, refs), refs, progress, func(l lent) error { return send(arrival{lent: l}) })
 	}
 	_ = send(arrival{end: true, err: err})
-}
-
-func (e *errand) request(role wire.Role, refs []chunk.Ref) wire.Get {
-	q := wire.Get{Repository: e.repo, Role: role, Blob: refs[0].Blob, Total: refs[0].Total, First: refs[0].Index(), Count: len(refs)}
-	if role == wire.ToHolder {
-		q.Authorization = "" // a holder asks nobody
-	}
-	for _, ref := range refs {
-		if ref.Digest != "" {
-			q.Digests = append(q.Digests, ref.Digest)
-		}
-	}
-	if len(q.Digests) != len(refs) {
-		q.Digests = nil
-	}
-	return q
 }
 
 // tell tells the pursuit what has arrived, and does what it orders. The error ends
 // the errand.
 func (e *errand) tell(ctx context.Context, a arrival, now time.Time) error {
-	if e.under[a.id] == nil {
-		return nil // cancelled meanwhile
-	}
-	p := e.pursuit
 	switch {
 	case a.progress:
-		e.obey(ctx, p.progress(a.id, a.said, now))
+		e.obey(ctx, e.pursuit.progress(a.id, a.said, now))
 	case !a.end:
-		e.fail(now, a.id)
-		e.obey(ctx, p.data(a.id, now))
+		e.obey(ctx, e.pursuit.data(a.id, now))
 		return e.give(ctx, a)
-	case a.id == itself:
-		delete(e.under, itself)
-		if a.err != nil && p.ownFailed() {
+	default:
+		a.by.cancel()
+		delete(e.under, a.id)
+		if a.err == nil { // and yet not all is there
+			a.err = chunk.ErrNotFound
+		}
+		if e.err = a.err; a.id == itself {
 			e.ownErr = a.err
+			e.pursuit.ownFailed()
 			return nil
 		}
-		return a.err
-	default:
-		delete(e.under, a.id)
 		e.obey(ctx, e.ended(a.id, a.err, now))
-		if len(e.under) == 0 && len(e.left) > 0 {
-			return errors.Join(e.ownErr, a.err)
-		}
 	}
 	return nil
 }
@@ -287,34 +301,26 @@ func (e *errand) give(ctx context.Context, a arrival) error {
 		return nil
 	}
 	e.left = e.left[1:]
-	if a.origin == "" {
+	if a.id != itself {
+		e.client.keep(a.lent)
 		a.origin = peerName
 	}
 	chunk.SetOrigin(ctx, a.origin)
 	return e.yield(a.ref, a.bytes)
 }
 
-// peerName is the source that bytes of members are accounted to.
-const peerName = "peer"
-
 // ended returns what to do after a member's answer has ended before all was there.
 func (e *errand) ended(id tracker.ID, err error, now time.Time) []order {
+	e.client.fault(id, err)
 	var busy *busyError
 	var unavailable *unavailableError
-	c := e.client
 	switch {
-	case err == nil:
-		return nil
-	case corrupt(err):
-		c.blame(id, err)
 	case errors.As(err, &busy):
 		return e.pursuit.busy(id, busy.referrals, now)
 	case errors.As(err, &unavailable):
 		return e.pursuit.unavailable(id, unavailable.Cause, now)
 	case errors.Is(err, chunk.ErrNotFound):
 		return e.pursuit.notFound(id, now)
-	default:
-		c.peers.fail(id)
 	}
 	return e.pursuit.failed(id, now)
 }

@@ -15,7 +15,7 @@ const (
 	fanOut       = 6               // members that one stripe is sent to at a time
 	maxReferred  = 3               // members in one referral
 	maxGiven     = 32              // members that are remembered to have a stripe
-	spreadFor    = 2 * time.Minute // after the last request
+	spreadFor    = 2 * time.Minute // that they are, after the last request
 	maxSpreads   = 4096
 	waitForGiven = 20 * time.Second // for another to be given it
 )
@@ -30,8 +30,8 @@ type spreadKey struct {
 // spread says to whom an owner sends one stripe, and who has been given it. It is
 // guarded by spreads.mu.
 type spread struct {
-	active  int
-	given   []tracker.ID // the latest last
+	active  map[tracker.ID]int // answers that each member is being sent
+	given   []tracker.ID       // the latest last
 	changed chan struct{}
 	used    time.Time
 }
@@ -43,9 +43,10 @@ type verdict struct {
 	wait      <-chan struct{} // until something has changed
 }
 
-// decide says what becomes of a request by from. One that insists is served.
+// decide says what becomes of a request by from. One that insists is served, and so
+// is who is being sent other chunks of the stripe.
 func (s *spread) decide(from tracker.ID, insists bool, random *rand.Rand) verdict {
-	if insists || s.active < fanOut {
+	if insists || len(s.active) < fanOut || s.active[from] > 0 {
 		return verdict{serve: true}
 	}
 	var to []tracker.ID
@@ -63,7 +64,9 @@ func (s *spread) decide(from tracker.ID, insists bool, random *rand.Rand) verdic
 // leave notes that a member is not sent the stripe any more, and whether it has
 // been given all of it.
 func (s *spread) leave(to tracker.ID, all bool) {
-	s.active--
+	if s.active[to]--; s.active[to] == 0 {
+		delete(s.active, to)
+	}
 	if all && !slices.Contains(s.given, to) {
 		s.given = append(s.given, to)
 		if len(s.given) > maxGiven {
@@ -88,14 +91,17 @@ func (ss *spreads) enter(k spreadKey, from tracker.ID, insists bool, now time.Ti
 	defer ss.mu.Unlock()
 	s := ss.all[k]
 	if s == nil {
-		ss.makeRoom(now)
-		s = &spread{changed: make(chan struct{})}
+		ss.makeRoom()
+		s = &spread{active: make(map[tracker.ID]int), changed: make(chan struct{})}
 		ss.all[k] = s
+	}
+	if len(s.active) == 0 && now.Sub(s.used) > spreadFor {
+		s.given = nil // they may have lost it since
 	}
 	s.used = now
 	v := s.decide(from, insists, ss.random)
 	if v.serve {
-		s.active++
+		s.active[from]++
 	}
 	return v
 }
@@ -109,13 +115,14 @@ func (ss *spreads) leave(k spreadKey, to tracker.ID, all bool) {
 	}
 }
 
-// makeRoom forgets stripes that nobody asks for any more; ss.mu is held.
-func (ss *spreads) makeRoom(now time.Time) {
-	if len(ss.all) < maxSpreads {
-		return
-	}
+// makeRoom forgets stripes that nobody is sent now; ss.mu is held. What is under way
+// is bounded by the server.
+func (ss *spreads) makeRoom() {
 	for k, s := range ss.all {
-		if s.active == 0 && (now.Sub(s.used) > spreadFor || len(ss.all) >= 2*maxSpreads) {
+		if len(ss.all) < maxSpreads {
+			break
+		}
+		if len(s.active) == 0 {
 			delete(ss.all, k)
 		}
 	}

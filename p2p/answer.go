@@ -1,0 +1,234 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/wire"
+)
+
+// answer answers a request, and returns the last frame of the answer.
+func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
+	s := l.server
+	if f.Type == wire.TypePing {
+		return wire.Frame{Type: wire.TypeDone}
+	}
+	if !s.begin(l.guest) {
+		return unavailable(wire.CauseOverloaded, errors.New("too many requests"))
+	}
+	defer s.end(l.guest)
+	switch f.Type {
+	case wire.TypeGet:
+		q, err := wire.ReadGet(f.Header)
+		if err != nil {
+			return unavailable(wire.CauseFailed, err)
+		}
+		return l.get(ctx, f.ID, q)
+	case wire.TypeMap:
+		q, err := wire.ReadMapRequest(f.Header)
+		if err != nil {
+			return unavailable(wire.CauseFailed, err)
+		}
+		return wire.Frame{Type: wire.TypeMapAnswer, Header: s.backend.Map(q).Header()}
+	case wire.TypeAsk:
+		q, err := wire.ReadAsk(f.Header)
+		if err != nil {
+			return unavailable(wire.CauseFailed, err)
+		}
+		return l.ask(ctx, f.ID, q)
+	case wire.TypeLearn:
+		q, err := wire.ReadLearn(f.Header)
+		if err == nil {
+			err = s.backend.Learn(q.Repository, f.Body)
+		}
+		return done(err)
+	case wire.TypeForget:
+		q, err := wire.ReadForget(f.Header)
+		if err == nil {
+			err = s.backend.Forget(q)
+		}
+		return done(err)
+	}
+	return unavailable(wire.CauseFailed, fmt.Errorf("a request of type %d is not known here", f.Type))
+}
+
+func done(err error) wire.Frame {
+	if err != nil {
+		return unavailable(wire.CauseFailed, err)
+	}
+	return wire.Frame{Type: wire.TypeDone}
+}
+
+func unavailable(cause wire.Cause, err error) wire.Frame {
+	return wire.Frame{Type: wire.TypeUnavailable, Header: wire.Unavailable{Cause: cause, Message: err.Error()}.Header()}
+}
+
+// ended returns the last frame of an answer that ended with err.
+func (l *served) ended(err error) wire.Frame {
+	var busy *busyError
+	switch {
+	case err == nil:
+		return wire.Frame{Type: wire.TypeDone}
+	case errors.As(err, &busy):
+		return wire.Frame{Type: wire.TypeBusy, Header: wire.Busy{Referrals: busy.referrals}.Header()}
+	case errors.Is(err, chunk.ErrNotFound):
+		return wire.Frame{Type: wire.TypeNotFound}
+	}
+	return unavailable(l.server.backend.Cause(err), err)
+}
+
+// ask answers a question.
+func (l *served) ask(ctx context.Context, id uint32, q wire.Ask) wire.Frame {
+	defer l.wait(ctx, id, func() int64 { return 0 })()
+	a, body, err := l.server.backend.Ask(ctx, q)
+	if err != nil {
+		return l.ended(err)
+	}
+	if len(body) > wire.MaxBody {
+		return unavailable(wire.CauseFailed, wire.ErrTooLarge)
+	}
+	return wire.Frame{Type: wire.TypeAnswer, Header: a.Header(), Body: body}
+}
+
+// get answers a request for chunks.
+func (l *served) get(ctx context.Context, id uint32, q wire.Get) wire.Frame {
+	m, err := chunk.Grid(q.Blob, q.Total)
+	if err != nil {
+		return unavailable(wire.CauseFailed, err)
+	}
+	refs := make([]chunk.Ref, q.Count)
+	for i := range refs {
+		refs[i] = m.At(q.First + i)
+		if len(q.Digests) > 0 {
+			refs[i].Digest = q.Digests[i]
+		}
+	}
+	sent := &sending{lane: l, id: id, left: refs}
+	defer l.wait(ctx, id, sent.bytes)()
+	if q.Role == wire.ToHolder {
+		return l.ended(l.lend(ctx, q, refs, sent))
+	}
+	return l.ended(l.own(ctx, q, refs, sent))
+}
+
+// lend answers a request that is made to a holder.
+func (l *served) lend(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *sending) error {
+	release, err := l.work(ctx, holding)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return l.server.backend.Stored(ctx, q.Host, refs, sent.send(ctx))
+}
+
+// own answers a request that is made to an owner.
+func (l *served) own(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *sending) (err error) {
+	s := l.server
+	k := spreadKey{q.Host, q.Blob, stripeOf(refs[0])}
+	if err := l.join(ctx, k, q.Role == wire.ToOwnerAgain); err != nil {
+		return err
+	}
+	defer func() {
+		all := len(refs) == min(stripeChunks, chunk.Count(q.Total)-k.stripe*stripeChunks)
+		s.spreads.leave(k, l.from, err == nil && all)
+	}()
+	as := owning
+	if q.Repository.First {
+		as = reading
+	}
+	release, err := l.work(ctx, as)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return s.backend.Fetch(ctx, q.Repository, refs, sent.send(ctx))
+}
+
+// join waits until the asker is to be sent a stripe. The error may be a referral.
+func (l *served) join(ctx context.Context, k spreadKey, insists bool) error {
+	late := time.NewTimer(waitForGiven)
+	defer late.Stop()
+	for {
+		v := l.server.spreads.enter(k, l.from, insists, time.Now())
+		switch {
+		case v.serve:
+			return nil
+		case len(v.referrals) > 0:
+			return &busyError{v.referrals}
+		}
+		select {
+		case <-v.wait:
+		case <-late.C:
+			insists = true
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// wait says several times a second that a request is being worked on, until the
+// function it returns is called.
+func (l *served) wait(ctx context.Context, id uint32, bytes func() int64) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		t := time.NewTimer(firstProgress)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				return
+			}
+			if l.write(ctx, wire.Frame{Type: wire.TypeProgress, ID: id, Header: wire.Progress{Bytes: bytes()}.Header()}) != nil {
+				return
+			}
+			t.Reset(nextProgress)
+		}
+	}()
+	return func() { cancel(); <-gone }
+}
+
+// sending sends the chunks of one answer.
+type sending struct {
+	lane *served
+	id   uint32
+	left []chunk.Ref  // to be sent, by whoever sends
+	sent atomic.Int64 // bytes
+}
+
+// bytes returns what grows as long as anything comes of the waiting: what has been
+// sent, and what the upstream has sent this node. On a thin link a request waits for
+// others, and that is no reason to give it up.
+func (s *sending) bytes() int64 {
+	return s.sent.Load() + s.lane.server.client.claims.fetched.Load()
+}
+
+// send returns what sends a chunk with a claim. A chunk that nobody vouches for is
+// not found; one that came along unasked is passed over.
+func (s *sending) send(ctx context.Context) func(chunk.Ref, []byte) error {
+	server := s.lane.server
+	return func(ref chunk.Ref, p []byte) error {
+		if len(s.left) == 0 || ref.Offset != s.left[0].Offset {
+			return nil
+		}
+		s.left = s.left[1:]
+		d := wire.Data{Index: ref.Index()}
+		if !ref.Whole() {
+			var ok bool
+			if d.Claim, ok = server.client.claims.For(ref, p, server.backend.Proven(ref.Blob)); !ok {
+				return chunk.ErrNotFound
+			}
+		}
+		body, compressed := compress(p)
+		d.Compressed = compressed
+		err := s.lane.write(ctx, wire.Frame{Type: wire.TypeData, ID: s.id, Header: d.Header(), Body: body})
+		s.sent.Add(ref.Size)
+		return err
+	}
+}

@@ -1,0 +1,204 @@
+package p2p_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p"
+	"github.com/granary-oci/granary/p2p/p2ptest"
+	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/tracker"
+)
+
+func newClaims() (c *p2p.Claims, blamed *[]tracker.ID) {
+	blamed = new([]tracker.ID)
+	return p2p.NewClaims(p2ptest.Signer("self"), func(id tracker.ID, _ error) { *blamed = append(*blamed, id) }), blamed
+}
+
+// signed returns a claim on a chunk.
+func signed(by tracker.ID, ref chunk.Ref, p []byte) wire.Claim {
+	claim := wire.Claim{Digest: digest.FromBytes(p), Signer: by}
+	claim.Signature, _ = p2ptest.Signer(by).Sign(claim.Text(ref))
+	return claim
+}
+
+// refOf returns a chunk of a blob of many.
+func refOf(blob string, index int) chunk.Ref {
+	m, err := chunk.Grid(digest.FromString(blob), 100*chunk.Size)
+	if err != nil {
+		panic(err)
+	}
+	return m.At(index)
+}
+
+var chunkOfA = content(chunk.Size, 1)
+
+func TestWhatIsLentIsVouchedFor(t *testing.T) {
+	ref := refOf("a", 3)
+	for _, tt := range []struct {
+		name   string
+		know   func(c *p2p.Claims)
+		proven bool
+		signer tracker.ID // "" for nobody
+	}{
+		{"nobody vouches for it", func(*p2p.Claims) {}, false, ""},
+		{"this node has fetched it", func(c *p2p.Claims) { c.Own(ref, chunkOfA) }, false, "self"},
+		{"its blob is proven", func(*p2p.Claims) {}, true, "self"},
+		{"another has signed", func(c *p2p.Claims) { c.Keep(ref, signed("b", ref, chunkOfA)) }, false, "b"},
+		{"the latest counts", func(c *p2p.Claims) {
+			c.Keep(ref, signed("b", ref, chunkOfA))
+			c.Own(ref, chunkOfA)
+		}, false, "self"},
+		{"another chunk was fetched", func(c *p2p.Claims) { c.Own(refOf("a", 4), chunkOfA) }, false, ""},
+		{"another blob was fetched", func(c *p2p.Claims) { c.Own(refOf("b", 3), chunkOfA) }, false, ""},
+		{"its blob was refuted", func(c *p2p.Claims) {
+			c.Own(ref, chunkOfA)
+			c.Refuted(ref.Blob)
+		}, false, ""},
+		{"its blob was proven, and is no more", func(c *p2p.Claims) {
+			c.Own(ref, chunkOfA)
+			c.Proven(ref.Blob)
+		}, false, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, _ := newClaims()
+			tt.know(c)
+			for range 2 { // the second time it is remembered
+				claim, ok := c.For(ref, chunkOfA, tt.proven)
+				if ok != (tt.signer != "") || ok && claim.Signer != tt.signer {
+					t.Fatalf("signed by %q (%v), want %q", claim.Signer, ok, tt.signer)
+				}
+				other, _ := newClaims()
+				if err := other.Check(ref, chunkOfA, claim, "self"); ok && err != nil {
+					t.Errorf("it does not convince others: %v", err)
+				}
+			}
+		})
+	}
+}
+
+func TestAClaimIsCheckedWithItsBytes(t *testing.T) {
+	ref, other := refOf("a", 3), refOf("a", 4)
+	known := ref
+	known.Digest = digest.FromBytes(chunkOfA)
+	whole := chunk.Ref{Blob: digest.FromBytes(chunkOfA), Total: chunk.Size, Size: chunk.Size}
+	sha512 := ref
+	sha512.Digest = digest.SHA512.FromBytes(chunkOfA)
+	wrong := content(chunk.Size, 2)
+	forged := signed("b", ref, chunkOfA)
+	forged.Signer = "c"
+	for _, tt := range []struct {
+		name  string
+		ref   chunk.Ref
+		p     []byte
+		claim wire.Claim
+		right bool
+	}{
+		{"right", ref, chunkOfA, signed("b", ref, chunkOfA), true},
+		{"right and known", known, chunkOfA, signed("b", ref, chunkOfA), true},
+		{"right and known by another algorithm", sha512, chunkOfA, signed("b", ref, chunkOfA), true},
+		{"a whole blob", whole, chunkOfA, wire.Claim{}, true},
+		{"a whole blob of other bytes", whole, wrong, wire.Claim{}, false},
+		{"other bytes", ref, wrong, signed("b", ref, chunkOfA), false},
+		{"other bytes than are known, signed for", known, wrong, signed("b", ref, wrong), false},
+		{"known bytes with a claim on others", known, chunkOfA, signed("b", ref, wrong), false},
+		{"on another chunk", ref, chunkOfA, signed("b", other, chunkOfA), false},
+		{"on another blob", ref, chunkOfA, signed("b", refOf("b", 3), chunkOfA), false},
+		{"in another's name", ref, chunkOfA, forged, false},
+		{"none", ref, chunkOfA, wire.Claim{}, false},
+		{"none for what is known", known, chunkOfA, wire.Claim{}, false},
+		{"too short", ref, chunkOfA[:10], signed("b", ref, chunkOfA[:10]), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, _ := newClaims()
+			err := c.Check(tt.ref, tt.p, tt.claim, "sender")
+			if right := err == nil; right != tt.right || !right && !chunk.IsCorrupt(err) {
+				t.Errorf("the check says %v", err)
+			}
+		})
+	}
+}
+
+func TestOfARefutedBlobTheSignerOfWrongBytesIsBlamed(t *testing.T) {
+	c, blamed := newClaims()
+	wrong := content(chunk.Size, 2)
+	first, second, third := refOf("a", 0), refOf("a", 1), refOf("a", 2)
+	c.Keep(first, signed("honest", first, chunkOfA))
+	c.Keep(second, signed("liar", second, wrong))
+	c.Own(third, wrong)
+	if c.Suspected(first.Blob) {
+		t.Error("a blob is suspected that nobody has refuted")
+	}
+	c.Refuted(first.Blob)
+	if !c.Suspected(first.Blob) || c.Suspected(refOf("b", 0).Blob) {
+		t.Error("the refuted blob is not suspected, or another is")
+	}
+	for _, ref := range []chunk.Ref{first, second, third} {
+		c.Own(ref, chunkOfA)
+		c.Own(ref, chunkOfA)
+	}
+	if !slices.Equal(*blamed, []tracker.ID{"liar"}) {
+		t.Errorf("%v are blamed", *blamed)
+	}
+	c.Proven(first.Blob)
+	if c.Suspected(first.Blob) {
+		t.Error("a proven blob is suspected")
+	}
+}
+
+func TestWithoutASuspicionNobodyIsBlamed(t *testing.T) {
+	c, blamed := newClaims()
+	ref := refOf("a", 0)
+	c.Keep(ref, signed("b", ref, content(chunk.Size, 2)))
+	c.Own(ref, chunkOfA)
+	if len(*blamed) > 0 {
+		t.Errorf("%v are blamed", *blamed)
+	}
+}
+
+func TestWhatIsFetchedIsKnownFromWhatOthersGave(t *testing.T) {
+	c, _ := newClaims()
+	own, given := refOf("a", 0), refOf("a", 1)
+	c.Own(own, chunkOfA)
+	c.Keep(given, signed("b", given, chunkOfA))
+	if !c.Fetched(own) || c.Fetched(given) || c.Fetched(refOf("a", 2)) {
+		t.Errorf("fetched: own %v, given %v, unknown %v", c.Fetched(own), c.Fetched(given), c.Fetched(refOf("a", 2)))
+	}
+}
+
+func TestClaimsAreForgottenForNewOnes(t *testing.T) {
+	const most = 1 << 16
+	m, err := chunk.Grid(digest.FromString("huge"), 3*most/2*chunk.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ := newClaims()
+	small := refOf("small", 0)
+	c.Own(small, nil)
+	for i := range m.Len() {
+		c.Own(m.At(i), nil)
+	}
+	kept := 0
+	for i := range m.Len() {
+		if c.Fetched(m.At(i)) {
+			kept++
+		}
+	}
+	if kept != most || c.Fetched(small) {
+		t.Errorf("%d claims of a huge blob are kept, want %d; of a small one %v", kept, most, c.Fetched(small))
+	}
+	c.Refuted(m.Blob())
+	c.Proven(m.Blob())
+	if c.Own(small, nil); !c.Fetched(small) {
+		t.Error("there is no room after the huge blob is forgotten")
+	}
+	for i := range 5000 {
+		c.Refuted(digest.FromString(string(rune(i))))
+	}
+	if d := digest.FromString(string(rune(4999))); !c.Suspected(d) {
+		t.Error("the blob that was refuted last is not suspected")
+	}
+}
