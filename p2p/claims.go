@@ -1,6 +1,10 @@
 package p2p
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 
@@ -27,14 +31,17 @@ type Signer interface {
 
 // Claims remembers why chunks that are stored here may be lent: this node fetched
 // them from the upstream, or another member has signed for them. What is proven
-// needs no memory. It is safe for concurrent use, and lives as long as the process:
-// after a restart a chunk of an unproven blob is read here, and not lent.
+// needs no memory. It is safe for concurrent use. What is remembered ends with the
+// process unless it is handed on ([Claims.Encode]): a chunk of an unproven blob of
+// which nothing is remembered is read here, and not lent.
 type Claims struct {
 	signer Signer
 	blame  func(id tracker.ID, err error)
 
-	mu       sync.Mutex
-	blobs    map[digest.Digest]map[int64]wire.Claim // by offset; Signer is this node with Signature nil: own, not signed yet
+	mu sync.Mutex
+	// By offset. One of this node without a signature is signed when it is lent, and
+	// one without a digest hashed.
+	blobs    map[digest.Digest]map[int64]wire.Claim
 	suspects map[digest.Digest]map[int64]wire.Claim // of blobs that were refuted
 	count    int                                    // of claims in both
 
@@ -118,7 +125,12 @@ func (c *Claims) For(ref chunk.Ref, p []byte, proven bool) (claim wire.Claim, ok
 	if known && claim.Signature != nil {
 		return claim, true // what is lent has been checked by the store; the asker checks the claim
 	}
-	claim = wire.Claim{Digest: digest.FromBytes(p), Signer: c.signer.ID()}
+	if claim.Digest != "" && !proven {
+		return claim, false // it was proven, and is no more
+	}
+	if claim.Digest == "" {
+		claim = wire.Claim{Digest: digest.FromBytes(p), Signer: c.signer.ID()}
+	}
 	signature, err := c.signer.Sign(claim.Text(ref))
 	if err != nil {
 		return claim, false
@@ -180,13 +192,62 @@ func (c *Claims) Suspected(d digest.Digest) bool {
 	return ok
 }
 
-// Proven forgets what others have said of a blob that has matched its digest.
+// Proven makes what others have said of a blob, which has matched its digest, this
+// node's own word: theirs is worth nothing when they have left.
 func (c *Claims) Proven(d digest.Digest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.count -= len(c.blobs[d]) + len(c.suspects[d])
-	delete(c.blobs, d)
+	c.count -= len(c.suspects[d])
 	delete(c.suspects, d)
+	for offset, claim := range c.blobs[d] {
+		if claim.Signer != c.signer.ID() {
+			c.blobs[d][offset] = wire.Claim{Digest: claim.Digest, Signer: c.signer.ID()}
+		}
+	}
+}
+
+// remembered is a claim as it is handed on to the next process.
+type remembered struct {
+	Blob      digest.Digest `json:"blob"`
+	Offset    int64         `json:"offset"`
+	Digest    digest.Digest `json:"digest,omitempty"`
+	Signer    tracker.ID    `json:"signer"`
+	Signature []byte        `json:"signature,omitempty"`
+}
+
+// Encode writes what is remembered, for the next process to read by [Claims.Decode]:
+// a JSON object for each claim.
+func (c *Claims) Encode(w io.Writer) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lines := json.NewEncoder(w)
+	for d, of := range c.blobs {
+		for offset, claim := range of {
+			if err := lines.Encode(remembered{d, offset, claim.Digest, claim.Signer, claim.Signature}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Decode remembers what [Claims.Encode] wrote. What comes after something malformed
+// is left out.
+func (c *Claims) Decode(r io.Reader) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for lines := json.NewDecoder(r); ; {
+		var m remembered
+		if err := lines.Decode(&m); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("claims: %w", err)
+		}
+		if m.Blob.Validate() != nil || m.Offset < 0 || m.Offset%chunk.Size != 0 || m.Digest != "" && m.Digest.Validate() != nil {
+			return errors.New("claims: one is malformed")
+		}
+		c.put(chunk.Ref{Blob: m.Blob, Offset: m.Offset}, wire.Claim{Digest: m.Digest, Signer: m.Signer, Signature: m.Signature})
+	}
 }
 
 // Fetched reports whether this node has fetched a chunk from the upstream itself,

@@ -1,7 +1,9 @@
 package p2p_test
 
 import (
+	"bytes"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -36,6 +38,34 @@ func refOf(blob string, index int) chunk.Ref {
 
 var chunkOfA = content(chunk.Size, 1)
 
+func TestClaimsAreHandedOnToTheNextProcess(t *testing.T) {
+	before, _ := newClaims()
+	own, others, unsigned := refOf("a", 3), refOf("a", 4), refOf("a", 5)
+	before.Own(own, chunkOfA)
+	_, _ = before.For(own, chunkOfA, false)
+	before.Keep(others, signed("b", others, chunkOfA))
+	before.Own(unsigned, chunkOfA)
+	var text bytes.Buffer
+	if err := before.Encode(&text); err != nil {
+		t.Fatal(err)
+	}
+	after, _ := newClaims()
+	if err := after.Decode(strings.NewReader(text.String())); err != nil {
+		t.Fatal(err)
+	}
+	for ref, signer := range map[chunk.Ref]tracker.ID{own: "self", others: "b", unsigned: "self"} {
+		if claim, ok := after.For(ref, chunkOfA, false); !ok || claim.Signer != signer {
+			t.Errorf("%s: signed by %q (%v), want %q", ref, claim.Signer, ok, signer)
+		}
+	}
+	for _, bad := range []string{"{", `{"blob":"x"}`, `{"blob":"` + string(own.Blob) + `","offset":5}`, text.String()[:text.Len()/2]} {
+		c, _ := newClaims()
+		if err := c.Decode(strings.NewReader(bad)); err == nil {
+			t.Errorf("%.40q: no error", bad)
+		}
+	}
+}
+
 func TestWhatIsLentIsVouchedFor(t *testing.T) {
 	ref := refOf("a", 3)
 	for _, tt := range []struct {
@@ -58,8 +88,12 @@ func TestWhatIsLentIsVouchedFor(t *testing.T) {
 			c.Own(ref, chunkOfA)
 			c.Refuted(ref.Blob)
 		}, false, ""},
-		{"its blob was proven, and is no more", func(c *p2p.Claims) {
-			c.Own(ref, chunkOfA)
+		{"another has signed, and its blob was proven", func(c *p2p.Claims) {
+			c.Keep(ref, signed("b", ref, chunkOfA))
+			c.Proven(ref.Blob)
+		}, true, "self"},
+		{"another has signed, and its blob is not proven any more", func(c *p2p.Claims) {
+			c.Keep(ref, signed("b", ref, chunkOfA))
 			c.Proven(ref.Blob)
 		}, false, ""},
 	} {

@@ -93,6 +93,18 @@ func (ps *Peers) usable(id tracker.ID) bool {
 	return p == nil || p.failures < failuresToSkip && !ps.now().Before(p.until)
 }
 
+// sound reports whether a member is to be asked even where others would do: it is
+// usable, and was not silent when it was last asked.
+func (ps *Peers) sound(id tracker.ID) bool {
+	if !ps.usable(id) {
+		return false
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p := ps.byID[id]
+	return p == nil || p.failures == 0
+}
+
 // trusted reports whether what a peer signs is believed: it has been a member
 // since this node was started, and is in no quarantine.
 func (ps *Peers) trusted(id tracker.ID) bool {

@@ -19,6 +19,8 @@ const (
 	askKeepersFor = 500 * time.Millisecond
 	silentHolder  = 2 * time.Second // before the next one is asked
 	maxHolders    = 3               // that are asked for the same
+	maxNeighbours = 2               // the same
+	askNeighbours = 10 * time.Second
 )
 
 // known is what keepers have said of the providers of a blob, or are being asked.
@@ -28,8 +30,9 @@ type known struct {
 	until time.Time
 }
 
-// Held returns the blobs of a registry that other members have all of. They have
-// told the keepers of the blob's digest, who are asked.
+// Held returns the blobs of a registry that other members hold. Who has all of a blob
+// has told the keepers of its digest, who are asked; and when members come and go,
+// what this node is asked for as an owner may be where it was placed before.
 func (c *Client) Held(host string) chunk.Source { return &held{c, host} }
 
 type held struct {
@@ -70,6 +73,31 @@ func (s *held) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Re
 			return nil
 		case errors.Is(err, chunk.ErrNotFound):
 			c.strike(blob, id)
+		}
+	}
+	return s.neighbours(ctx, refs, yield)
+}
+
+// neighbours gets chunks from members that may have owned them before.
+func (s *held) neighbours(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	c := s.client
+	asking, cancel := context.WithTimeout(ctx, askNeighbours)
+	defer cancel()
+	for _, p := range c.cfg.Members.View().Neighbours(tracker.StripeKey(refs[0].Blob, stripeOf(refs[0])), maxNeighbours) {
+		if !c.peers.sound(p.ID) {
+			continue // it would be a guess to ask it at all
+		}
+		var stop error
+		err := c.borrow(asking, p.ID, request(wire.Repository{Host: s.host}, wire.ToHolder, refs), refs, c.cfg.Timing.HedgeMax, func(ref chunk.Ref, p []byte) error {
+			refs = refs[1:]
+			stop = yield(ref, p)
+			return stop
+		})
+		switch {
+		case stop != nil || ctx.Err() != nil:
+			return err
+		case len(refs) == 0:
+			return nil
 		}
 	}
 	return chunk.ErrNotFound

@@ -23,12 +23,18 @@ func StripeKey(blob digest.Digest, stripe int) string {
 // Owners returns the first n members of the viewer's zone that answer for key, best
 // first; fewer if there are fewer. A cluster in which all drain has no owners.
 func (v *View) Owners(key string, n int) []Peer {
-	return v.rank(key, n, func(p Peer) bool { return p.Zone == v.self.Zone })
+	return v.rank(key, n, func(p Peer) bool { return p.places() && p.Zone == v.self.Zone })
+}
+
+// Neighbours returns the first n other members that own, owned or will own what has
+// this key: those that drain are among them, and this one is not.
+func (v *View) Neighbours(key string, n int) []Peer {
+	return v.rank(key, n, func(p Peer) bool { return p.ID != v.self.ID && p.Zone == v.self.Zone && p.Weight > 0 })
 }
 
 // Keepers is Owners in all zones.
 func (v *View) Keepers(key string, n int) []Peer {
-	return v.rank(key, n, func(Peer) bool { return true })
+	return v.rank(key, n, Peer.places)
 }
 
 func (v *View) rank(key string, n int, eligible func(Peer) bool) []Peer {
@@ -40,7 +46,7 @@ func (v *View) rank(key string, n int, eligible func(Peer) bool) []Peer {
 	k := hash(key)
 	all := make([]ranked, 0, len(v.peers))
 	for i, p := range v.peers {
-		if p.places() && eligible(p) {
+		if eligible(p) {
 			draw := mix(v.seeds[i] ^ mix(k))
 			all = append(all, ranked{p, score(draw, p.Weight), draw})
 		}

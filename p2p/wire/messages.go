@@ -190,8 +190,9 @@ func ReadData(header []byte) (d Data, err error) {
 	return d, err
 }
 
-// Progress says that an owner waits for the upstream, and how much of the request
-// has come so far, in bytes.
+// Progress says that whoever was asked waits, and counts what grows meanwhile: what
+// it has sent of the answer, and what it gets from the upstream, so that a queue on
+// a thin link is seen to move. In bytes.
 type Progress struct{ Bytes int64 }
 
 // Header returns the message's header.

@@ -1,10 +1,12 @@
 package node
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -34,6 +36,8 @@ const (
 	leaveFor       = 3 * time.Second
 	settle         = 3 * time.Second // from a change of the membership to telling new keepers
 	identityName   = "identity.key"
+	claimsName     = "claims.json"
+	maxClaimsFile  = 64 << 20 // bytes
 	minPassingRate = 64 << 10 // bytes per second; below, nothing gets anywhere
 )
 
@@ -49,6 +53,7 @@ type cluster struct {
 	host      *libp2p.Host
 	client    *p2p.Client
 	secrets   []byte // what the file held when it was last read
+	claims    string // the file that claims are handed on in; "" for none
 }
 
 // clustered reports whether the settings make the node a member of a cluster.
@@ -124,7 +129,41 @@ func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, log *s
 		Traffic:   m.countPeers,
 	})
 	m.watchPeers(c.client.Peers().Status)
+	if keep {
+		c.claims = filepath.Join(dataDir, claimsName)
+		c.restoreClaims()
+	}
 	return c, nil
+}
+
+// restoreClaims reads what the process before has handed on. A file is good for one
+// start: after a crash nobody knows what it says of chunks that were lost.
+func (c *cluster) restoreClaims() {
+	f, err := os.Open(c.claims)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	err = c.client.Claims().Decode(io.LimitReader(f, maxClaimsFile))
+	if rerr := os.Remove(c.claims); rerr != nil || err != nil {
+		c.log.Warn("what may be lent is found out again", "error", errors.Join(err, rerr))
+	}
+}
+
+func (c *cluster) saveClaims() error {
+	if c.claims == "" {
+		return nil
+	}
+	f, err := os.OpenFile(c.claims+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	err = errors.Join(c.client.Claims().Encode(w), w.Flush(), f.Close())
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return os.Rename(f.Name(), c.claims)
 }
 
 // openIdentity opens the node's key, or makes one that lasts as long as the node.
@@ -243,19 +282,29 @@ func (c *cluster) watchSecrets(ctx context.Context) {
 	}
 }
 
-// drain makes others take over what this node owns.
+// drain makes others take over what this node owns. When they leave too there may be
+// nobody to hear of it, and clients' responses need the time.
 func (c *cluster) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveFor)
+	defer cancel()
 	if err := c.gossip.Drain(ctx); err != nil {
 		c.log.Warn("other members could not be told of the drain", "error", err)
 	}
 }
 
-// close leaves the cluster.
+// close leaves the cluster. That others do not hear of it, who may be leaving too,
+// is no fault of this node's.
 func (c *cluster) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveFor)
 	defer cancel()
-	err := c.gossip.Leave(ctx)
-	return errors.Join(err, c.host.Close())
+	if err := c.gossip.Leave(ctx); err != nil {
+		c.log.Warn("other members could not be told of the leave", "error", err)
+	}
+	err := c.host.Close()
+	if serr := c.saveClaims(); serr != nil { // as on a full disk; what may be lent is found out again
+		c.log.Warn("claims were not kept for the next start", "error", serr)
+	}
+	return err
 }
 
 // watch tells others what becomes of blobs in the store.
