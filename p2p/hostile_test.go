@@ -264,6 +264,10 @@ func TestWhoeverHasSignedForWrongBytesIsBlamedAndNotWhoeverSentThem(t *testing.T
 		m := c.blob(1<<20+1, "b")
 		wrong := content(1<<20, 1234)
 		c.pretend("b", func(l lane, id uint32, q wire.Get) { // it lends what z has signed for
+			if q.First > 0 {
+				l.write(wire.Frame{Type: wire.TypeNotFound, ID: id})
+				return
+			}
 			l.write(data("z", id, m.At(0), wrong))
 			l.write(wire.Frame{Type: wire.TypeUnavailable, ID: id, Header: wire.Unavailable{Cause: wire.CauseUnreachable}.Header()})
 		})

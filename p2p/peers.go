@@ -169,9 +169,9 @@ func (p *peer) p95() time.Duration {
 	return sorted[len(sorted)*95/100]
 }
 
-// fail notes that a peer was silent, or could not be reached. After two times in a
-// row it is skipped until it answers a probe; all that was asked of it when it
-// paused is one time.
+// fail notes that a peer was silent, or could not be reached, and finds out whether
+// it is there. After two times in a row, of which such a probe may be one, it is
+// skipped until it answers; all that was asked of it when it paused is one time.
 func (ps *Peers) fail(id tracker.ID) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -182,7 +182,7 @@ func (ps *Peers) fail(id tracker.ID) {
 	}
 	p.failures++
 	p.failed = now
-	if p.failures >= failuresToSkip && !p.probing {
+	if !p.probing {
 		p.probing = ps.spawn(func(ctx context.Context) { ps.probe(ctx, p) })
 	}
 }
@@ -195,8 +195,7 @@ func (ps *Peers) probe(ctx context.Context, p *peer) {
 		ping, cancel := context.WithTimeout(ctx, probeFor)
 		err := ps.ping(ping, p.id)
 		cancel()
-		if err == nil || ps.over(p) {
-			ps.unskip(p)
+		if ps.probed(p, err) {
 			return
 		}
 		select {
@@ -207,18 +206,17 @@ func (ps *Peers) probe(ctx context.Context, p *peer) {
 	}
 }
 
-// over reports whether a peer need not be probed any more.
-func (ps *Peers) over(p *peer) bool {
+// probed notes what came of a probe. It reports whether that was the last.
+func (ps *Peers) probed(p *peer, err error) bool {
 	_, member := ps.members.View().Peer(p.id)
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	return !member || p.failures < failuresToSkip // it has been heard otherwise
-}
-
-func (ps *Peers) unskip(p *peer) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	p.failures, p.probing = 0, false
+	if err == nil || !member || p.failures == 0 { // or it has been heard otherwise
+		p.failures, p.probing = 0, false
+		return true
+	}
+	p.failures = failuresToSkip
+	return false
 }
 
 func (ps *Peers) ping(ctx context.Context, id tracker.ID) error {

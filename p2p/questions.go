@@ -39,8 +39,8 @@ func (c *Client) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byt
 		if p.ID == view.Self().ID {
 			return a, nil, ErrOwn
 		}
-		if !c.peers.usable(p.ID) {
-			continue
+		if !c.peers.sound(p.ID) {
+			continue // the next one can do it as well
 		}
 		a, body, err = c.askOne(ctx, p.ID, q)
 		var unavailable *unavailableError
@@ -67,7 +67,7 @@ func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask) (a wire.
 	}
 	defer call.cancel()
 	for {
-		f, err := c.nextWithin(ctx, call, c.peers.hedge(id, c.cfg.Timing)+c.cfg.Timing.HedgeMax)
+		f, err := c.nextWithin(ctx, call, c.cfg.Timing.HedgeMax)
 		if err != nil {
 			return a, nil, err
 		}
