@@ -32,7 +32,7 @@ func (t *trial) deadOwner(ctx context.Context) error {
 		return err
 	}
 	victim := nodes[len(nodes)-1]
-	t.gone, t.limit = []*node{victim}, 1.05
+	t.gone, t.limit = []*node{victim}, nearlyOne
 	var slowest []float64
 	for i, img := range t.images {
 		if i == 1 {
