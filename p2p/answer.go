@@ -28,6 +28,12 @@ func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
 			return unavailable(wire.CauseFailed, err)
 		}
 		return l.get(ctx, f.ID, q)
+	case wire.TypeHave:
+		q, err := wire.ReadGet(f.Header)
+		if err == nil {
+			s.spreads.have(spreadKey{q.Host, q.Blob, q.First / stripeChunks}, l.from)
+		}
+		return done(err)
 	case wire.TypeMap:
 		q, err := wire.ReadMapRequest(f.Header)
 		if err != nil {

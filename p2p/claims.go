@@ -140,6 +140,17 @@ func (c *Claims) For(ref chunk.Ref, p []byte, proven bool) (claim wire.Claim, ok
 	return claim, true
 }
 
+// Vouched reports whether a chunk may be lent: For would say so.
+func (c *Claims) Vouched(ref chunk.Ref, proven bool) bool {
+	if ref.Whole() || proven {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	claim, known := c.blobs[ref.Blob][ref.Offset]
+	return known && (claim.Signature != nil || claim.Digest == "")
+}
+
 // Check returns nil if p is the chunk that a claim is about, and the claim is its
 // signer's. The error is a [*chunk.CorruptError] that blames whoever sent both.
 func (c *Claims) Check(ref chunk.Ref, p []byte, claim wire.Claim, from tracker.ID) error {

@@ -26,8 +26,9 @@
 //
 // # Fan-out
 //
-// An owner sends one stripe to a few members at a time; the others wait until one
-// of those has it, and are referred to it. Load spreads like a tree.
+// An owner sends one stripe to two members at a time; the others wait until somebody
+// has it, and are referred to it, one to each at a time. Who has got it from another
+// tells the owner, and is one more to be referred to. Load spreads like a tree.
 //
 // # What one member may cost another
 //

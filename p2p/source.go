@@ -131,6 +131,7 @@ type asking struct{ cancel context.CancelFunc }
 type errand struct {
 	*placed
 	pursuit  *pursuit
+	stripe   wire.Get
 	left     []chunk.Ref // not given yet
 	yield    func(chunk.Ref, []byte) error
 	arrivals chan arrival
@@ -153,7 +154,7 @@ func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	e := &errand{
-		placed: s, left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
+		placed: s, stripe: request(s.repo, wire.ToHolder, refs), left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
 		pursuit: &pursuit{timing: c.cfg.Timing, owners: owners, usable: c.peers.usable, alive: c.peers.lastHeard, random: c.chance()},
 	}
 	return e.run(ctx)
@@ -207,7 +208,24 @@ func (e *errand) run(ctx context.Context) error {
 		}
 		stop()
 	}
+	e.thank()
 	return nil
+}
+
+// thank tells the owner, if a holder has given the stripe to which it referred: the
+// holder is free for the next one, and so is this node.
+func (e *errand) thank() {
+	c := e.client
+	for _, a := range e.pursuit.under {
+		if a.role != wire.ToHolder {
+			continue
+		}
+		c.peers.background(func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, learnFor)
+			defer cancel()
+			_, _ = c.ask(ctx, a.owner, wire.Frame{Type: wire.TypeHave, Header: e.stripe.Header()})
+		})
+	}
 }
 
 // timer returns a channel that delivers at the pursuit's deadline.

@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	fanOut       = 6               // members that one stripe is sent to at a time
-	maxReferred  = 3               // members in one referral
-	maxGiven     = 32              // members that are remembered to have a stripe
-	spreadFor    = 2 * time.Minute // that they are, after the last request
+	fanOut       = 2                // members that one stripe is sent to at a time
+	referredFor  = 10 * time.Second // that a holder is taken to be busy with who was sent to it
+	maxGiven     = 256              // members that are remembered to have a stripe
+	spreadFor    = 2 * time.Minute  // that they are, after the last request
 	maxSpreads   = 4096
 	waitForGiven = 20 * time.Second // for another to be given it
 )
@@ -30,8 +30,9 @@ type spreadKey struct {
 // spread says to whom an owner sends one stripe, and who has been given it. It is
 // guarded by spreads.mu.
 type spread struct {
-	active  map[tracker.ID]int // answers that each member is being sent
-	given   []tracker.ID       // the latest last
+	active  map[tracker.ID]int      // answers that each member is being sent
+	given   []tracker.ID            // who has all of it, the latest last
+	sent    map[tracker.ID]referral // who was referred, and is not back yet
 	changed chan struct{}
 	used    time.Time
 }
@@ -43,20 +44,61 @@ type verdict struct {
 	wait      <-chan struct{} // until something has changed
 }
 
+// referral is to whom a member was referred, and when.
+type referral struct {
+	to tracker.ID
+	at time.Time
+}
+
+// holder returns a member that has the stripe and is sending it to nobody who was
+// referred to it, as far as is known; or "".
+func (s *spread) holder(from tracker.ID, now time.Time, random *rand.Rand) tracker.ID {
+	busy := make(map[tracker.ID]bool)
+	for _, r := range s.sent {
+		busy[r.to] = busy[r.to] || now.Sub(r.at) < referredFor
+	}
+	for _, i := range random.Perm(len(s.given)) {
+		if id := s.given[i]; id != from && !busy[id] {
+			return id
+		}
+	}
+	return ""
+}
+
+// give notes that a member has all of the stripe.
+func (s *spread) give(to tracker.ID) {
+	if slices.Contains(s.given, to) {
+		return
+	}
+	s.given = append(s.given, to)
+	s.given = s.given[max(0, len(s.given)-maxGiven):]
+}
+
+// back notes that a member is done with whom it was referred to; in vain, if it asks
+// the owner again.
+func (s *spread) back(from tracker.ID, inVain bool) {
+	r, referred := s.sent[from]
+	delete(s.sent, from)
+	if referred && inVain {
+		s.given = slices.DeleteFunc(s.given, func(id tracker.ID) bool { return id == r.to })
+	}
+}
+
+// change wakes those who wait.
+func (s *spread) change() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
 // decide says what becomes of a request by from. One that insists is served, and so
 // is who is being sent other chunks of the stripe.
-func (s *spread) decide(from tracker.ID, insists bool, random *rand.Rand) verdict {
+func (s *spread) decide(from tracker.ID, insists bool, now time.Time, random *rand.Rand) verdict {
 	if insists || len(s.active) < fanOut || s.active[from] > 0 {
 		return verdict{serve: true}
 	}
-	var to []tracker.ID
-	for _, i := range random.Perm(len(s.given)) {
-		if s.given[i] != from && len(to) < maxReferred {
-			to = append(to, s.given[i])
-		}
-	}
-	if len(to) > 0 {
-		return verdict{referrals: to}
+	if id := s.holder(from, now, random); id != "" {
+		s.sent[from] = referral{id, now}
+		return verdict{referrals: []tracker.ID{id}}
 	}
 	return verdict{wait: s.changed}
 }
@@ -67,14 +109,10 @@ func (s *spread) leave(to tracker.ID, all bool) {
 	if s.active[to]--; s.active[to] == 0 {
 		delete(s.active, to)
 	}
-	if all && !slices.Contains(s.given, to) {
-		s.given = append(s.given, to)
-		if len(s.given) > maxGiven {
-			s.given = s.given[1:]
-		}
+	if all {
+		s.give(to)
 	}
-	close(s.changed)
-	s.changed = make(chan struct{})
+	s.change()
 }
 
 // spreads are the stripes that this node has been asked for as an owner.
@@ -92,14 +130,15 @@ func (ss *spreads) enter(k spreadKey, from tracker.ID, insists bool, now time.Ti
 	s := ss.all[k]
 	if s == nil {
 		ss.makeRoom()
-		s = &spread{active: make(map[tracker.ID]int), changed: make(chan struct{})}
+		s = &spread{active: make(map[tracker.ID]int), sent: make(map[tracker.ID]referral), changed: make(chan struct{})}
 		ss.all[k] = s
 	}
 	if len(s.active) == 0 && now.Sub(s.used) > spreadFor {
 		s.given = nil // they may have lost it since
 	}
 	s.used = now
-	v := s.decide(from, insists, ss.random)
+	s.back(from, insists)
+	v := s.decide(from, insists, now, ss.random)
 	if v.serve {
 		s.active[from]++
 	}
@@ -113,6 +152,22 @@ func (ss *spreads) leave(k spreadKey, to tracker.ID, all bool) {
 	if s := ss.all[k]; s != nil {
 		s.leave(to, all)
 	}
+}
+
+// have notes that a member has got a stripe from whom it was referred to.
+func (ss *spreads) have(k spreadKey, from tracker.ID) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	s := ss.all[k]
+	if s == nil {
+		return
+	}
+	if _, referred := s.sent[from]; !referred {
+		return
+	}
+	s.back(from, false)
+	s.give(from)
+	s.change()
 }
 
 // makeRoom forgets stripes that nobody is sent now; ss.mu is held. What is under way

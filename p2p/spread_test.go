@@ -69,26 +69,67 @@ func TestWhoWaitsIsReferredToThoseWhoHaveBeenGivenIt(t *testing.T) {
 	}
 }
 
-func TestReferralsAreFewAndDiffer(t *testing.T) {
+// full returns the spread of a stripe that its owner sends to as many as it may, and
+// that "holder" has been given.
+func full() (*spreads, spreadKey) {
 	ss, k := newSpreads(), spreadKey{stripe: 1}
-	for i := range 100 {
+	ss.enter(k, "holder", true, epoch)
+	ss.leave(k, "holder", true)
+	for i := range fanOut {
 		ss.enter(k, member(i), true, epoch)
 	}
-	for i := range 50 {
-		ss.leave(k, member(i), true)
-	}
-	named := make(map[tracker.ID]bool)
-	for range 200 {
-		v := ss.enter(k, "late", false, epoch)
-		if len(v.referrals) != maxReferred {
-			t.Fatalf("%d referrals, want %d", len(v.referrals), maxReferred)
+	return ss, k
+}
+
+func TestAHolderIsSentOneMemberAtATime(t *testing.T) {
+	for name, tt := range map[string]struct {
+		then func(ss *spreads, k spreadKey)
+		at   time.Time
+		want []tracker.ID // to whom the second is referred
+	}{
+		"the first is at it":           {func(*spreads, spreadKey) {}, epoch, nil},
+		"the first has got it":         {func(ss *spreads, k spreadKey) { ss.have(k, "first") }, epoch, []tracker.ID{"holder", "first"}},
+		"the first has not come back":  {func(*spreads, spreadKey) {}, epoch.Add(referredFor), []tracker.ID{"holder"}},
+		"the first asks again":         {func(ss *spreads, k spreadKey) { ss.enter(k, "first", true, epoch) }, epoch, nil},
+		"somebody says to have got it": {func(ss *spreads, k spreadKey) { ss.have(k, "liar") }, epoch, nil},
+	} {
+		ss, k := full()
+		if v := ss.enter(k, "first", false, epoch); !slices.Equal(v.referrals, []tracker.ID{"holder"}) {
+			t.Fatalf("the first is referred to %v", v.referrals)
 		}
-		for _, id := range v.referrals {
-			named[id] = true
+		tt.then(ss, k)
+		v := ss.enter(k, "second", false, tt.at)
+		if len(v.referrals) > 1 || len(tt.want) == 0 && v.wait == nil || len(tt.want) > 0 && (len(v.referrals) == 0 || !slices.Contains(tt.want, v.referrals[0])) {
+			t.Errorf("%s: the verdict is %+v, want one of %v", name, v, tt.want)
 		}
 	}
-	if len(named) != maxGiven || named[member(0)] || !named[member(49)] {
-		t.Errorf("%d members were named, want the latest %d", len(named), maxGiven)
+}
+
+// TestHoldersDouble: whoever has got a stripe takes the next one.
+func TestHoldersDouble(t *testing.T) {
+	ss, k := full()
+	waiting := make([]tracker.ID, 100)
+	for i := range waiting {
+		waiting[i] = tracker.ID(fmt.Sprintf("w%03d", i))
+	}
+	for round, holders := 0, 1; len(waiting) > 0; round, holders = round+1, 2*holders {
+		var got []tracker.ID
+		waiting = slices.DeleteFunc(waiting, func(id tracker.ID) bool {
+			if len(ss.enter(k, id, false, epoch).referrals) == 0 {
+				return false
+			}
+			got = append(got, id)
+			return true
+		})
+		if len(got) != holders && len(waiting) > 0 {
+			t.Errorf("in round %d there are %d holders for %d members", round, len(got), holders)
+		}
+		for _, id := range got {
+			ss.have(k, id)
+		}
+	}
+	if n := len(ss.all[k].sent); n != 0 {
+		t.Errorf("%d referrals are remembered", n)
 	}
 }
 

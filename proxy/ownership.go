@@ -103,14 +103,14 @@ func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chun
 		return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, fromUpstream}), r.cfg.Report), proofs
 	}
 	fetched := &inOne{recorded{far, r.cfg.Peers}, r.cfg.Peers, p.in(p.caller), p.first}
-	own := chunk.Cache(near, chunk.First(r.cfg.Peers.Held(p.Host), fetched), r.flights.of(flightKey{p.Host, fromUpstream}), r.cfg.Report)
+	far, flight := chunk.First(r.cfg.Peers.Held(p.Host), fetched), r.flights.of(flightKey{p.Host, fromUpstream})
 	if p.lent {
-		return own, proofs
+		return chunk.Cache(lendable{near, r.cfg.Peers}, far, flight, r.cfg.Report), proofs
 	}
 	// The flights of what this node gets as an owner are apart from those of its
 	// readers: with one for both, two nodes that take each other for the owner
 	// would wait for each other.
-	src := r.cfg.Peers.Source(p.in(p.caller), own)
+	src := r.cfg.Peers.Source(p.in(p.caller), chunk.Cache(near, far, flight, r.cfg.Report))
 	return chunk.Cache(near, src, r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
 }
 

@@ -29,6 +29,9 @@ type Peers interface {
 	// Own reports whether a chunk that is stored is known to be from the upstream
 	// directly.
 	Own(ref chunk.Ref) bool
+	// Vouched reports whether a chunk that is stored may be lent: somebody has signed
+	// for it, or this node can.
+	Vouched(ref chunk.Ref) bool
 	// Fetched is told of each chunk that came from the upstream.
 	Fetched(ref chunk.Ref, p []byte)
 	// Upstream returns up with questions answered by the member that asks for all,
@@ -214,6 +217,20 @@ func (s fetchedOnly) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 }
 
 func (fetchedOnly) Put(context.Context, chunk.Ref, []byte) error { return nil }
+
+// lendable is the store as far as what it holds may be lent. The rest, as after a
+// crash, is fetched once more, by this node for all who ask.
+type lendable struct {
+	ours
+	peers Peers
+}
+
+func (s lendable) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	if !s.peers.Vouched(ref) {
+		return nil, chunk.ErrNotFound
+	}
+	return s.ours.Get(ctx, ref)
+}
 
 // recorded tells the other members' keeper of claims what the upstream has sent.
 type recorded struct {

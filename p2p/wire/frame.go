@@ -21,6 +21,8 @@ const (
 	TypePing   Type = 6 // no header: is anybody there?
 	TypeCancel Type = 7 // no header: the request's answer is not wanted any more
 
+	TypeHave Type = 8 // [Get]: these chunks, for which the owner referred to another, are here
+
 	TypeData        Type = 16 // [Data] and a chunk
 	TypeProgress    Type = 17 // [Progress]: still waiting for the upstream
 	TypeDone        Type = 18 // no header: all has been said

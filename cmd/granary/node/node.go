@@ -91,7 +91,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		Served:   n.metrics.countServed,
 	}
 	if n.cluster != nil {
-		face.Peers, face.OwnRanges = peers{n.cluster}, cfg.UnprovenRanges == "upstream"
+		face.Peers, face.OwnRanges = peers{n.cluster, n.store.Proven}, cfg.UnprovenRanges == "upstream"
 	}
 	n.registry = proxy.NewRegistry(face)
 	n.handler = proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log), proxy.Limits{

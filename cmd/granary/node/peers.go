@@ -21,7 +21,10 @@ import (
 )
 
 // peers is the cluster as the registry face asks it.
-type peers struct{ *cluster }
+type peers struct {
+	*cluster
+	proven func(digest.Digest) bool
+}
 
 var _ proxy.Peers = peers{}
 
@@ -38,6 +41,10 @@ func (p peers) Source(in proxy.In, own chunk.Source) chunk.Source {
 func (p peers) First(in proxy.In) chunk.Source { return p.client.First(wireRepository(in)) }
 
 func (p peers) Held(host string) chunk.Source { return p.client.Held(host) }
+
+func (p peers) Vouched(ref chunk.Ref) bool {
+	return p.client.Claims().Vouched(ref, p.proven(ref.Blob))
+}
 
 func (p peers) Own(ref chunk.Ref) bool { return p.client.Claims().Fetched(ref) }
 
