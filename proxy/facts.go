@@ -84,7 +84,9 @@ func (r *Registry) Facts(in In) []byte {
 		if f.Callers == nil {
 			f.Callers = make(map[string]WordFact)
 		}
-		f.Callers[hash] = wordFact(g, now)
+		if w, ok := wordFact(g, now); ok {
+			f.Callers[hash] = w
+		}
 	}
 	f.Challenges = r.ledger.Challenges(in.String())
 	return encode(f)
@@ -99,16 +101,22 @@ func (r *Registry) word(in In, c access.Caller, now time.Time) *WordFact {
 	if !ok {
 		return nil
 	}
-	w := wordFact(g, now)
+	w, ok := wordFact(g, now)
+	if !ok {
+		return nil
+	}
 	return &w
 }
 
-func wordFact(g access.Grant, now time.Time) WordFact {
-	w := WordFact{Age: millis(now.Sub(g.Checked)), Denied: g.Denied}
-	if !g.Expires.IsZero() {
-		w.Left = max(millis(g.Expires.Sub(now)), 1)
+// wordFact returns what to tell of a word. ok is false for a grant that has ended
+// with its token: it would live on where it arrives.
+func wordFact(g access.Grant, now time.Time) (w WordFact, ok bool) {
+	w = WordFact{Age: millis(now.Sub(g.Checked)), Denied: g.Denied}
+	if g.Expires.IsZero() || g.Denied {
+		return w, true
 	}
-	return w
+	w.Left = millis(g.Expires.Sub(now))
+	return w, w.Left > 0
 }
 
 func (w WordFact) grant(now time.Time) access.Grant {

@@ -86,3 +86,9 @@ func (c Caller) expires() (time.Time, bool) {
 	}
 	return time.Unix(int64(*claims.Expires), 0), true
 }
+
+// ended reports whether the credential is a token that says to have ended.
+func (c Caller) ended() bool {
+	expires, ok := c.expires()
+	return ok && !time.Now().Before(expires)
+}

@@ -129,7 +129,7 @@ func (l *Ledger) fresh(c Caller, repository string) bool {
 	if !ok && !c.password() {
 		g, ok = l.recorded(c, repository)
 	}
-	return ok && g.good(l.freshFor(c))
+	return ok && g.good(l.freshFor(c)) && !c.ended()
 }
 
 // Holds reports whether a caller may read a repository of host for as long as
@@ -143,7 +143,7 @@ func (l *Ledger) holds(c Caller, repository string) bool {
 	if !ok {
 		g, ok = l.recorded(c, repository)
 	}
-	return ok && g.good(l.holdFor(c))
+	return ok && g.good(l.holdFor(c)) && !c.ended()
 }
 
 // Allow records that the upstream has served a caller, some time ago.
@@ -191,7 +191,7 @@ func (l *Ledger) Word(host, repository string, c Caller) (Grant, bool) {
 // Hear records the upstream's word on a caller as another node has it, unless a
 // later one is known. challenges go with a refusal.
 func (l *Ledger) Hear(host, repository string, c Caller, g Grant, challenges []string) {
-	if known, ok := l.Word(host, repository, c); ok && !known.Checked.Before(g.Checked) {
+	if known, ok := l.Word(host, repository, c); ok && !g.overrules(known) {
 		return
 	}
 	if g.Denied {
@@ -231,7 +231,7 @@ func (l *Ledger) HearOf(repository, hash string, g Grant) error {
 	l.mu.Lock()
 	known, ok := l.grants[k]
 	l.mu.Unlock()
-	if !ok || known.Checked.Before(g.Checked) {
+	if !ok || g.overrules(known) {
 		l.rememberAs(k, g)
 	}
 	return nil
@@ -276,6 +276,18 @@ func (l *Ledger) holdFor(c Caller) time.Duration {
 		return l.cfg.HoldFor
 	}
 	return min(l.cfg.HoldFor, maxHoldGrant)
+}
+
+// overrules reports whether a word that another node has is later than the one that
+// is known here. What travels is its age, so that it comes out later by the time
+// that it was on its way: a grant must not so get past the refusal that ended it.
+func (g Grant) overrules(known Grant) bool {
+	const onItsWay = 5 * time.Second
+	since := known.Checked
+	if known.Denied && !g.Denied {
+		since = since.Add(onItsWay)
+	}
+	return g.Checked.After(since)
 }
 
 // good reports whether a grant was given within d, and its token lives. A grant

@@ -1,0 +1,8 @@
+//go:build race
+
+package sim
+
+// The race detector makes bytes an order of magnitude dearer.
+var sizes = []int{8}
+
+const few = 8
