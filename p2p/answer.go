@@ -81,7 +81,7 @@ func (l *served) ended(err error) wire.Frame {
 		return wire.Frame{Type: wire.TypeDone}
 	case errors.As(err, &busy):
 		return wire.Frame{Type: wire.TypeBusy, Header: wire.Busy{Referrals: busy.referrals}.Header()}
-	case errors.Is(err, chunk.ErrNotFound):
+	case errors.Is(err, chunk.ErrNotFound) && l.server.backend.Cause(err) == wire.CauseFailed:
 		return wire.Frame{Type: wire.TypeNotFound}
 	}
 	return unavailable(l.server.backend.Cause(err), err)
@@ -113,7 +113,7 @@ func (l *served) get(ctx context.Context, id uint32, q wire.Get) wire.Frame {
 			refs[i].Digest = q.Digests[i]
 		}
 	}
-	sent := &sending{lane: l, id: id, left: refs}
+	sent := &sending{lane: l, id: id, host: q.Host, left: refs}
 	defer l.wait(ctx, id, sent.bytes)()
 	if q.Role == wire.ToHolder {
 		return l.ended(l.lend(ctx, q, refs, sent))
@@ -204,6 +204,7 @@ func (l *served) wait(ctx context.Context, id uint32, bytes func() int64) (stop 
 type sending struct {
 	lane *served
 	id   uint32
+	host string
 	left []chunk.Ref  // to be sent, by whoever sends
 	sent atomic.Int64 // bytes
 }
@@ -227,7 +228,7 @@ func (s *sending) send(ctx context.Context) func(chunk.Ref, []byte) error {
 		d := wire.Data{Index: ref.Index()}
 		if !ref.Whole() {
 			var ok bool
-			if d.Claim, ok = server.client.claims.For(ref, p, server.backend.Proven(ref.Blob)); !ok {
+			if d.Claim, ok = server.client.claims.Of(s.host).For(ref, p, server.backend.Proven(ref.Blob)); !ok {
 				return chunk.ErrNotFound
 			}
 		}

@@ -30,7 +30,7 @@ func (c *Client) borrow(ctx context.Context, id tracker.ID, q wire.Get, refs []c
 	err := c.get(asking, id, q, refs, func(int64) { silent.Reset(silence) }, func(l lent) error {
 		silent.Reset(silence)
 		patient.Reset(c.cfg.Timing.Patience)
-		c.keep(l)
+		c.keep(q.Host, l)
 		chunk.SetOrigin(ctx, peerName)
 		stop = yield(l.ref, l.bytes)
 		return stop

@@ -31,7 +31,8 @@ type Signer interface {
 
 // Claims remembers why chunks that are stored here may be lent: this node fetched
 // them from the upstream, or another member has signed for them. What is proven
-// needs no memory. It is safe for concurrent use. What is remembered ends with the
+// needs no memory. Registries do not vouch for each other, so each has claims of its
+// own ([Claims.Of]). It is safe for concurrent use. What is remembered ends with the
 // process unless it is handed on ([Claims.Encode]): a chunk of an unproven blob of
 // which nothing is remembered is read here, and not lent.
 type Claims struct {
@@ -41,11 +42,24 @@ type Claims struct {
 	mu sync.Mutex
 	// By offset. One of this node without a signature is signed when it is lent, and
 	// one without a digest hashed.
-	blobs    map[digest.Digest]map[int64]wire.Claim
-	suspects map[digest.Digest]map[int64]wire.Claim // of blobs that were refuted
-	count    int                                    // of claims in both
+	blobs    map[claimed]map[int64]wire.Claim
+	suspects map[claimed]map[int64]wire.Claim // of blobs that were refuted
+	faults   map[claimed][]fault              // what came of comparing those with the upstream
+	count    int                              // of claims in blobs and suspects
 
 	fetched atomic.Int64 // bytes from the upstream, of all blobs
+}
+
+// claimed is a blob as a registry has it.
+type claimed struct {
+	host string
+	blob digest.Digest
+}
+
+// fault is a claim of which the upstream's bytes are not.
+type fault struct {
+	signer tracker.ID
+	err    error
 }
 
 // NewClaims returns an empty memory. blame is told who signed for what the upstream
@@ -53,102 +67,187 @@ type Claims struct {
 func NewClaims(signer Signer, blame func(id tracker.ID, err error)) *Claims {
 	return &Claims{
 		signer: signer, blame: blame,
-		blobs:    make(map[digest.Digest]map[int64]wire.Claim),
-		suspects: make(map[digest.Digest]map[int64]wire.Claim),
+		blobs:    make(map[claimed]map[int64]wire.Claim),
+		suspects: make(map[claimed]map[int64]wire.Claim),
+		faults:   make(map[claimed][]fault),
 	}
+}
+
+// Of returns the claims on what a registry has.
+func (c *Claims) Of(host string) HostClaims { return HostClaims{c, host} }
+
+// HostClaims are the [Claims] on what one registry has.
+type HostClaims struct {
+	c    *Claims
+	host string
 }
 
 // Own records that this node has fetched a chunk from the upstream, and compares it
 // with what others have said of it if the blob has been refuted.
-func (c *Claims) Own(ref chunk.Ref, p []byte) {
+func (h HostClaims) Own(ref chunk.Ref, p []byte) {
+	c, k := h.c, claimed{h.host, ref.Blob}
 	c.fetched.Add(int64(len(p)))
 	if ref.Whole() {
 		return
 	}
 	c.mu.Lock()
-	suspect, suspected := c.suspects[ref.Blob][ref.Offset]
-	if suspected {
-		delete(c.suspects[ref.Blob], ref.Offset)
+	defer c.mu.Unlock()
+	if suspect, ok := c.suspects[k][ref.Offset]; ok {
+		delete(c.suspects[k], ref.Offset)
 		c.count--
+		if suspect.Signer != c.signer.ID() && digest.FromBytes(p) != suspect.Digest {
+			err := &chunk.CorruptError{Source: "peer " + string(suspect.Signer), Ref: ref, Reason: "it signed for other bytes than the upstream's"}
+			c.faults[k] = append(c.faults[k], fault{suspect.Signer, err})
+		}
 	}
-	c.put(ref, wire.Claim{Signer: c.signer.ID()})
-	c.mu.Unlock()
-	if suspected && suspect.Signer != c.signer.ID() && digest.FromBytes(p) != suspect.Digest {
-		c.blame(suspect.Signer, &chunk.CorruptError{Source: "peer " + string(suspect.Signer), Ref: ref, Reason: "it signed for other bytes than the upstream's"})
-	}
+	c.put(k, ref.Offset, wire.Claim{Signer: c.signer.ID()})
 }
 
 // Keep records a claim of another that has been checked.
-func (c *Claims) Keep(ref chunk.Ref, claim wire.Claim) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.put(ref, claim)
+func (h HostClaims) Keep(ref chunk.Ref, claim wire.Claim) {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	h.c.put(claimed{h.host, ref.Blob}, ref.Offset, claim)
 }
 
 // put makes room by forgetting whole blobs, and forgets the claim itself where that
 // makes none. c.mu is held.
-func (c *Claims) put(ref chunk.Ref, claim wire.Claim) {
-	for _, all := range []map[digest.Digest]map[int64]wire.Claim{c.blobs, c.suspects} {
-		for d := range all {
+func (c *Claims) put(k claimed, offset int64, claim wire.Claim) {
+	for _, all := range []map[claimed]map[int64]wire.Claim{c.blobs, c.suspects} {
+		for other := range all {
 			if c.count < maxClaimed {
 				break
 			}
-			if d != ref.Blob {
-				c.count -= len(all[d])
-				delete(all, d)
+			if other != k {
+				c.count -= len(all[other])
+				delete(all, other)
+				delete(c.faults, other)
 			}
 		}
 	}
-	of := c.blobs[ref.Blob]
+	of := c.blobs[k]
 	if of == nil {
 		of = make(map[int64]wire.Claim)
-		c.blobs[ref.Blob] = of
+		c.blobs[k] = of
 	}
-	if _, known := of[ref.Offset]; !known {
+	if _, known := of[offset]; !known {
 		if c.count >= maxClaimed {
 			return
 		}
 		c.count++
 	}
-	of[ref.Offset] = claim
+	of[offset] = claim
+}
+
+// get returns what is remembered of a chunk.
+func (h HostClaims) get(ref chunk.Ref) (claim wire.Claim, known bool) {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	claim, known = h.c.blobs[claimed{h.host, ref.Blob}][ref.Offset]
+	return claim, known
 }
 
 // For returns the claim with which a chunk may be lent. ok is false if nobody has
 // vouched for it.
-func (c *Claims) For(ref chunk.Ref, p []byte, proven bool) (claim wire.Claim, ok bool) {
-	c.mu.Lock()
-	claim, known := c.blobs[ref.Blob][ref.Offset]
-	c.mu.Unlock()
-	if !known && !proven {
+func (h HostClaims) For(ref chunk.Ref, p []byte, proven bool) (claim wire.Claim, ok bool) {
+	claim, known := h.get(ref)
+	switch {
+	case !known && !proven:
 		return claim, false
-	}
-	if known && claim.Signature != nil {
+	case known && claim.Signature != nil:
 		return claim, true // what is lent has been checked by the store; the asker checks the claim
-	}
-	if claim.Digest != "" && !proven {
+	case claim.Digest != "" && !proven:
 		return claim, false // it was proven, and is no more
+	case claim.Digest == "":
+		claim = wire.Claim{Digest: digest.FromBytes(p), Signer: h.c.signer.ID()}
 	}
-	if claim.Digest == "" {
-		claim = wire.Claim{Digest: digest.FromBytes(p), Signer: c.signer.ID()}
-	}
-	signature, err := c.signer.Sign(claim.Text(ref))
+	signature, err := h.c.signer.Sign(claim.Text(ref))
 	if err != nil {
 		return claim, false
 	}
 	claim.Signature = signature
-	c.Keep(ref, claim)
+	h.Keep(ref, claim)
 	return claim, true
 }
 
 // Vouched reports whether a chunk may be lent: For would say so.
-func (c *Claims) Vouched(ref chunk.Ref, proven bool) bool {
+func (h HostClaims) Vouched(ref chunk.Ref, proven bool) bool {
 	if ref.Whole() || proven {
 		return true
 	}
+	claim, known := h.get(ref)
+	return known && (claim.Signature != nil || claim.Digest == "")
+}
+
+// Fetched reports whether this node has fetched a chunk from the upstream itself,
+// as far as it remembers.
+func (h HostClaims) Fetched(ref chunk.Ref) bool {
+	claim, known := h.get(ref)
+	return known && claim.Signer == h.c.signer.ID()
+}
+
+// Refuted records that a blob did not match its digest. Until it is proven it is
+// got from the upstream alone.
+func (h HostClaims) Refuted(d digest.Digest) {
+	c, k := h.c, claimed{h.host, d}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	claim, known := c.blobs[ref.Blob][ref.Offset]
-	return known && (claim.Signature != nil || claim.Digest == "")
+	of := c.blobs[k]
+	if of == nil {
+		of = make(map[int64]wire.Claim)
+	}
+	delete(c.blobs, k)
+	c.forgetSuspect(k)
+	for other := range c.suspects {
+		if len(c.suspects) < maxSuspects {
+			break
+		}
+		c.forgetSuspect(other)
+	}
+	c.suspects[k] = of
+}
+
+// forgetSuspect ends a suspicion; c.mu is held.
+func (c *Claims) forgetSuspect(k claimed) {
+	c.count -= len(c.suspects[k])
+	delete(c.suspects, k)
+	delete(c.faults, k)
+}
+
+// Suspected reports whether a blob has been refuted, and not been proven since.
+func (h HostClaims) Suspected(d digest.Digest) bool {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	_, ok := h.c.suspects[claimed{h.host, d}]
+	return ok
+}
+
+// Proven makes what others have said of a blob, which has matched its digest, this
+// node's own word: theirs is worth nothing when they have left. Who had signed for
+// something else is to blame now: before, it might have been the upstream.
+func (h HostClaims) Proven(d digest.Digest) {
+	for _, f := range h.c.proven(claimed{h.host, d}) {
+		h.c.blame(f.signer, f.err)
+	}
+}
+
+func (c *Claims) proven(k claimed) []fault {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	faults := c.faults[k]
+	c.forgetSuspect(k)
+	for other, of := range c.blobs {
+		if other.blob == k.blob && other != k { // said of what is not stored any more
+			c.count -= len(of)
+			delete(c.blobs, other)
+		}
+	}
+	for offset, claim := range c.blobs[k] {
+		if claim.Signer != c.signer.ID() {
+			c.blobs[k][offset] = wire.Claim{Digest: claim.Digest, Signer: c.signer.ID()}
+		}
+	}
+	return faults
 }
 
 // Check returns nil if p is the chunk that a claim is about, and the claim is its
@@ -173,52 +272,9 @@ func (c *Claims) Check(ref chunk.Ref, p []byte, claim wire.Claim, from tracker.I
 	return ref.Check(source, p)
 }
 
-// Refuted records that a blob did not match its digest. Until it is proven it is
-// got from the upstream alone.
-func (c *Claims) Refuted(d digest.Digest) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	of := c.blobs[d]
-	if of == nil {
-		of = make(map[int64]wire.Claim)
-	}
-	delete(c.blobs, d)
-	c.count -= len(c.suspects[d])
-	delete(c.suspects, d)
-	for other := range c.suspects {
-		if len(c.suspects) < maxSuspects {
-			break
-		}
-		c.count -= len(c.suspects[other])
-		delete(c.suspects, other)
-	}
-	c.suspects[d] = of
-}
-
-// Suspected reports whether a blob has been refuted, and not been proven since.
-func (c *Claims) Suspected(d digest.Digest) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, ok := c.suspects[d]
-	return ok
-}
-
-// Proven makes what others have said of a blob, which has matched its digest, this
-// node's own word: theirs is worth nothing when they have left.
-func (c *Claims) Proven(d digest.Digest) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.count -= len(c.suspects[d])
-	delete(c.suspects, d)
-	for offset, claim := range c.blobs[d] {
-		if claim.Signer != c.signer.ID() {
-			c.blobs[d][offset] = wire.Claim{Digest: claim.Digest, Signer: c.signer.ID()}
-		}
-	}
-}
-
 // remembered is a claim as it is handed on to the next process.
 type remembered struct {
+	Host      string        `json:"host"`
 	Blob      digest.Digest `json:"blob"`
 	Offset    int64         `json:"offset"`
 	Digest    digest.Digest `json:"digest,omitempty"`
@@ -232,9 +288,9 @@ func (c *Claims) Encode(w io.Writer) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lines := json.NewEncoder(w)
-	for d, of := range c.blobs {
+	for k, of := range c.blobs {
 		for offset, claim := range of {
-			if err := lines.Encode(remembered{d, offset, claim.Digest, claim.Signer, claim.Signature}); err != nil {
+			if err := lines.Encode(remembered{k.host, k.blob, offset, claim.Digest, claim.Signer, claim.Signature}); err != nil {
 				return err
 			}
 		}
@@ -257,15 +313,6 @@ func (c *Claims) Decode(r io.Reader) error {
 		if m.Blob.Validate() != nil || m.Offset < 0 || m.Offset%chunk.Size != 0 || m.Digest != "" && m.Digest.Validate() != nil {
 			return errors.New("claims: one is malformed")
 		}
-		c.put(chunk.Ref{Blob: m.Blob, Offset: m.Offset}, wire.Claim{Digest: m.Digest, Signer: m.Signer, Signature: m.Signature})
+		c.put(claimed{m.Host, m.Blob}, m.Offset, wire.Claim{Digest: m.Digest, Signer: m.Signer, Signature: m.Signature})
 	}
-}
-
-// Fetched reports whether this node has fetched a chunk from the upstream itself,
-// as far as it remembers.
-func (c *Claims) Fetched(ref chunk.Ref) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	claim, ok := c.blobs[ref.Blob][ref.Offset]
-	return ok && claim.Signer == c.signer.ID()
 }

@@ -41,10 +41,10 @@ var chunkOfA = content(chunk.Size, 1)
 func TestClaimsAreHandedOnToTheNextProcess(t *testing.T) {
 	before, _ := newClaims()
 	own, others, unsigned := refOf("a", 3), refOf("a", 4), refOf("a", 5)
-	before.Own(own, chunkOfA)
-	_, _ = before.For(own, chunkOfA, false)
-	before.Keep(others, signed("b", others, chunkOfA))
-	before.Own(unsigned, chunkOfA)
+	before.Of("r").Own(own, chunkOfA)
+	_, _ = before.Of("r").For(own, chunkOfA, false)
+	before.Of("r").Keep(others, signed("b", others, chunkOfA))
+	before.Of("r").Own(unsigned, chunkOfA)
 	var text bytes.Buffer
 	if err := before.Encode(&text); err != nil {
 		t.Fatal(err)
@@ -54,7 +54,7 @@ func TestClaimsAreHandedOnToTheNextProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	for ref, signer := range map[chunk.Ref]tracker.ID{own: "self", others: "b", unsigned: "self"} {
-		if claim, ok := after.For(ref, chunkOfA, false); !ok || claim.Signer != signer {
+		if claim, ok := after.Of("r").For(ref, chunkOfA, false); !ok || claim.Signer != signer {
 			t.Errorf("%s: signed by %q (%v), want %q", ref, claim.Signer, ok, signer)
 		}
 	}
@@ -75,33 +75,33 @@ func TestWhatIsLentIsVouchedFor(t *testing.T) {
 		signer tracker.ID // "" for nobody
 	}{
 		{"nobody vouches for it", func(*p2p.Claims) {}, false, ""},
-		{"this node has fetched it", func(c *p2p.Claims) { c.Own(ref, chunkOfA) }, false, "self"},
+		{"this node has fetched it", func(c *p2p.Claims) { c.Of("r").Own(ref, chunkOfA) }, false, "self"},
 		{"its blob is proven", func(*p2p.Claims) {}, true, "self"},
-		{"another has signed", func(c *p2p.Claims) { c.Keep(ref, signed("b", ref, chunkOfA)) }, false, "b"},
+		{"another has signed", func(c *p2p.Claims) { c.Of("r").Keep(ref, signed("b", ref, chunkOfA)) }, false, "b"},
 		{"the latest counts", func(c *p2p.Claims) {
-			c.Keep(ref, signed("b", ref, chunkOfA))
-			c.Own(ref, chunkOfA)
+			c.Of("r").Keep(ref, signed("b", ref, chunkOfA))
+			c.Of("r").Own(ref, chunkOfA)
 		}, false, "self"},
-		{"another chunk was fetched", func(c *p2p.Claims) { c.Own(refOf("a", 4), chunkOfA) }, false, ""},
-		{"another blob was fetched", func(c *p2p.Claims) { c.Own(refOf("b", 3), chunkOfA) }, false, ""},
+		{"another chunk was fetched", func(c *p2p.Claims) { c.Of("r").Own(refOf("a", 4), chunkOfA) }, false, ""},
+		{"another blob was fetched", func(c *p2p.Claims) { c.Of("r").Own(refOf("b", 3), chunkOfA) }, false, ""},
 		{"its blob was refuted", func(c *p2p.Claims) {
-			c.Own(ref, chunkOfA)
-			c.Refuted(ref.Blob)
+			c.Of("r").Own(ref, chunkOfA)
+			c.Of("r").Refuted(ref.Blob)
 		}, false, ""},
 		{"another has signed, and its blob was proven", func(c *p2p.Claims) {
-			c.Keep(ref, signed("b", ref, chunkOfA))
-			c.Proven(ref.Blob)
+			c.Of("r").Keep(ref, signed("b", ref, chunkOfA))
+			c.Of("r").Proven(ref.Blob)
 		}, true, "self"},
 		{"another has signed, and its blob is not proven any more", func(c *p2p.Claims) {
-			c.Keep(ref, signed("b", ref, chunkOfA))
-			c.Proven(ref.Blob)
+			c.Of("r").Keep(ref, signed("b", ref, chunkOfA))
+			c.Of("r").Proven(ref.Blob)
 		}, false, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, _ := newClaims()
 			tt.know(c)
 			for range 2 { // the second time it is remembered
-				claim, ok := c.For(ref, chunkOfA, tt.proven)
+				claim, ok := c.Of("r").For(ref, chunkOfA, tt.proven)
 				if ok != (tt.signer != "") || ok && claim.Signer != tt.signer {
 					t.Fatalf("signed by %q (%v), want %q", claim.Signer, ok, tt.signer)
 				}
@@ -160,34 +160,54 @@ func TestOfARefutedBlobTheSignerOfWrongBytesIsBlamed(t *testing.T) {
 	c, blamed := newClaims()
 	wrong := content(chunk.Size, 2)
 	first, second, third := refOf("a", 0), refOf("a", 1), refOf("a", 2)
-	c.Keep(first, signed("honest", first, chunkOfA))
-	c.Keep(second, signed("liar", second, wrong))
-	c.Own(third, wrong)
-	if c.Suspected(first.Blob) {
+	c.Of("r").Keep(first, signed("honest", first, chunkOfA))
+	c.Of("r").Keep(second, signed("liar", second, wrong))
+	c.Of("r").Own(third, wrong)
+	if c.Of("r").Suspected(first.Blob) {
 		t.Error("a blob is suspected that nobody has refuted")
 	}
-	c.Refuted(first.Blob)
-	if !c.Suspected(first.Blob) || c.Suspected(refOf("b", 0).Blob) {
+	c.Of("r").Refuted(first.Blob)
+	if !c.Of("r").Suspected(first.Blob) || c.Of("r").Suspected(refOf("b", 0).Blob) {
 		t.Error("the refuted blob is not suspected, or another is")
 	}
 	for _, ref := range []chunk.Ref{first, second, third} {
-		c.Own(ref, chunkOfA)
-		c.Own(ref, chunkOfA)
+		c.Of("r").Own(ref, chunkOfA)
+		c.Of("r").Own(ref, chunkOfA)
 	}
+	if len(*blamed) > 0 {
+		t.Errorf("%v are blamed before it is known that the upstream is right", *blamed)
+	}
+	c.Of("r").Proven(first.Blob)
 	if !slices.Equal(*blamed, []tracker.ID{"liar"}) {
 		t.Errorf("%v are blamed", *blamed)
 	}
-	c.Proven(first.Blob)
-	if c.Suspected(first.Blob) {
+	if c.Of("r").Suspected(first.Blob) {
 		t.Error("a proven blob is suspected")
+	}
+}
+
+// TestClaimsOnOneRegistrysBlobSayNothingOfAnothers: anybody may run a registry that
+// says of a digest what it likes.
+func TestClaimsOnOneRegistrysBlobSayNothingOfAnothers(t *testing.T) {
+	c, blamed := newClaims()
+	ref := refOf("a", 1)
+	c.Of("liar").Keep(ref, signed("b", ref, content(chunk.Size, 2)))
+	if _, ok := c.Of("r").For(ref, chunkOfA, false); ok {
+		t.Error("a chunk is lent for what was said of another registry's")
+	}
+	c.Of("liar").Refuted(ref.Blob)
+	c.Of("r").Own(ref, chunkOfA)
+	c.Of("r").Proven(ref.Blob)
+	if claim, ok := c.Of("r").For(ref, chunkOfA, true); !ok || claim.Digest != digest.FromBytes(chunkOfA) || len(*blamed) > 0 {
+		t.Errorf("the claim is %+v, %v; %v are blamed", claim, ok, *blamed)
 	}
 }
 
 func TestWithoutASuspicionNobodyIsBlamed(t *testing.T) {
 	c, blamed := newClaims()
 	ref := refOf("a", 0)
-	c.Keep(ref, signed("b", ref, content(chunk.Size, 2)))
-	c.Own(ref, chunkOfA)
+	c.Of("r").Keep(ref, signed("b", ref, content(chunk.Size, 2)))
+	c.Of("r").Own(ref, chunkOfA)
 	if len(*blamed) > 0 {
 		t.Errorf("%v are blamed", *blamed)
 	}
@@ -196,10 +216,10 @@ func TestWithoutASuspicionNobodyIsBlamed(t *testing.T) {
 func TestWhatIsFetchedIsKnownFromWhatOthersGave(t *testing.T) {
 	c, _ := newClaims()
 	own, given := refOf("a", 0), refOf("a", 1)
-	c.Own(own, chunkOfA)
-	c.Keep(given, signed("b", given, chunkOfA))
-	if !c.Fetched(own) || c.Fetched(given) || c.Fetched(refOf("a", 2)) {
-		t.Errorf("fetched: own %v, given %v, unknown %v", c.Fetched(own), c.Fetched(given), c.Fetched(refOf("a", 2)))
+	c.Of("r").Own(own, chunkOfA)
+	c.Of("r").Keep(given, signed("b", given, chunkOfA))
+	if !c.Of("r").Fetched(own) || c.Of("r").Fetched(given) || c.Of("r").Fetched(refOf("a", 2)) {
+		t.Errorf("fetched: own %v, given %v, unknown %v", c.Of("r").Fetched(own), c.Of("r").Fetched(given), c.Of("r").Fetched(refOf("a", 2)))
 	}
 }
 
@@ -211,28 +231,28 @@ func TestClaimsAreForgottenForNewOnes(t *testing.T) {
 	}
 	c, _ := newClaims()
 	small := refOf("small", 0)
-	c.Own(small, nil)
+	c.Of("r").Own(small, nil)
 	for i := range m.Len() {
-		c.Own(m.At(i), nil)
+		c.Of("r").Own(m.At(i), nil)
 	}
 	kept := 0
 	for i := range m.Len() {
-		if c.Fetched(m.At(i)) {
+		if c.Of("r").Fetched(m.At(i)) {
 			kept++
 		}
 	}
-	if kept != most || c.Fetched(small) {
-		t.Errorf("%d claims of a huge blob are kept, want %d; of a small one %v", kept, most, c.Fetched(small))
+	if kept != most || c.Of("r").Fetched(small) {
+		t.Errorf("%d claims of a huge blob are kept, want %d; of a small one %v", kept, most, c.Of("r").Fetched(small))
 	}
-	c.Refuted(m.Blob())
-	c.Proven(m.Blob())
-	if c.Own(small, nil); !c.Fetched(small) {
+	c.Of("r").Refuted(m.Blob())
+	c.Of("r").Proven(m.Blob())
+	if c.Of("r").Own(small, nil); !c.Of("r").Fetched(small) {
 		t.Error("there is no room after the huge blob is forgotten")
 	}
 	for i := range 5000 {
-		c.Refuted(digest.FromString(string(rune(i))))
+		c.Of("r").Refuted(digest.FromString(string(rune(i))))
 	}
-	if d := digest.FromString(string(rune(4999))); !c.Suspected(d) {
+	if d := digest.FromString(string(rune(4999))); !c.Of("r").Suspected(d) {
 		t.Error("the blob that was refuted last is not suspected")
 	}
 }

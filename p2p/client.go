@@ -115,9 +115,9 @@ type lent struct {
 
 // keep remembers why the chunk may be lent on: when it is the one that is used, lest
 // the claim on one that came from elsewhere be taken for its.
-func (c *Client) keep(l lent) {
+func (c *Client) keep(host string, l lent) {
 	if !l.ref.Whole() {
-		c.claims.Keep(l.ref, l.claim)
+		c.claims.Of(host).Keep(l.ref, l.claim)
 	}
 }
 

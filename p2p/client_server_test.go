@@ -209,7 +209,7 @@ func TestWhatAMemberHoldsDoesNotLeaveTheUpstreamAgain(t *testing.T) {
 		m := c.blob(6<<20, "b", "c")
 		c.mustGet("d", m)
 		c.nodes["d"].prove(m.Blob())
-		c.nodes["d"].client.Claims().Proven(m.Blob())
+		c.nodes["d"].client.Claims().Of(host).Proven(m.Blob())
 		for id, n := range c.nodes {
 			n.providers.Announce(m.Blob(), "d")
 			if id != "d" {

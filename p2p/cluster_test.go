@@ -268,7 +268,7 @@ type recorded struct {
 func (r recorded) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	p, err := r.Source.Get(ctx, ref)
 	if err == nil {
-		r.n.client.Claims().Own(ref, p)
+		r.n.client.Claims().Of(host).Own(ref, p)
 	}
 	return p, err
 }

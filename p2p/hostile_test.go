@@ -275,9 +275,10 @@ func TestWhoeverHasSignedForWrongBytesIsBlamedAndNotWhoeverSentThem(t *testing.T
 		if err := c.get(t.Context(), a.read, m); err == nil {
 			t.Fatal("wrong bytes were right")
 		}
-		a.client.Claims().Refuted(m.Blob())
+		a.client.Claims().Of(host).Refuted(m.Blob())
 		a.store.drop()
 		c.mustGet("a", m)
+		a.client.Claims().Of(host).Proven(m.Blob())
 		if s := a.state("z"); s.State != "quarantined" {
 			t.Errorf("the signer is %s", s.State)
 		}

@@ -52,7 +52,7 @@ func (s *held) Get(ctx context.Context, ref chunk.Ref) (p []byte, err error) {
 // GetRun implements [chunk.Runner].
 func (s *held) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	c := s.client
-	if len(refs) == 0 || c.cfg.Members.View().Alone() || c.claims.Suspected(refs[0].Blob) {
+	if len(refs) == 0 || c.cfg.Members.View().Alone() || c.claims.Of(s.host).Suspected(refs[0].Blob) {
 		return chunk.ErrNotFound
 	}
 	blob := refs[0].Blob

@@ -42,7 +42,7 @@ func stripeOf(ref chunk.Ref) int { return ref.Index() / stripeChunks }
 
 // GetRun implements [chunk.Runner]. The stripes of a run are got at the same time.
 func (s *placed) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	if s.client.cfg.Members.View().Alone() || len(refs) > 0 && s.client.claims.Suspected(refs[0].Blob) {
+	if s.client.cfg.Members.View().Alone() || len(refs) > 0 && s.client.claims.Of(s.repo.Host).Suspected(refs[0].Blob) {
 		return chunk.GetRun(ctx, s.own, refs, yield)
 	}
 	stripes := split(refs)
@@ -320,7 +320,7 @@ func (e *errand) give(ctx context.Context, a arrival) error {
 	}
 	e.left = e.left[1:]
 	if a.id != itself {
-		e.client.keep(a.lent)
+		e.client.keep(e.repo.Host, a.lent)
 		a.origin = peerName
 	}
 	chunk.SetOrigin(ctx, a.origin)

@@ -38,16 +38,9 @@ func (b *Blob) part(complete bool) (from *chunk.Blob, lendable bool) {
 func (b *Blob) Release() { b.release() }
 
 // lend opens the blob's file at off if n bytes from there may be sent as they
-// are. Whose they are is asked when the file is open: for an answer of several
-// ranges that is long after the blob was.
-func (b *Blob) lend(off, n int64) (*os.File, bool) {
-	f, ok := b.near.Lend(b.Digest(), off, n)
-	if ok && !b.near.still() {
-		f.Close()
-		return nil, false
-	}
-	return f, ok
-}
+// are. Whose they are is asked then: for an answer of several ranges that is long
+// after the blob was.
+func (b *Blob) lend(off, n int64) (*os.File, bool) { return b.near.Lend(b.Digest(), off, n) }
 
 // Stat returns the size of a blob in bytes.
 func (p *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
@@ -155,8 +148,8 @@ func (p *Repository) blobSize(ctx context.Context, d digest.Digest) (int64, erro
 	}
 	size, err := ask(ctx, p, "blob size "+string(d), func(ctx context.Context, up Upstream) (int64, error) {
 		size, err := stat(ctx, up)
-		if err == nil && (!known || size == m.Size) { // else one of two is wrong, and nothing to be remembered
-			r.report(r.cfg.Catalog.AddMembers(p.String(), map[digest.Digest]catalog.Member{d: {MediaType: m.MediaType, Size: size, Confirmed: true}}))
+		if err == nil {
+			p.confirm(d, m, known, size)
 		}
 		return size, err
 	}, func(size int64) Facts {
@@ -175,6 +168,14 @@ func (p *Repository) blobSize(ctx context.Context, d digest.Digest) (int64, erro
 		return m.Size, nil
 	}
 	return m.Size, p.readsElsewhere(d, err)
+}
+
+// confirm records the size of a blob that the upstream has, as a manifest says or not:
+// m, if known. If they differ one of two is wrong, and nothing to be remembered.
+func (p *Repository) confirm(d digest.Digest, m catalog.Member, known bool, size int64) {
+	if !known || size == m.Size {
+		p.registry.report(p.registry.cfg.Catalog.AddMembers(p.String(), map[digest.Digest]catalog.Member{d: {MediaType: m.MediaType, Size: size, Confirmed: true}}))
+	}
 }
 
 // readsElsewhere returns nil if the caller may read d in another repository, and

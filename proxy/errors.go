@@ -42,7 +42,7 @@ func answerTo(err error, unknown string) answer {
 		return answerToStatus(said.Code, unknown)
 	case chunk.IsCorrupt(err):
 		return answer{http.StatusBadGateway, "UNKNOWN"}
-	case errors.Is(err, chunk.ErrNotFound):
+	case errors.Is(err, chunk.ErrNotFound) && !upstream.Unreachable(err): // that nobody nearer has it says nothing then
 		return answer{http.StatusNotFound, unknown}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return answer{http.StatusGatewayTimeout, "UNAVAILABLE"}

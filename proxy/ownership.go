@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"os"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -102,10 +103,10 @@ func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chun
 	if r.cfg.Peers == nil {
 		return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, fromUpstream}), r.cfg.Report), proofs
 	}
-	fetched := &inOne{recorded{far, r.cfg.Peers}, r.cfg.Peers, p.in(p.caller), p.first}
+	fetched := &inOne{recorded{far, r.cfg.Peers, p.Host}, r.cfg.Peers, p.in(p.caller), p.first}
 	far, flight := chunk.First(r.cfg.Peers.Held(p.Host), fetched), r.flights.of(flightKey{p.Host, fromUpstream})
 	if p.lent {
-		return chunk.Cache(lendable{near, r.cfg.Peers}, far, flight, r.cfg.Report), proofs
+		return chunk.Cache(lendable{near, r.cfg.Peers, p.Host}, far, flight, r.cfg.Report), proofs
 	}
 	// The flights of what this node gets as an owner are apart from those of its
 	// readers: with one for both, two nodes that take each other for the owner
@@ -119,8 +120,10 @@ func (p *Repository) near(d digest.Digest) ours {
 	return ours{r.cfg.Store, &r.supplying, func() bool { return r.mayShare(p.Host, d) }}
 }
 
-// ours is the store for as long as what is in it may be shared. That is asked
-// after each read: what was read before the answer was still ours then.
+// ours is the store for as long as what is in it may be shared. The supplier does not
+// change in the midst of what is done with it: between the change and the removal of
+// what was stored, or by a chunk that is read before and goes into memory after, the
+// earlier one's bytes would be the next one's.
 type ours struct {
 	Store
 	supplying *sync.RWMutex
@@ -128,15 +131,23 @@ type ours struct {
 }
 
 func (o ours) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
-	p, err := o.Store.Get(ctx, ref)
-	if err == nil && !o.still() {
+	o.supplying.RLock()
+	defer o.supplying.RUnlock()
+	if !o.still() {
 		return nil, chunk.ErrNotFound
 	}
-	return p, err
+	return o.Store.Get(ctx, ref)
 }
 
-// Put keeps the supplier from changing in its midst, when what is put would be
-// the next one's.
+func (o ours) Lend(d digest.Digest, off, n int64) (*os.File, bool) {
+	o.supplying.RLock()
+	defer o.supplying.RUnlock()
+	if !o.still() {
+		return nil, false
+	}
+	return o.Store.Lend(d, off, n)
+}
+
 func (o ours) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
 	o.supplying.RLock()
 	defer o.supplying.RUnlock()
@@ -155,21 +166,21 @@ type proving struct {
 func (o proving) Proven(d digest.Digest) bool { return o.ours.Proven(d) && o.still() }
 
 func (o proving) Link(ref chunk.Ref, after chunk.Link) {
-	if o.still() {
-		o.ours.Link(ref, after)
-	}
+	o.whileOurs(func() { o.Store.Link(ref, after) })
 }
 
 func (o proving) Prove(d digest.Digest, total int64) {
-	if o.still() {
-		o.ours.Prove(d, total)
-	}
+	o.whileOurs(func() { o.Store.Prove(d, total) })
 	o.shown()
 }
 
-func (o proving) Refute(d digest.Digest) {
+func (o proving) Refute(d digest.Digest) { o.whileOurs(func() { o.Store.Refute(d) }) }
+
+func (o proving) whileOurs(do func()) {
+	o.supplying.RLock()
+	defer o.supplying.RUnlock()
 	if o.still() {
-		o.ours.Refute(d)
+		do()
 	}
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -28,12 +29,12 @@ type Peers interface {
 	Held(host string) chunk.Source
 	// Own reports whether a chunk that is stored is known to be from the upstream
 	// directly.
-	Own(ref chunk.Ref) bool
+	Own(host string, ref chunk.Ref) bool
 	// Vouched reports whether a chunk that is stored may be lent: somebody has signed
 	// for it, or this node can.
-	Vouched(ref chunk.Ref) bool
-	// Fetched is told of each chunk that came from the upstream.
-	Fetched(ref chunk.Ref, p []byte)
+	Vouched(host string, ref chunk.Ref) bool
+	// Fetched is told of each chunk that came from a host itself.
+	Fetched(host string, ref chunk.Ref, p []byte)
 	// Upstream returns up with questions answered by the member that asks for all,
 	// if that is not this node.
 	Upstream(in In, up Upstream) Upstream
@@ -105,6 +106,74 @@ func (p *Repository) peers() Peers {
 		return nil
 	}
 	return p.registry.cfg.Peers
+}
+
+// shared reports whether other members ask about the repository too, and are to be
+// given the same answers.
+func (p *Repository) shared() bool {
+	return p.lent || p.registry.cfg.Peers != nil && !p.registry.cfg.Peers.Alone()
+}
+
+// once is an upstream that is asked the same only once at a time, by this node's
+// clients and for other members. These have different questions in [askAs]: two
+// nodes that take each other for the one who asks for all would wait for each other
+// if they had the same. Those to the upstream wait for nobody.
+type once struct {
+	Upstream
+	repository *Repository
+	as         access.Caller
+}
+
+// Resolve implements [Upstream]. What the answer is gets recorded before the question
+// is over, and is looked up when one begins: nobody slips through between the two.
+func (o *once) Resolve(ctx context.Context, reference string) (upstream.Resolved, error) {
+	p := o.repository
+	return askOnce(ctx, o, "resolve "+reference, func(ctx context.Context) (upstream.Resolved, error) {
+		if last, ok := p.registry.cfg.Catalog.Tag(p.String(), reference); ok && atOnce(last.Checked) && o.served() {
+			return resolvedTo(last), nil
+		}
+		resolved, err := o.Upstream.Resolve(ctx, reference)
+		if err == nil && ref.IsTag(reference) {
+			p.heed(o.as, nil, o.Upstream)
+			p.setTag(reference, resolved.Descriptor, o.Upstream)
+		}
+		return resolved, err
+	})
+}
+
+// Stat implements [Upstream], as Resolve does.
+func (o *once) Stat(ctx context.Context, d digest.Digest) (int64, error) {
+	p := o.repository
+	return askOnce(ctx, o, "stat "+string(d), func(ctx context.Context) (int64, error) {
+		m, known := p.registry.cfg.Catalog.Member(p.String(), d)
+		if known && m.Confirmed && o.served() {
+			return m.Size, nil
+		}
+		size, err := o.Upstream.Stat(ctx, d)
+		if err == nil {
+			p.heed(o.as, nil, o.Upstream)
+			p.confirm(d, m, known, size)
+		}
+		return size, err
+	})
+}
+
+// Manifest implements [Upstream].
+func (o *once) Manifest(ctx context.Context, reference string) (upstream.Manifest, error) {
+	return askOnce(ctx, o, "manifest "+reference, func(ctx context.Context) (upstream.Manifest, error) { return o.Upstream.Manifest(ctx, reference) })
+}
+
+// served reports whether the upstream has served whoever asks just now.
+func (o *once) served() bool {
+	word, ok := o.repository.registry.ledger.Word(o.repository.Host, o.repository.String(), o.as)
+	return ok && !word.Denied && atOnce(word.Checked)
+}
+
+func askOnce[T any](ctx context.Context, o *once, question string, answer func(context.Context) (T, error)) (T, error) {
+	key := strings.Join([]string{"once", o.repository.String(), o.as.Key(), question}, "\n")
+	a, err := o.repository.registry.questions.ask(ctx, key, func(ctx context.Context) (any, error) { return answer(ctx) })
+	v, _ := a.(T) // nil when nobody waited for it
+	return v, err
 }
 
 // MayLend reports whether what is stored of a blob is a host's too.
@@ -200,17 +269,18 @@ func (s *inOne) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 // the others. What it fetches takes the place of nothing that is stored.
 func (p *Repository) strict(d digest.Digest, far chunk.Source) chunk.Source {
 	r := p.registry
-	return chunk.Cache(fetchedOnly{p.near(d), r.cfg.Peers}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
+	return chunk.Cache(fetchedOnly{p.near(d), r.cfg.Peers, p.Host}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
 }
 
 // fetchedOnly is the store as far as it holds what this node has fetched itself.
 type fetchedOnly struct {
 	ours
 	peers Peers
+	host  string
 }
 
 func (s fetchedOnly) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
-	if !ref.Whole() && !s.peers.Own(ref) {
+	if !ref.Whole() && !s.peers.Own(s.host, ref) {
 		return nil, chunk.ErrNotFound
 	}
 	return s.ours.Get(ctx, ref)
@@ -223,10 +293,11 @@ func (fetchedOnly) Put(context.Context, chunk.Ref, []byte) error { return nil }
 type lendable struct {
 	ours
 	peers Peers
+	host  string
 }
 
 func (s lendable) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
-	if !s.peers.Vouched(ref) {
+	if !s.peers.Vouched(s.host, ref) {
 		return nil, chunk.ErrNotFound
 	}
 	return s.ours.Get(ctx, ref)
@@ -236,19 +307,20 @@ func (s lendable) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 type recorded struct {
 	src   chunk.Source
 	peers Peers
+	host  string
 }
 
 func (s recorded) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	p, err := s.src.Get(ctx, ref)
 	if err == nil {
-		s.peers.Fetched(ref, p)
+		s.peers.Fetched(s.host, ref, p)
 	}
 	return p, err
 }
 
 func (s recorded) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	return chunk.GetRun(ctx, s.src, refs, func(ref chunk.Ref, p []byte) error {
-		s.peers.Fetched(ref, p)
+		s.peers.Fetched(s.host, ref, p)
 		return yield(ref, p)
 	})
 }

@@ -39,9 +39,11 @@ type Resolution struct {
 	Stale time.Time
 }
 
-// together is how far apart members may ask the one who asks for all, and be given
-// the same answer.
+// together is how far apart clients of a cluster may ask, and be given the same
+// answer.
 const together = time.Second
+
+func atOnce(checked time.Time) bool { return time.Since(checked).Abs() < together }
 
 // Resolve returns the descriptor of a manifest: of d if that is not empty. How
 // often the upstream is asked about a tag is the tag's policy; while it cannot be
@@ -52,7 +54,7 @@ func (p *Repository) Resolve(ctx context.Context, tag string, d digest.Digest) (
 		return Resolution{Resolved: resolved}, err
 	}
 	last, known := p.registry.cfg.Catalog.Tag(p.String(), tag)
-	if known && (policyFor(p.registry.cfg.TagRules, p.Repository, tag).current(last.Checked) || p.lent && time.Since(last.Checked).Abs() < together) {
+	if known && (policyFor(p.registry.cfg.TagRules, p.Repository, tag).current(last.Checked) || p.shared() && atOnce(last.Checked)) {
 		err := p.authorize(ctx, "manifest "+string(last.Digest), resolves(last.Digest))
 		if err == nil || !errors.Is(err, chunk.ErrNotFound) { // else it is gone there, and the tag has moved
 			return Resolution{Resolved: resolvedTo(last), Age: time.Since(last.Checked)}, p.about(tag, err)
@@ -248,6 +250,9 @@ func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question
 		up, err := p.registry.cfg.Upstream(p.Repository, as.Authorization())
 		if err != nil {
 			return nil, err
+		}
+		if p.shared() {
+			up = &once{up, p, as}
 		}
 		if peers := p.peers(); peers != nil {
 			up = peers.Upstream(p.in(as), up)

@@ -126,6 +126,7 @@ func TestADeadRegistryIsNotMissed(t *testing.T) {
 	c.start()
 	late := c.join()
 	soon(t, img, late)
+	time.Sleep(1100 * time.Millisecond) // what the registry said is taken to be so for a second
 	a := late.do(http.MethodHead, "/v2/app/manifests/v1")
 	if a.status != http.StatusOK || !strings.Contains(a.header.Get("Warning"), "stale") {
 		t.Errorf("the tag: %d %v, Warning %q", a.status, a.err, a.header.Get("Warning"))

@@ -110,7 +110,7 @@ func (c *cluster) told(n *node, l *life, d digest.Digest, proven bool) {
 		c.t.Errorf("%s: blob %s does not match its digest", n.peer.ID, d)
 		return
 	}
-	l.client.Claims().Proven(d)
+	l.client.Claims().Of(repo.Host).Proven(d)
 	time.AfterFunc(flush, func() { c.announce(n, d) })
 }
 

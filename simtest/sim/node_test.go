@@ -100,14 +100,14 @@ type fetched struct {
 func (f fetched) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	p, err := f.src.Get(ctx, ref)
 	if err == nil {
-		f.claims.Own(ref, p)
+		f.claims.Of(repo.Host).Own(ref, p)
 	}
 	return p, err
 }
 
 func (f fetched) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	return chunk.GetRun(ctx, f.src, refs, func(ref chunk.Ref, p []byte) error {
-		f.claims.Own(ref, p)
+		f.claims.Of(repo.Host).Own(ref, p)
 		return yield(ref, p)
 	})
 }

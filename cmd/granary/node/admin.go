@@ -169,8 +169,11 @@ func (n *Node) Invalidate(ctx context.Context, name string) (done Invalidated, e
 	defer cancel()
 	told, err := n.cluster.client.Forget(ctx, wire.Forget{Host: r.Host, Name: r.Name, Tag: r.Tag})
 	done.Members = told
-	if err != nil {
-		done.Failed = strings.Split(err.Error(), "\n")
+	var all interface{ Unwrap() []error } // one for each member
+	if errors.As(err, &all) {
+		for _, err := range all.Unwrap() {
+			done.Failed = append(done.Failed, strings.ReplaceAll(err.Error(), "\n", " "))
+		}
 	}
 	return done, nil
 }

@@ -307,14 +307,15 @@ func (c *cluster) close() error {
 	return err
 }
 
-// watch tells others what becomes of blobs in the store.
-func (c *cluster) watch(d digest.Digest, e chunkstore.Event) {
+// watch tells others what becomes of blobs in the store. supplier returns the host
+// that what is stored of a blob came from.
+func (c *cluster) watch(d digest.Digest, e chunkstore.Event, supplier func(digest.Digest) string) {
 	switch e {
 	case chunkstore.Completed:
-		c.client.Claims().Proven(d)
+		c.client.Claims().Of(supplier(d)).Proven(d)
 		c.gossip.Announce(d)
 	case chunkstore.Refuted:
-		c.client.Claims().Refuted(d)
+		c.client.Claims().Of(supplier(d)).Refuted(d)
 		c.gossip.Withdraw(d)
 	case chunkstore.Lost:
 		c.gossip.Withdraw(d)

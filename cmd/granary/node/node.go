@@ -138,7 +138,7 @@ func (n *Node) open() (err error) {
 // watch is told what becomes of blobs in the store.
 func (n *Node) watch(d digest.Digest, e chunkstore.Event) {
 	if c := n.watching.Load(); c != nil {
-		c.watch(d, e)
+		c.watch(d, e, n.catalog.Supplier)
 	}
 }
 

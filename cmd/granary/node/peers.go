@@ -42,13 +42,13 @@ func (p peers) First(in proxy.In) chunk.Source { return p.client.First(wireRepos
 
 func (p peers) Held(host string) chunk.Source { return p.client.Held(host) }
 
-func (p peers) Vouched(ref chunk.Ref) bool {
-	return p.client.Claims().Vouched(ref, p.proven(ref.Blob))
+func (p peers) Vouched(host string, ref chunk.Ref) bool {
+	return p.client.Claims().Of(host).Vouched(ref, p.proven(ref.Blob))
 }
 
-func (p peers) Own(ref chunk.Ref) bool { return p.client.Claims().Fetched(ref) }
+func (p peers) Own(host string, ref chunk.Ref) bool { return p.client.Claims().Of(host).Fetched(ref) }
 
-func (p peers) Fetched(ref chunk.Ref, b []byte) { p.client.Claims().Own(ref, b) }
+func (p peers) Fetched(host string, ref chunk.Ref, b []byte) { p.client.Claims().Of(host).Own(ref, b) }
 
 func (p peers) Upstream(in proxy.In, up proxy.Upstream) proxy.Upstream {
 	return &asked{Upstream: up, client: p.client, in: in}
