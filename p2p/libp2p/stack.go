@@ -31,6 +31,7 @@ const (
 func newTransport(i *Identity, resources network.ResourceManager, allow gate) (*tcp.TcpTransport, error) {
 	mux := *yamux.DefaultTransport // whose window, 16 MiB, is what makes distant members fast
 	mux.MaxIncomingStreams = maxLanes
+	mux.MaxMessageSize = messageSize
 	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: &mux}}
 	overTLS, err := tls.New(tls.ID, i.key, muxers)
 	if err != nil {
