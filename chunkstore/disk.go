@@ -58,6 +58,7 @@ type Disk struct {
 // Event is what may become of a blob in a store.
 type Event int
 
+// Events.
 const (
 	Completed Event = iota // all of it is stored, and matches its digest
 	Refuted                // it did not match its digest

@@ -35,7 +35,6 @@ type registry struct {
 	mu      sync.Mutex
 	blobs   map[digest.Digest][]byte
 	sent    int64 // bytes
-	asked   int   // questions
 	waiting int   // who is being sent something
 	stalled chan struct{}
 	err     error

@@ -98,7 +98,7 @@ func discard(opened <-chan *lane, failed <-chan error) {
 	select {
 	case s := <-opened:
 		s.Close()
-	case <-failed:
+	case <-failed: //nolint:errcheck // nobody is there to be told
 	}
 }
 

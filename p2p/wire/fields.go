@@ -36,11 +36,6 @@ func (w *writer) flag(n protowire.Number, v bool) {
 	}
 }
 
-// message adds a nested message, be it empty.
-func (w *writer) message(n protowire.Number, p []byte) {
-	*w = protowire.AppendBytes(protowire.AppendTag(*w, n, protowire.BytesType), p)
-}
-
 // field is one field of a header that is being read.
 type field struct {
 	number protowire.Number

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -67,17 +66,6 @@ func newRegistry(t *testing.T) *registry {
 func (r *registry) kill() {
 	r.CloseClientConnections()
 	r.Close()
-}
-
-// revive makes it reachable again.
-func (r *registry) revive(t *testing.T) {
-	t.Helper()
-	l, err := net.Listen("tcp", r.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: r}}
-	r.Start()
 }
 
 // set changes the registry while it is in use.

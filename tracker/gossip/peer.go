@@ -42,11 +42,11 @@ func parseNodeName(name string) (id tracker.ID, boot uint64, err error) {
 	return id, boot, nil
 }
 
+const alphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
 // validID reports whether id may be a peer ID: they are in base58, or base36.
 func validID(id tracker.ID) bool {
-	return id != "" && len(id) <= maxID && !strings.ContainsFunc(string(id), func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9')
-	})
+	return id != "" && len(id) <= maxID && strings.Trim(string(id), alphanumeric) == ""
 }
 
 // The metadata of a member is
