@@ -62,7 +62,7 @@ func checkVersion(dir string) error {
 	path := filepath.Join(dir, "VERSION")
 	p, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return writeDurably(path, []byte(strconv.Itoa(version)+"\n"))
+		return WriteDurably(path, []byte(strconv.Itoa(version)+"\n"))
 	}
 	if err != nil {
 		return err
@@ -77,8 +77,9 @@ func checkVersion(dir string) error {
 	return nil
 }
 
-// writeDurably makes path hold p, or leaves it as it was, whatever happens.
-func writeDurably(path string, p []byte) error {
+// WriteDurably makes path hold p, readable by its owner alone, or leaves it as it was,
+// whatever happens.
+func WriteDurably(path string, p []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err

@@ -60,20 +60,14 @@ func (s *held) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Re
 	random := c.chance()
 	random.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
 	for _, id := range holders[:min(len(holders), maxHolders)] {
-		var stop error
-		err := c.borrow(ctx, id, request(wire.Repository{Host: s.host}, wire.ToHolder, refs), refs, silentHolder, func(ref chunk.Ref, p []byte) error {
-			refs = refs[1:]
-			stop = yield(ref, p)
-			return stop
-		})
-		switch {
-		case stop != nil || ctx.Err() != nil:
+		left, over, err := s.from(ctx, id, refs, silentHolder, yield)
+		if over || ctx.Err() != nil {
 			return err
-		case len(refs) == 0:
-			return nil
-		case errors.Is(err, chunk.ErrNotFound):
+		}
+		if errors.Is(err, chunk.ErrNotFound) {
 			c.strike(blob, id)
 		}
+		refs = left
 	}
 	return s.neighbours(ctx, refs, yield)
 }
@@ -87,20 +81,33 @@ func (s *held) neighbours(ctx context.Context, refs []chunk.Ref, yield func(chun
 		if !c.peers.sound(p.ID) {
 			continue // it would be a guess to ask it at all
 		}
-		var stop error
-		err := c.borrow(asking, p.ID, request(wire.Repository{Host: s.host}, wire.ToHolder, refs), refs, c.cfg.Timing.HedgeMax, func(ref chunk.Ref, p []byte) error {
-			refs = refs[1:]
-			stop = yield(ref, p)
-			return stop
-		})
-		switch {
-		case stop != nil || ctx.Err() != nil:
+		left, over, err := s.from(asking, p.ID, refs, c.cfg.Timing.HedgeMax, yield)
+		if over || ctx.Err() != nil {
 			return err
-		case len(refs) == 0:
-			return nil
 		}
+		refs = left
 	}
 	return chunk.ErrNotFound
+}
+
+// from asks one holder. It returns what is left to be got from others, unless it is
+// over: all has been given, or yield has had enough.
+func (s *held) from(ctx context.Context, id tracker.ID, refs []chunk.Ref, silence time.Duration, yield func(chunk.Ref, []byte) error) (left []chunk.Ref, over bool, err error) {
+	var stop error
+	q := request(wire.Repository{Host: s.host}, wire.ToHolder, refs)
+	left = refs
+	err = s.client.borrow(ctx, id, q, refs, silence, func(ref chunk.Ref, p []byte) error {
+		left = left[1:]
+		stop = yield(ref, p)
+		return stop
+	})
+	switch {
+	case stop != nil:
+		return nil, true, stop
+	case len(left) == 0:
+		return nil, true, nil
+	}
+	return left, false, err
 }
 
 // strike forgets that a member has a blob.

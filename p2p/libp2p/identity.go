@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -44,13 +43,13 @@ func identityOf(key crypto.PrivKey) (*Identity, error) {
 }
 
 // LoadIdentity returns the identity that file holds, in libp2p's format for
-// private keys. If there is no such file it makes one that only its owner can
-// read. A file that others can read, or that is damaged, is an error: the identity
+// private keys. If there is no such file it makes one with write, which is to make
+// path hold p, readable by its owner alone, or to leave it as it was. A file that others can read, or that is damaged, is an error: the identity
 // is not replaced without somebody's doing.
-func LoadIdentity(file string) (*Identity, error) {
+func LoadIdentity(file string, write func(path string, p []byte) error) (*Identity, error) {
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return createIdentity(file)
+		return createIdentity(file, write)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
@@ -88,7 +87,7 @@ func parseKey(p []byte) (crypto.PrivKey, error) {
 	return key, nil
 }
 
-func createIdentity(file string) (*Identity, error) {
+func createIdentity(file string, write func(path string, p []byte) error) (*Identity, error) {
 	i, err := NewIdentity()
 	if err != nil {
 		return nil, err
@@ -97,43 +96,10 @@ func createIdentity(file string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeDurably(file, p); err != nil {
+	if err := write(file, p); err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
 	return i, nil
-}
-
-// writeDurably makes path hold p, readable by its owner only, or leaves it as it
-// was, whatever happens.
-func writeDurably(path string, p []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(p)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // ID returns the peer ID, which is the public key.

@@ -12,13 +12,16 @@ import (
 	"github.com/granary-oci/granary/tracker"
 )
 
+// write is how a node keeps its key, but for durability.
+func write(path string, p []byte) error { return os.WriteFile(path, p, 0o600) }
+
 func TestAnIdentityLasts(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "identity")
-	first, err := LoadIdentity(file)
+	first, err := LoadIdentity(file, write)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := LoadIdentity(file)
+	second, err := LoadIdentity(file, write)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,14 +42,14 @@ func TestAnIdentityLasts(t *testing.T) {
 
 func TestAnIdentityThatOthersCanReadIsAnError(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "identity")
-	if _, err := LoadIdentity(file); err != nil {
+	if _, err := LoadIdentity(file, write); err != nil {
 		t.Fatal(err)
 	}
 	for _, mode := range []os.FileMode{0o640, 0o604, 0o620} {
 		if err := os.Chmod(file, mode); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := LoadIdentity(file); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		if _, err := LoadIdentity(file, write); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 			t.Errorf("mode %#o: %v, want what to do", mode, err)
 		}
 	}
@@ -55,7 +58,7 @@ func TestAnIdentityThatOthersCanReadIsAnError(t *testing.T) {
 func TestADamagedIdentityIsAnErrorAndStays(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good")
-	if _, err := LoadIdentity(good); err != nil {
+	if _, err := LoadIdentity(good, write); err != nil {
 		t.Fatal(err)
 	}
 	key, err := os.ReadFile(good)
@@ -79,7 +82,7 @@ func TestADamagedIdentityIsAnErrorAndStays(t *testing.T) {
 		if err := os.WriteFile(file, p, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := LoadIdentity(file); err == nil || !strings.Contains(err.Error(), "damaged") {
+		if _, err := LoadIdentity(file, write); err == nil || !strings.Contains(err.Error(), "damaged") {
 			t.Errorf("%s: %v, want an error", name, err)
 		}
 		if after, err := os.ReadFile(file); err != nil || string(after) != string(p) {
@@ -89,7 +92,7 @@ func TestADamagedIdentityIsAnErrorAndStays(t *testing.T) {
 }
 
 func TestAnIdentityInNoDirectoryIsAnError(t *testing.T) {
-	if _, err := LoadIdentity(filepath.Join(t.TempDir(), "no", "identity")); err == nil {
+	if _, err := LoadIdentity(filepath.Join(t.TempDir(), "no", "identity"), write); err == nil {
 		t.Error("no error")
 	}
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/libp2p"
@@ -120,7 +121,7 @@ func (signer) Verify(id tracker.ID, p, signature []byte) bool { return libp2p.Ve
 func member(file, role string) (*libp2p.Host, *p2p.Client, *tracker.Static, error) {
 	ids := make(map[string]*libp2p.Identity)
 	for _, r := range []string{"serve", "read"} {
-		id, err := libp2p.LoadIdentity(filepath.Join(filepath.Dir(file), r+".key"))
+		id, err := libp2p.LoadIdentity(filepath.Join(filepath.Dir(file), r+".key"), chunkstore.WriteDurably)
 		if err != nil {
 			return nil, nil, nil, err
 		}

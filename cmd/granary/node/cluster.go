@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -154,16 +153,11 @@ func (c *cluster) saveClaims() error {
 	if c.claims == "" {
 		return nil
 	}
-	f, err := os.OpenFile(c.claims+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
+	var text bytes.Buffer
+	if err := c.client.Claims().Encode(&text); err != nil {
 		return err
 	}
-	w := bufio.NewWriter(f)
-	err = errors.Join(c.client.Claims().Encode(w), w.Flush(), f.Close())
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return os.Rename(f.Name(), c.claims)
+	return chunkstore.WriteDurably(c.claims, text.Bytes())
 }
 
 // openIdentity opens the node's key, or makes one that lasts as long as the node.
@@ -171,7 +165,7 @@ func openIdentity(dataDir string, keep bool) (*libp2p.Identity, error) {
 	if !keep {
 		return libp2p.NewIdentity()
 	}
-	return libp2p.LoadIdentity(filepath.Join(dataDir, identityName))
+	return libp2p.LoadIdentity(filepath.Join(dataDir, identityName), chunkstore.WriteDurably)
 }
 
 // advertised puts the IP that others are to use into addresses that have none.
