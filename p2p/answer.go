@@ -159,7 +159,7 @@ func (l *served) join(ctx context.Context, k spreadKey, insists bool) error {
 	late := time.NewTimer(waitForGiven)
 	defer late.Stop()
 	for {
-		v := l.server.spreads.enter(k, l.from, insists, time.Now())
+		v := l.server.spreads.enter(k, l.from, insists, time.Now(), l.stuck)
 		switch {
 		case v.serve:
 			return nil
@@ -168,6 +168,7 @@ func (l *served) join(ctx context.Context, k spreadKey, insists bool) error {
 		}
 		select {
 		case <-v.wait:
+		case <-time.After(stuckAfter): // somebody may have got stuck
 		case <-late.C:
 			insists = true
 		case <-ctx.Done():

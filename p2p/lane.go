@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/granary-oci/granary/p2p/wire"
@@ -16,6 +17,7 @@ import (
 
 const (
 	writeFor   = 30 * time.Second // a frame may take to be written
+	stuckAfter = time.Second
 	laneBuffer = 64 << 10
 )
 
@@ -32,10 +34,11 @@ type frameWriter struct {
 	s      Stream
 	upload *Limiter
 	turn   chan struct{} // of capacity 1: holds whoever writes; a lock that can be given up on
+	since  *atomic.Int64 // when the frame that is being written was begun, in Unix nanoseconds; 0 for none
 }
 
 func newFrameWriter(s Stream, upload *Limiter) frameWriter {
-	return frameWriter{s: s, upload: upload, turn: make(chan struct{}, 1)}
+	return frameWriter{s: s, upload: upload, turn: make(chan struct{}, 1), since: new(atomic.Int64)}
 }
 
 // write writes a frame. If it has begun to, an error leaves the stream of no use;
@@ -54,7 +57,10 @@ func (w *frameWriter) write(ctx context.Context, f wire.Frame) (begun bool, err 
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-	_ = w.s.SetWriteDeadline(time.Now().Add(writeFor))
+	now := time.Now()
+	w.since.Store(now.UnixNano())
+	defer w.since.Store(0)
+	_ = w.s.SetWriteDeadline(now.Add(writeFor))
 	if len(f.Body) == 0 {
 		_, err = w.s.Write(head)
 		return true, err
@@ -62,6 +68,13 @@ func (w *frameWriter) write(ctx context.Context, f wire.Frame) (begun bool, err 
 	buffers := net.Buffers{head, f.Body}
 	_, err = buffers.WriteTo(w.s)
 	return true, err
+}
+
+// stuck reports whether the other side has taken nothing for a while of what is
+// being written.
+func (w *frameWriter) stuck(now time.Time) bool {
+	since := w.since.Load()
+	return since != 0 && now.Sub(time.Unix(0, since)) > stuckAfter
 }
 
 // lane is a stream to a member, on which requests are made.

@@ -30,7 +30,7 @@ type spreadKey struct {
 // spread says to whom an owner sends one stripe, and who has been given it. It is
 // guarded by spreads.mu.
 type spread struct {
-	active  map[tracker.ID]int      // answers that each member is being sent
+	active  map[tracker.ID]*recipient
 	given   []tracker.ID            // who has all of it, the latest last
 	sent    map[tracker.ID]referral // who was referred, and is not back yet
 	changed chan struct{}
@@ -93,7 +93,7 @@ func (s *spread) change() {
 // decide says what becomes of a request by from. One that insists is served, and so
 // is who is being sent other chunks of the stripe.
 func (s *spread) decide(from tracker.ID, insists bool, now time.Time, random *rand.Rand) verdict {
-	if insists || len(s.active) < fanOut || s.active[from] > 0 {
+	if insists || s.moving(now) < fanOut || s.active[from] != nil {
 		return verdict{serve: true}
 	}
 	if id := s.holder(from, now, random); id != "" {
@@ -103,11 +103,30 @@ func (s *spread) decide(from tracker.ID, insists bool, now time.Time, random *ra
 	return verdict{wait: s.changed}
 }
 
+// recipient is a member that is being sent a stripe.
+type recipient struct {
+	answers int
+	stuck   func(now time.Time) bool // of the latest: the member takes nothing
+}
+
+// moving returns how many members are being sent the stripe, without those that have
+// vanished: they would keep all others waiting.
+func (s *spread) moving(now time.Time) (n int) {
+	for _, r := range s.active {
+		if !r.stuck(now) {
+			n++
+		}
+	}
+	return n
+}
+
 // leave notes that a member is not sent the stripe any more, and whether it has
 // been given all of it.
 func (s *spread) leave(to tracker.ID, all bool) {
-	if s.active[to]--; s.active[to] == 0 {
-		delete(s.active, to)
+	if r := s.active[to]; r != nil {
+		if r.answers--; r.answers == 0 {
+			delete(s.active, to)
+		}
 	}
 	if all {
 		s.give(to)
@@ -123,14 +142,15 @@ type spreads struct {
 	all map[spreadKey]*spread
 }
 
-// enter decides on a request, and notes it if it is served.
-func (ss *spreads) enter(k spreadKey, from tracker.ID, insists bool, now time.Time) verdict {
+// enter decides on a request, and notes it if it is served. stuck reports whether the
+// asker takes nothing of what it is being sent.
+func (ss *spreads) enter(k spreadKey, from tracker.ID, insists bool, now time.Time, stuck func(time.Time) bool) verdict {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	s := ss.all[k]
 	if s == nil {
 		ss.makeRoom()
-		s = &spread{active: make(map[tracker.ID]int), sent: make(map[tracker.ID]referral), changed: make(chan struct{})}
+		s = &spread{active: make(map[tracker.ID]*recipient), sent: make(map[tracker.ID]referral), changed: make(chan struct{})}
 		ss.all[k] = s
 	}
 	if len(s.active) == 0 && now.Sub(s.used) > spreadFor {
@@ -140,7 +160,11 @@ func (ss *spreads) enter(k spreadKey, from tracker.ID, insists bool, now time.Ti
 	s.back(from, insists)
 	v := s.decide(from, insists, now, ss.random)
 	if v.serve {
-		s.active[from]++
+		if s.active[from] == nil {
+			s.active[from] = new(recipient)
+		}
+		s.active[from].answers++
+		s.active[from].stuck = stuck
 	}
 	return v
 }

@@ -49,7 +49,7 @@ func (t *trial) partition(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.limit = 1.75 // two of two images, and one of the third
+	t.limit = 2 // of three images: two of two, one of the third, and what is hedged meanwhile
 	half := len(nodes) / 2
 	a, b := t.spaces[:half], t.spaces[half:]
 	cut := false
