@@ -390,11 +390,37 @@ func (s *Disk) Lend(d digest.Digest, off, n int64) (*os.File, bool) {
 		f.Close()
 		return nil, false // cut short: the chunk's reader will find out and drop it
 	}
-	if _, err := f.Seek(off, io.SeekStart); err != nil {
+	if _, err := f.Seek(off, io.SeekStart); err != nil || !s.lendable(d, off, n) || !s.current(f, d) {
 		f.Close()
 		return nil, false
 	}
 	return f, true
+}
+
+// current reports whether f is the file of a blob still: it may have been dropped and
+// begun anew between the look at its chunks and the opening. Once f is open, to be
+// lendable and then current means that the chunks were looked up in f.
+func (s *Disk) current(f *os.File, d digest.Digest) bool {
+	opened, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	now, err := os.Stat(s.path(d))
+	return err == nil && os.SameFile(opened, now)
+}
+
+// Find returns a chunk of any blob that has the SHA-256 digest d, checked, and which
+// one it is; or [chunk.ErrNotFound].
+func (s *Disk) Find(ctx context.Context, d digest.Digest) ([]byte, chunk.Ref, error) {
+	ref, ok := s.findDigest(d)
+	if !ok {
+		return nil, ref, chunk.ErrNotFound
+	}
+	p, err := s.Get(ctx, ref)
+	if err == nil && digest.FromBytes(p) != d {
+		err = chunk.ErrNotFound // it has changed since it was indexed
+	}
+	return p, ref, err
 }
 
 func (s *Disk) lendable(d digest.Digest, off, n int64) bool {

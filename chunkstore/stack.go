@@ -44,6 +44,14 @@ func (s *Stack) Stat(d digest.Digest) (Info, error) {
 	return s.Disk.Stat(d)
 }
 
+// Find is [Disk.Find].
+func (s *Stack) Find(ctx context.Context, d digest.Digest) ([]byte, chunk.Ref, error) {
+	if s.Disk == nil {
+		return nil, chunk.Ref{}, chunk.ErrNotFound
+	}
+	return s.Disk.Find(ctx, d)
+}
+
 // Retain is [Disk.Retain].
 func (s *Stack) Retain(d digest.Digest, total int64) (release func()) {
 	if s.Disk == nil {

@@ -528,3 +528,31 @@ func TestLock(t *testing.T) {
 	}
 	again()
 }
+
+// TestAChunkIsFoundByItsDigest in whatever blob has it, and is stored nowhere else for
+// that: the digest may be a stranger's.
+func TestAChunkIsFoundByItsDigest(t *testing.T) {
+	s := open(t, t.TempDir(), chunkstore.Config{})
+	b := storetest.NewBlob(t, digest.SHA256, 2*chunk.Size+1, 1)
+	for i := range b.Len() {
+		if err := s.Put(t.Context(), b.At(i), b.Chunk(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Sync(); err != nil { // which digests the chunks that nobody has linked
+		t.Fatal(err)
+	}
+	before := s.Usage()
+	for i := range b.Len() {
+		p, ref, err := s.Find(t.Context(), digest.FromBytes(b.Chunk(i)))
+		if err != nil || !bytes.Equal(p, b.Chunk(i)) || ref.Key() != b.At(i).Key() {
+			t.Errorf("chunk %d: %s, %v", i, ref, err)
+		}
+	}
+	if _, _, err := s.Find(t.Context(), digest.FromString("nowhere")); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("a chunk that is nowhere: %v", err)
+	}
+	if after := s.Usage(); after != before {
+		t.Errorf("the store holds %+v, and held %+v", after, before)
+	}
+}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
@@ -113,7 +116,7 @@ func (l *served) get(ctx context.Context, id uint32, q wire.Get) wire.Frame {
 			refs[i].Digest = q.Digests[i]
 		}
 	}
-	sent := &sending{lane: l, id: id, host: q.Host, left: refs}
+	sent := &sending{lane: l, id: id, host: q.Host, left: slices.Clone(refs)}
 	defer l.wait(ctx, id, sent.bytes)()
 	if q.Role == wire.ToHolder {
 		return l.ended(l.lend(ctx, q, refs, sent))
@@ -225,9 +228,10 @@ func (s *sending) send(ctx context.Context) func(chunk.Ref, []byte) error {
 		if len(s.left) == 0 || ref.Offset != s.left[0].Offset {
 			return nil
 		}
+		asked := s.left[0].Digest // by which the asker knows what is right
 		s.left = s.left[1:]
 		d := wire.Data{Index: ref.Index()}
-		if !ref.Whole() {
+		if !ref.Whole() && (asked == "" || digest.FromBytes(p) != asked) {
 			var ok bool
 			if d.Claim, ok = server.client.claims.Of(s.host).For(ref, p, server.backend.Proven(ref.Blob)); !ok {
 				return chunk.ErrNotFound

@@ -17,9 +17,6 @@ const peerName = "peer"
 // within silence, and something comes within the patience. The error of a member
 // that does not is errSilent. One that is the member's fault is held against it.
 func (c *Client) borrow(ctx context.Context, id tracker.ID, q wire.Get, refs []chunk.Ref, silence time.Duration, yield func(chunk.Ref, []byte) error) error {
-	if err := c.cfg.Download.Wait(ctx, bytesOf(refs)); err != nil {
-		return err
-	}
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silent := time.AfterFunc(silence, func() { cancel(errSilent) })
@@ -28,6 +25,11 @@ func (c *Client) borrow(ctx context.Context, id tracker.ID, q wire.Get, refs []c
 	defer patient.Stop()
 	var stop error
 	err := c.get(asking, id, q, refs, func(int64) { silent.Reset(silence) }, func(l lent) error {
+		silent.Stop() // what is waited for now is this node's own limit
+		patient.Stop()
+		if stop = c.cfg.Download.Wait(ctx, len(l.bytes)); stop != nil {
+			return stop
+		}
 		silent.Reset(silence)
 		patient.Reset(c.cfg.Timing.Patience)
 		c.keep(q.Host, l)

@@ -143,7 +143,8 @@ func TestAClaimIsCheckedWithItsBytes(t *testing.T) {
 		{"on another blob", ref, chunkOfA, signed("b", refOf("b", 3), chunkOfA), false},
 		{"in another's name", ref, chunkOfA, forged, false},
 		{"none", ref, chunkOfA, wire.Claim{}, false},
-		{"none for what is known", known, chunkOfA, wire.Claim{}, false},
+		{"none for what is asked for by digest", known, chunkOfA, wire.Claim{}, true},
+		{"none for other bytes than were asked for", known, wrong, wire.Claim{}, false},
 		{"too short", ref, chunkOfA[:10], signed("b", ref, chunkOfA[:10]), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

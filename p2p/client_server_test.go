@@ -536,7 +536,7 @@ func TestRecallGathersWhatOthersKnow(t *testing.T) {
 		c.net.Freeze("d")
 		var got [][]byte
 		began := time.Now()
-		c.nodes["a"].client.Recall(t.Context(), app, func(facts []byte) { got = append(got, bytes.Clone(facts)) })
+		c.nodes["a"].client.Recall(t.Context(), app, "", func(facts []byte) { got = append(got, bytes.Clone(facts)) })
 		if took := time.Since(began); len(got) != 2 || took > time.Second+10*time.Millisecond {
 			t.Errorf("%q after %v", got, took)
 		}

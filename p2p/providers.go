@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -59,6 +60,8 @@ func (s *held) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Re
 	holders := slices.DeleteFunc(c.providersOf(ctx, s.host, blob), func(id tracker.ID) bool { return !c.peers.usable(id) })
 	random := c.chance()
 	random.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
+	view := c.cfg.Members.View()
+	slices.SortStableFunc(holders, func(a, b tracker.ID) int { return cmp.Compare(view.Distance(a), view.Distance(b)) })
 	for _, id := range holders[:min(len(holders), maxHolders)] {
 		left, over, err := s.from(ctx, id, refs, silentHolder, yield)
 		if over || ctx.Err() != nil {

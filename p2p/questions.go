@@ -98,7 +98,9 @@ func (c *Client) nextWithin(ctx context.Context, call *call, silence time.Durati
 // Recall asks everybody who keeps what is known of a repository for it, without the
 // upstream being asked, and calls learn with the facts of each. One more is asked
 // than keep it, for those who joined since may have taken the place of one.
-func (c *Client) Recall(ctx context.Context, repo wire.Repository, learn func(facts []byte)) {
+//
+// caller is the hash of who it is about.
+func (c *Client) Recall(ctx context.Context, repo wire.Repository, caller string, learn func(facts []byte)) {
 	view := c.cfg.Members.View()
 	ctx, cancel := context.WithTimeout(ctx, recallFor)
 	defer cancel()
@@ -110,7 +112,7 @@ func (c *Client) Recall(ctx context.Context, repo wire.Repository, learn func(fa
 		}
 		asked++
 		go func() {
-			_, body, err := c.askOne(ctx, p.ID, wire.Ask{Repository: repo, Question: wire.Recall})
+			_, body, err := c.askOne(ctx, p.ID, wire.Ask{Repository: repo, Question: wire.Recall, Reference: caller})
 			if err != nil {
 				body = nil
 			}

@@ -45,11 +45,12 @@ const (
 	requestFor    = 10 * time.Minute
 	prefaceFor    = 10 * time.Second
 
-	maxServed    = 1024 // requests of all members that are being answered
-	maxServedOf  = 512  // of one member
-	maxWorking   = 192  // of those, requests for chunks in one role
-	maxWorkingOf = 96   // of one member
-	maxLanes     = 16   // of one member
+	maxServed    = 1024     // requests of all members that are being answered
+	maxServedOf  = 512      // of one member
+	maxRequest   = 64 << 10 // bytes of a request's header
+	maxWorking   = 192      // of those, requests for chunks in one role
+	maxWorkingOf = 96       // of one member
+	maxLanes     = 16       // of one member
 	// maxAnswering is how many requests of one lane are not over for this side. The
 	// other side may have given up some that it does not count any more.
 	maxAnswering = 2 * wire.MaxPending
@@ -191,6 +192,12 @@ func (l *served) greet() (*bufio.Reader, error) {
 
 // begin starts to answer a request, or ends an answer that is not wanted.
 func (l *served) begin(lane context.Context, f wire.Frame) error {
+	// A request is kept for as long as it is answered, and only facts have a body; what
+	// is not known here is answered at once.
+	known := f.Type <= wire.TypeHave
+	if known && (len(f.Header) > maxRequest || len(f.Body) > 0 && f.Type != wire.TypeLearn || len(f.Body) > wire.MaxFacts) {
+		return fmt.Errorf("%w: a request of type %d with %d bytes", errBroken, f.Type, len(f.Header)+len(f.Body))
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	cancel, under := l.under[f.ID]

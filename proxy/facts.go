@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -21,11 +21,9 @@ import (
 type Facts struct {
 	Tags    map[string]TagFact               `json:"tags,omitempty"`
 	Members map[digest.Digest]catalog.Member `json:"members,omitempty"`
-	// Everybody and Caller are the upstream's last words on who may read: on nobody
-	// in particular, and on the credential that travels with the facts.
+	// Everybody is the upstream's last word on who may read, on nobody in particular.
 	Everybody *WordFact `json:"everybody,omitempty"`
-	Caller    *WordFact `json:"caller,omitempty"`
-	// Callers are words on others, by the SHA-256 of their credentials.
+	// Callers are words on credentials, by their SHA-256: they do not travel.
 	Callers map[string]WordFact `json:"callers,omitempty"`
 	// Challenges are those of the upstream's last refusal.
 	Challenges []string `json:"challenges,omitempty"`
@@ -46,6 +44,7 @@ type WordFact struct {
 	Age    Millis `json:"age"`
 	Left   Millis `json:"left,omitempty"` // that the token lives; 0 is no end
 	Denied bool   `json:"denied,omitempty"`
+	Token  bool   `json:"token,omitempty"` // the credential is no password
 }
 
 // Millis is a duration in milliseconds.
@@ -63,27 +62,22 @@ func (m Millis) since(now time.Time) time.Time {
 // needed.
 const (
 	maxFactTags    = 1000
-	maxFactMembers = 5000
+	maxFactMembers = 4000
 	maxFactCallers = 1000
 	maxFactText    = 512 // bytes of a tag or media type
 )
 
-// Facts returns what is known of a repository, and of who may read it as far as the
-// caller is concerned.
-func (r *Registry) Facts(in In) []byte {
+// Facts returns what is known of a repository, and of who may read it: among others
+// the credential whose SHA-256, in hexadecimal, is caller.
+func (r *Registry) Facts(in In, caller string) []byte {
 	now := time.Now()
 	f := Facts{Tags: make(map[string]TagFact), Members: r.cfg.Catalog.Members(in.String(), maxFactMembers), Itself: r.ledger.Shared(in.Host)}
 	for tag, t := range r.cfg.Catalog.Tags(in.String(), maxFactTags) {
 		f.Tags[tag] = tagFact(t, now)
 	}
 	f.Everybody = r.word(in, access.Caller{}, now)
-	if !in.Caller.Anonymous() {
-		f.Caller = r.word(in, in.Caller, now)
-	}
-	for hash, g := range r.ledger.Grants(in.String(), maxFactCallers) {
-		if f.Callers == nil {
-			f.Callers = make(map[string]WordFact)
-		}
+	f.Callers = make(map[string]WordFact)
+	for hash, g := range r.ledger.Grants(in.String(), caller, maxFactCallers) {
 		if w, ok := wordFact(g, now); ok {
 			f.Callers[hash] = w
 		}
@@ -138,27 +132,23 @@ func encode(f Facts) []byte {
 // Learn takes over what another member says of a repository, as far as it is newer
 // than what is known.
 func (r *Registry) Learn(in In, facts []byte) error {
-	var f Facts
-	if err := json.Unmarshal(facts, &f); err != nil {
-		return errors.New("facts are not the JSON that was expected")
+	f, err := r.parseFacts(facts)
+	if err != nil {
+		return err
 	}
 	if len(f.Tags) > maxFactTags || len(f.Members) > maxFactMembers || len(f.Callers) > maxFactCallers {
 		return errors.New("there are too many facts")
 	}
 	now := time.Now()
 	for tag, t := range f.Tags {
-		if err := r.learnTag(in.Repository, tag, t, now); err != nil {
-			return err
-		}
+		r.learnTag(in.Repository, tag, t, now)
 	}
-	for d, m := range f.Members {
-		if d.Validate() != nil || m.Size < 0 || len(m.MediaType) > maxFactText {
-			return fmt.Errorf("%q is no member of a repository", d)
-		}
-	}
+	maps.DeleteFunc(f.Members, func(d digest.Digest, m catalog.Member) bool {
+		return d.Validate() != nil || m.Size < 0 || len(m.MediaType) > maxFactText // as somebody has pushed it
+	})
 	r.report(r.cfg.Catalog.AddMembers(in.String(), f.Members))
 	for hash, w := range f.Callers {
-		if err := r.ledger.HearOf(in.String(), hash, w.grant(now)); err != nil {
+		if err := r.ledger.HearOf(in.String(), hash, w.grant(now), w.Token); err != nil {
 			return err
 		}
 	}
@@ -166,21 +156,29 @@ func (r *Registry) Learn(in In, facts []byte) error {
 	if f.Itself == r.ledger.Shared(in.Host) {
 		r.hear(in, access.Caller{}, f.Everybody, f.Challenges, now)
 	}
-	if !in.Caller.Anonymous() {
-		r.hear(in, in.Caller, f.Caller, f.Challenges, now)
-	}
 	return nil
 }
 
-func (r *Registry) learnTag(repo ref.Repository, tag string, t TagFact, now time.Time) error {
+// parseFacts parses in its turn, for facts take several times their size.
+func (r *Registry) parseFacts(facts []byte) (f Facts, err error) {
+	if err := r.parsing.Acquire(context.Background(), 1); err != nil {
+		return f, err
+	}
+	defer r.parsing.Release(1)
+	if json.Unmarshal(facts, &f) != nil {
+		err = errors.New("facts are not the JSON that was expected")
+	}
+	return f, err
+}
+
+func (r *Registry) learnTag(repo ref.Repository, tag string, t TagFact, now time.Time) {
 	if !ref.IsTag(tag) || t.Digest.Validate() != nil || t.Size < 0 || len(t.MediaType) > maxFactText {
-		return fmt.Errorf("%q is no tag", tag)
+		return
 	}
 	checked := t.Age.since(now)
 	if known, ok := r.cfg.Catalog.Tag(repo.String(), tag); !ok || known.Checked.Before(checked) {
 		r.report(r.cfg.Catalog.SetTag(repo.String(), tag, catalog.Tag{Digest: t.Digest, MediaType: t.MediaType, Size: t.Size, Checked: checked}))
 	}
-	return nil
 }
 
 func (r *Registry) hear(in In, c access.Caller, w *WordFact, challenges []string, now time.Time) {
@@ -207,9 +205,13 @@ func (p *Repository) tell(as access.Caller, up Upstream, f Facts) {
 	if as.Anonymous() {
 		f.Everybody = p.registry.word(in, as, now)
 	} else {
-		f.Caller = p.registry.word(in, as, now)
+		if w := p.registry.word(in, as, now); w != nil {
+			w.Token = as.Token()
+			f.Callers = map[string]WordFact{as.Key(): *w}
+		}
 	}
 	f.Challenges = p.registry.ledger.Challenges(p.String())
+	in.Caller = access.Caller{}
 	peers.Tell(in, encode(f))
 }
 
@@ -218,7 +220,7 @@ func (p *Repository) tell(as access.Caller, up Upstream, f Facts) {
 func (r *Registry) Retell() {
 	for _, repo := range r.recent.all() {
 		in := In{Repository: repo, Itself: r.ledger.Shared(repo.Host)}
-		r.cfg.Peers.Tell(in, r.Facts(in))
+		r.cfg.Peers.Tell(in, r.Facts(in, ""))
 	}
 }
 
@@ -253,9 +255,9 @@ func (p *Repository) recall(ctx context.Context) {
 	if peers == nil || peers.Alone() {
 		return
 	}
-	in := p.in(p.caller)
+	in := p.in(access.Caller{})
 	_, _ = p.registry.questions.ask(ctx, "recall\n"+p.String()+"\n"+p.caller.Key(), func(ctx context.Context) (any, error) {
-		peers.Recall(ctx, in, func(facts []byte) { p.registry.report(p.registry.Learn(in, facts)) })
+		peers.Recall(ctx, in, p.caller.Key(), func(facts []byte) { p.registry.report(p.registry.Learn(in, facts)) })
 		return nil, nil
 	})
 }

@@ -39,8 +39,9 @@ type Peers interface {
 	// if that is not this node.
 	Upstream(in In, up Upstream) Upstream
 	// Recall asks others what they know of a repository, without the upstream being
-	// asked, and calls learn with the facts of each. It takes a second at most.
-	Recall(ctx context.Context, in In, learn func(facts []byte))
+	// asked, and calls learn with the facts of each: those of [Registry.Facts]. It
+	// takes a second at most.
+	Recall(ctx context.Context, in In, caller string, learn func(facts []byte))
 	// Tell tells those who keep what is known of a repository what is new.
 	Tell(in In, facts []byte)
 }
@@ -185,11 +186,7 @@ func (r *Registry) MayLend(host string, d digest.Digest) bool { return r.mayShar
 func (r *Registry) Lend(ctx context.Context, host string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	from := &Repository{Repository: ref.Repository{Host: host}, registry: r}
 	for _, ref := range refs {
-		near := from.near(ref.Blob)
-		if !near.still() {
-			return chunk.ErrNotFound
-		}
-		b, err := near.Get(ctx, ref)
+		b, err := from.storedFor(ctx, ref)
 		if err != nil {
 			return err
 		}
@@ -198,6 +195,22 @@ func (r *Registry) Lend(ctx context.Context, host string, refs []chunk.Ref, yiel
 		}
 	}
 	return nil
+}
+
+// storedFor returns a stored chunk, or one of another blob that has the digest by which it
+// is asked for. Nothing is stored for that: the digest is the asker's word alone.
+func (p *Repository) storedFor(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	want := ref.Digest
+	ref.Digest = ""
+	b, err := p.near(ref.Blob).Get(ctx, ref)
+	if want == "" || err == nil && digest.FromBytes(b) == want {
+		return b, err
+	}
+	b, other, err := p.registry.cfg.Store.Find(ctx, want)
+	if err == nil && (other.Size != ref.Size || !p.registry.mayShare(p.Host, other.Blob)) {
+		err = chunk.ErrNotFound
+	}
+	return b, err
 }
 
 // Fetch yields chunks of a blob for another member, which has seen that its client
@@ -221,6 +234,9 @@ func (p *Repository) Fetch(ctx context.Context, refs []chunk.Ref, yield func(chu
 	}
 	defer p.registry.cfg.Store.Retain(d, total)()
 	src, _ := p.source(d, owned, far)
+	for i := range refs {
+		refs[i].Digest = "" // which is the asker's word, see storedFor
+	}
 	return chunk.GetRun(ctx, src, refs, yield)
 }
 
@@ -266,7 +282,7 @@ func (s *inOne) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 }
 
 // strict returns the chunks of a blob that this node has fetched itself, and fetches
-// the others. What it fetches takes the place of nothing that is stored.
+// the others. What it fetches is kept, but takes the place of nothing that is stored.
 func (p *Repository) strict(d digest.Digest, far chunk.Source) chunk.Source {
 	r := p.registry
 	return chunk.Cache(fetchedOnly{p.near(d), r.cfg.Peers, p.Host}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
@@ -286,7 +302,13 @@ func (s fetchedOnly) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	return s.ours.Get(ctx, ref)
 }
 
-func (fetchedOnly) Put(context.Context, chunk.Ref, []byte) error { return nil }
+func (s fetchedOnly) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
+	if _, err := s.ours.Get(ctx, ref); !errors.Is(err, chunk.ErrNotFound) {
+		return err // somebody else's is there
+	}
+	s.peers.Fetched(s.host, ref, p)
+	return s.ours.Put(ctx, ref, p)
+}
 
 // lendable is the store as far as what it holds may be lent. The rest, as after a
 // crash, is fetched once more, by this node for all who ask.

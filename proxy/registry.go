@@ -51,6 +51,8 @@ type Store interface {
 	Drop(d digest.Digest)
 	Retain(d digest.Digest, total int64) (release func())
 	Lend(d digest.Digest, off, n int64) (*os.File, bool)
+	// Find returns a chunk of any blob by its own digest.
+	Find(ctx context.Context, d digest.Digest) ([]byte, chunk.Ref, error)
 }
 
 var _ Store = (*chunkstore.Stack)(nil)

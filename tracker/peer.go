@@ -66,6 +66,14 @@ func (v *View) Peer(id ID) (Peer, bool) {
 	return v.peers[i], true
 }
 
+// Distance tells how far a member is: 0 in the viewer's zone, else 1.
+func (v *View) Distance(id ID) int {
+	if p, ok := v.Peer(id); ok && p.Zone == v.self.Zone {
+		return 0
+	}
+	return 1
+}
+
 // Alone reports whether there is no other member.
 func (v *View) Alone() bool { return len(v.peers) == 1 }
 

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -38,11 +41,31 @@ func (c *peersCmd) Run(e *env) error {
 
 func writePeers(e *env, c *node.ClusterStatus) error {
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tID\tZONE\tWEIGHT\tSTATE\tANSWERS WITHIN\tRECEIVED\tFAULTS\tLATEST FAULT")
+	fmt.Fprintln(w, "NAME\tADDRESS\tID\tZONE\tWEIGHT\tSTATE\tANSWERS WITHIN\tRECEIVED\tFAULTS")
 	for _, p := range c.Members {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\t%s\n", p.Name, p.ID, p.Zone, p.Weight, stateText(p), latencyText(p.P95), bytesText(p.Received), p.Strikes, p.Fault)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\n", p.Name, addressText(p.Addrs), p.ID, cmp.Or(p.Zone, "-"), p.Weight, stateText(p), latencyText(p.P95), bytesText(p.Received), p.Strikes)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, p := range c.Members {
+		if p.Fault != "" {
+			fmt.Fprintf(e.stdout, "\n%s (%s), at fault lately: %s\n", p.Name, p.ID, p.Fault)
+		}
+	}
+	return nil
+}
+
+// addressText is the first of a member's addresses, as IP:PORT if it is one.
+func addressText(addrs []string) string {
+	if len(addrs) == 0 {
+		return "-"
+	}
+	parts := strings.Split(addrs[0], "/") // "", ip4, IP, tcp, PORT
+	if len(parts) != 5 {
+		return addrs[0]
+	}
+	return net.JoinHostPort(parts[2], parts[4])
 }
 
 func stateText(p p2p.PeerStatus) string {

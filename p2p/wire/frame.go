@@ -46,6 +46,7 @@ func (t Type) Last() bool {
 const (
 	MaxHeader  = 512 << 10 // bytes
 	MaxBody    = 5 << 20   // bytes: a chunk, a manifest, facts
+	MaxFacts   = 2 << 20   // bytes of facts, see [Learn]
 	MaxPending = 1024      // requests of one lane that are under way
 	MaxCount   = 64        // chunks of one request
 

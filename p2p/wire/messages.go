@@ -243,7 +243,6 @@ const (
 	CauseDenied      Cause = 1 // the upstream refuses the credentials
 	CauseUnreachable Cause = 2 // the upstream cannot be asked
 	CauseOverloaded  Cause = 3 // too much is under way
-	CauseDraining    Cause = 4 // the member is about to leave
 )
 
 // Unavailable says why a member cannot answer.

@@ -18,7 +18,8 @@ const (
 	// Stat asks for the size of a blob.
 	Stat Question = 3
 	// Recall asks for what is known already, without the upstream being asked.
-	// The body of the answer's frame is facts, see [Learn].
+	// The reference is the hash of a credential, or empty. The body of the answer's
+	// frame is facts, see [Learn].
 	Recall Question = 4
 )
 

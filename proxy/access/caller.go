@@ -56,6 +56,9 @@ func (c Caller) password() bool {
 	return strings.EqualFold(scheme, "Basic")
 }
 
+// Token reports whether the credential is one that is no name and password.
+func (c Caller) Token() bool { return !c.Anonymous() && !c.password() }
+
 // Key identifies a caller within this process, and tells nothing else.
 func (c Caller) Key() string {
 	h := c.hash()

@@ -156,6 +156,9 @@ func (l *Ledger) Allow(host, repository string, c Caller, age time.Duration) {
 	case !c.named() && !c.password():
 		g.Expires = g.Checked.Add(opaqueTokenLife)
 	}
+	if later, ok := l.Word(host, repository, c); ok && age > 0 && !g.overrules(later) {
+		return // what is hearsay does not stand against what was said since
+	}
 	old, known := l.remembered(c, repository)
 	l.remember(c, repository, g)
 	if known && old.good(l.freshFor(c)/4) {
@@ -205,11 +208,16 @@ func (l *Ledger) Hear(host, repository string, c Caller, g Grant, challenges []s
 }
 
 // Grants returns the words on callers of a repository that are in memory, at most
-// n, by the hash of the caller: for other nodes.
-func (l *Ledger) Grants(repository string, n int) map[string]Grant {
+// n, by the hash of the caller, and the recorded one on the token whose hash is
+// wanted: for other nodes.
+func (l *Ledger) Grants(repository, wanted string, n int) map[string]Grant {
+	found := make(map[string]Grant)
+	var g Grant
+	if len(wanted) == 2*sha256.Size && l.records.Get(tokenKey(repository, wanted), &g) {
+		found[wanted] = g
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	found := make(map[string]Grant)
 	for k, g := range l.grants {
 		if k.repository == repository && len(found) < n && k.caller != (Caller{}).hash() && k.caller != (Caller{nodeItself}).hash() {
 			found[hex.EncodeToString(k.caller[:])] = g
@@ -218,9 +226,9 @@ func (l *Ledger) Grants(repository string, n int) map[string]Grant {
 	return found
 }
 
-// HearOf is Hear for a caller of whom only the hash is known. It is remembered in
-// memory, where a password's hash is no secret that a disk would keep.
-func (l *Ledger) HearOf(repository, hash string, g Grant) error {
+// HearOf is Hear for a caller of whom only the hash is known. That of a password is
+// kept in memory alone: on a disk it would be one to guess the password by.
+func (l *Ledger) HearOf(repository, hash string, g Grant, token bool) error {
 	k := grantKey{repository: repository}
 	if n, err := hex.Decode(k.caller[:], []byte(clip(hash, 2*sha256.Size))); err != nil || n != sha256.Size || len(hash) != 2*sha256.Size {
 		return errors.New("not the hash of a caller")
@@ -231,8 +239,15 @@ func (l *Ledger) HearOf(repository, hash string, g Grant) error {
 	l.mu.Lock()
 	known, ok := l.grants[k]
 	l.mu.Unlock()
-	if !ok || g.overrules(known) {
-		l.rememberAs(k, g)
+	if ok && !g.overrules(known) {
+		return nil
+	}
+	l.rememberAs(k, g)
+	switch {
+	case token && g.Denied:
+		l.report(l.records.Delete(tokenKey(repository, hash)))
+	case token:
+		l.report(l.records.Put(tokenKey(repository, hash), g))
 	}
 	return nil
 }
@@ -341,8 +356,10 @@ func (l *Ledger) key(c Caller, repository string) string {
 		return "password " + repository + " " + l.slowHash(c)
 	}
 	h := c.hash()
-	return "token " + repository + " " + hex.EncodeToString(h[:])
+	return tokenKey(repository, hex.EncodeToString(h[:]))
 }
+
+func tokenKey(repository, hash string) string { return "token " + repository + " " + hash }
 
 // slowHash returns a hash of a password that takes too long to be worth guessing
 // by, some 20 ms.

@@ -169,6 +169,10 @@ func (n *Node) Invalidate(ctx context.Context, name string) (done Invalidated, e
 	defer cancel()
 	told, err := n.cluster.client.Forget(ctx, wire.Forget{Host: r.Host, Name: r.Name, Tag: r.Tag})
 	done.Members = told
+	// Meanwhile a member that had not been told may have answered this one.
+	if _, ferr := n.registry.Invalidate(r.Repository, r.Tag); ferr != nil {
+		return done, ferr
+	}
 	var all interface{ Unwrap() []error } // one for each member
 	if errors.As(err, &all) {
 		for _, err := range all.Unwrap() {

@@ -31,6 +31,7 @@ const (
 	readSecrets    = 2 * time.Second // between looks at the secret file
 	maxSecretFile  = 64 << 10        // bytes
 	minSecret      = 16              // bytes
+	maxZone        = 63              // bytes
 	maxSecrets     = 16
 	leaveFor       = 3 * time.Second
 	settle         = 3 * time.Second // from a change of the membership to telling new keepers
@@ -194,9 +195,16 @@ func (c *cluster) readSecrets() (secrets [][]byte, err error) {
 	if c.cfg.ClusterSecretFile == "" {
 		return nil, nil
 	}
+	info, err := os.Stat(c.cfg.ClusterSecretFile)
+	if err != nil {
+		return nil, err
+	}
 	p, err := os.ReadFile(c.cfg.ClusterSecretFile)
 	if err != nil {
 		return nil, err
+	}
+	if others := info.Mode().Perm() & 0o007; others != 0 && !bytes.Equal(p, c.secrets) {
+		c.log.Warn("everybody on this machine can read the cluster's secret", "file", c.cfg.ClusterSecretFile)
 	}
 	if len(p) > maxSecretFile {
 		return nil, errors.New("the file is too large")
@@ -222,11 +230,41 @@ func (c *cluster) readSecrets() (secrets [][]byte, err error) {
 func (c *cluster) run(ctx context.Context, backend backend) error {
 	c.host.Handle(p2p.NewServer(c.client, backend, c.log).Serve)
 	g, ctx := errgroup.WithContext(ctx)
+	c.log.Info("member of a cluster", "id", c.identity.ID(), "p2p", strings.Join(c.host.Addrs(), " "), "gossip", c.gossip.Addr())
+	if c.cfg.InsecureCluster {
+		c.log.Warn("the cluster has no secret: whoever can reach this node may join it, and is sent what clients' credentials it asks with")
+	}
 	g.Go(func() error { return c.gossip.Run(ctx) })
+	g.Go(func() error { c.logMembers(ctx); return nil })
 	g.Go(func() error { c.client.Run(ctx); return nil })
 	g.Go(func() error { c.watchSecrets(ctx); return nil })
 	g.Go(func() error { c.retell(ctx, backend.registry.Retell); return nil })
 	return g.Wait()
+}
+
+// logMembers tells who comes and goes.
+func (c *cluster) logMembers(ctx context.Context) {
+	before := c.gossip.View()
+	for {
+		changed := c.gossip.Changed()
+		now := c.gossip.View()
+		for _, p := range now.Peers() {
+			if _, known := before.Peer(p.ID); !known {
+				c.log.Info("member joined", "name", p.Name, "id", p.ID, "addresses", strings.Join(p.Addrs, " "), "members", len(now.Peers()))
+			}
+		}
+		for _, p := range before.Peers() {
+			if _, there := now.Peer(p.ID); !there {
+				c.log.Info("member left", "name", p.Name, "id", p.ID, "members", len(now.Peers()))
+			}
+		}
+		before = now
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // retell calls tell a while after the membership has changed, and now and then.
@@ -266,13 +304,18 @@ func (c *cluster) watchSecrets(ctx context.Context) {
 		before := c.secrets
 		secrets, err := c.readSecrets()
 		if err == nil && !bytes.Equal(before, c.secrets) {
-			err = c.gossip.SetSecrets(secrets)
-			c.log.Info("cluster secrets were read again", "secrets", len(secrets), "error", err)
+			if err = c.gossip.SetSecrets(secrets); err == nil {
+				c.log.Info("cluster secrets were read again", "secrets", len(secrets))
+			}
 		}
-		if err != nil && err.Error() != said {
-			said = err.Error()
+		now := ""
+		if err != nil {
+			now = err.Error()
+		}
+		if now != "" && now != said {
 			c.log.Error("cluster secrets stay as they are", "error", err)
 		}
+		said = now
 	}
 }
 
@@ -326,8 +369,15 @@ func (c ClusterConfig) check() error {
 		return &SettingError{"insecure-cluster", errors.New("there is a secret, too")}
 	case c.Weight < 0 || c.Weight > tracker.MaxWeight:
 		return &SettingError{"weight", fmt.Errorf("it is not from 0 to %d", tracker.MaxWeight)}
-	case c.Advertise != "" && net.ParseIP(c.Advertise) == nil:
-		return &SettingError{"advertise", errors.New("it is not an IP address")}
+	case c.Advertise != "" && (net.ParseIP(c.Advertise) == nil || net.ParseIP(c.Advertise).IsUnspecified()):
+		return &SettingError{"advertise", errors.New("it is not the IP address of a machine")}
+	case len(c.Zone) > maxZone:
+		return &SettingError{"zone", fmt.Errorf("it is longer than %d bytes", maxZone)}
+	}
+	for _, j := range c.Join {
+		if _, _, err := net.SplitHostPort(j); err != nil && strings.Contains(j, ":") && net.ParseIP(strings.Trim(j, "[]")) == nil {
+			return &SettingError{"join", fmt.Errorf("%q is not HOST:PORT", j)}
+		}
 	}
 	for name, limit := range map[string]Size{"upload-limit": c.UploadLimit, "download-limit": c.DownloadLimit, "upstream-limit": c.UpstreamLimit} {
 		if limit != 0 && limit < minPassingRate {

@@ -269,11 +269,15 @@ func (n *Node) Run(ctx context.Context) error {
 		g.Go(func() error { return ignoreShutdown(admin.Serve(n.admin)) })
 	}
 	g.Go(func() error { return n.scrub(gctx) })
+	// Other members are asked for as long as there are responses to be given.
+	cctx, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
 	if n.cluster != nil {
-		g.Go(func() error { return n.runCluster(gctx) })
+		g.Go(func() error { return n.runCluster(cctx) })
 	}
 	g.Go(func() error {
 		<-gctx.Done()
+		defer leave()
 		return n.drain(registry, admin)
 	})
 	n.log.Info("serving", "registry", strings.Join(n.URLs(), " "), "admin", n.AdminURL(),

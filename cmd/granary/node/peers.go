@@ -54,8 +54,8 @@ func (p peers) Upstream(in proxy.In, up proxy.Upstream) proxy.Upstream {
 	return &asked{Upstream: up, client: p.client, in: in}
 }
 
-func (p peers) Recall(ctx context.Context, in proxy.In, learn func([]byte)) {
-	p.client.Recall(ctx, wireRepository(in), learn)
+func (p peers) Recall(ctx context.Context, in proxy.In, caller string, learn func([]byte)) {
+	p.client.Recall(ctx, wireRepository(in), caller, learn)
 }
 
 func (p peers) Tell(in proxy.In, facts []byte) { p.client.Tell(wireRepository(in), facts) }
@@ -200,7 +200,7 @@ func (b backend) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byt
 		if err != nil {
 			return a, nil, err
 		}
-		return a, b.registry.Facts(where), nil
+		return a, b.registry.Facts(where, q.Reference), nil
 	}
 	p, err := b.open(q.Repository)
 	if err != nil {
