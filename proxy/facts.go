@@ -176,6 +176,9 @@ func (r *Registry) learnTag(repo ref.Repository, tag string, t TagFact, now time
 		return
 	}
 	checked := t.Age.since(now)
+	if r.forgotten.since(repo, tag, checked.Add(-onItsWay)) {
+		return
+	}
 	if known, ok := r.cfg.Catalog.Tag(repo.String(), tag); !ok || known.Checked.Before(checked) {
 		r.report(r.cfg.Catalog.SetTag(repo.String(), tag, catalog.Tag{Digest: t.Digest, MediaType: t.MediaType, Size: t.Size, Checked: checked}))
 	}

@@ -98,6 +98,7 @@ type Registry struct {
 	supplying sync.RWMutex // written while a blob changes its supplier
 	questions questions    // to upstreams
 	recent    recent       // repositories that other members know of
+	forgotten forgotten    // tags that were invalidated
 	lists     lists
 	parsing   *semaphore.Weighted // of pages of lists, and manifests
 	gathering *semaphore.Weighted // bytes of lists
@@ -129,6 +130,7 @@ func (r *Registry) Open(repo ref.Repository, caller access.Caller) *Repository {
 // repository, so that the upstream is asked next time. It returns how many were
 // known.
 func (r *Registry) Invalidate(repo ref.Repository, tag string) (int, error) {
+	r.forgotten.add(repo, tag)
 	r.lists.forget(repo.String())
 	return r.cfg.Catalog.ForgetTags(repo.String(), tag)
 }

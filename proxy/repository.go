@@ -93,6 +93,9 @@ func (p *Repository) about(tag string, err error) error {
 // setTag records what tag was resolved to.
 func (p *Repository) setTag(tag string, desc ocispec.Descriptor, up Upstream) {
 	age, _, _ := heard(up)
+	if p.registry.forgotten.since(p.Repository, tag, time.Now().Add(-age)) {
+		return // whoever answered has not been told yet
+	}
 	p.registry.report(p.registry.cfg.Catalog.SetTag(p.String(), tag, catalog.Tag{
 		Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Checked: time.Now().Add(-age),
 	}))

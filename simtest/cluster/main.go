@@ -3,6 +3,7 @@
 //
 //	go run ./simtest/cluster -n 4 -n 8 [-image image190 -image blob1g] [-rows direct,granary] [-work DIR]
 //	go run ./simtest/cluster -n 4 -fault all
+//	go run ./simtest/cluster -n 50 -rows idle
 //
 // It makes network namespaces on a bridge, in a namespace too: the registry's
 // link carries 200 Mbit/s, that of each node 1 Gbit/s each way. A row is a
@@ -82,7 +83,7 @@ func parse() *options {
 		return err
 	})
 	flag.Func("image", "image190, blob1g or smallK; may be repeated (default image190)", split(&o.images))
-	flag.Func("rows", "single, direct, separate, granary, staggered, crane, containerd (default direct,granary)", split(&o.rows))
+	flag.Func("rows", "single, direct, separate, granary, staggered, idle, crane, containerd (default direct,granary)", split(&o.rows))
 	flag.Func("fault", "a fault instead of rows, or all: "+strings.Join(faultNames(), ", "), split(&o.faults))
 	flag.StringVar(&o.Work, "work", o.Work, "where images and logs are kept")
 	flag.StringVar(&o.Data, "data", "", "where nodes store, as /dev/shm (default in -work)")

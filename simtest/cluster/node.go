@@ -93,7 +93,7 @@ func (l *lab) startNodes(ctx context.Context, count int, alone bool) ([]*node, e
 	if alone {
 		return nodes, nil
 	}
-	return nodes, l.together(ctx, 30*time.Second, nodes...)
+	return nodes, l.together(ctx, time.Minute+time.Duration(count)*2*time.Second, nodes...)
 }
 
 // together waits until each of the nodes takes all the others for up, and a

@@ -26,6 +26,8 @@ func (l *lab) runRow(ctx context.Context, name string, img *image, lim limits) (
 		return l.granary(ctx, name, img, l.Alone, lim), nil
 	case "staggered":
 		return l.staggered(ctx, img, lim), nil
+	case "idle":
+		return l.idle(ctx, img), nil
 	case "crane":
 		return l.tool(ctx, name, img, l.crane, lim), nil
 	case "containerd":
@@ -69,6 +71,26 @@ func (l *lab) granary(ctx context.Context, name string, img *image, alone bool, 
 			return err
 		}
 		return r.within(lim)
+	})
+}
+
+// idle has a cluster do nothing for a while, and tells what a member then takes.
+func (l *lab) idle(ctx context.Context, img *image) *row {
+	const while = 20 * time.Second
+	return l.measure(ctx, "idle", []*image{img}, func(ctx context.Context, r *row) error {
+		nodes, err := l.startNodes(ctx, len(l.spaces), false)
+		if err != nil {
+			return err
+		}
+		if err := r.begin(l); err != nil {
+			return err
+		}
+		before := nodes[0].cpu()
+		if err := pause(ctx, while); err != nil {
+			return err
+		}
+		r.note = fmt.Sprintf("an idle member took %.1f ms of CPU time a second. ", 1000*(nodes[0].cpu()-before)/while.Seconds())
+		return r.end(ctx, l)
 	})
 }
 
