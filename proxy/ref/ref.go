@@ -141,16 +141,19 @@ var dockerHubNames = map[string]bool{"index.docker.io": true, "registry-1.docker
 func CanonicalHost(s string) (string, error) { return canonicalHost(s) }
 
 func canonicalHost(s string) (string, error) {
-	host := strings.TrimSuffix(strings.ToLower(s), ":443")
-	if dockerHubNames[host] {
-		return dockerHub, nil
-	}
+	host := strings.ToLower(s)
 	name, port := host, ""
 	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
 		name, port = host[:i], host[i+1:]
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' {
 			return "", invalid("NAME_INVALID", "%q is not the port of a registry", port)
 		}
+	}
+	if port == "443" {
+		host = name
+	}
+	if dockerHubNames[host] {
+		return dockerHub, nil
 	}
 	if inner, ok := strings.CutPrefix(name, "["); ok {
 		inner, ok = strings.CutSuffix(inner, "]")

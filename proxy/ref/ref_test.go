@@ -160,6 +160,7 @@ func FuzzParsePath(f *testing.F) {
 	for _, s := range []string{"/v2/", "/v2/a/b/manifests/x", "/v2/ghcr.io/a/blobs/" + sha, "/v2/a/tags/list", "/v2/a/blobs/uploads/"} {
 		f.Add(s, "")
 		f.Add(s, "ghcr.io:443")
+		f.Add(s, "0:443:443")
 	}
 	f.Fuzz(func(t *testing.T, path, ns string) {
 		var list []string
