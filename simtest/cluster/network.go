@@ -120,7 +120,8 @@ func (s *space) sent() (int64, error) {
 
 // dial connects from within the space. A thread enters it for that moment; the
 // socket stays there. The thread must come back rather than end, because the
-// processes that it has started would be killed with it (Pdeathsig).
+// processes that it has started would be killed with it (Pdeathsig); one that cannot
+// is left to this goroutine alone, and ends with it.
 func (s *space) dial(ctx context.Context, kind, address string) (c net.Conn, err error) {
 	runtime.LockOSThread()
 	home, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -140,7 +141,10 @@ func (s *space) dial(ctx context.Context, kind, address string) (c net.Conn, err
 		c, err = dialer.DialContext(ctx, kind, address)
 	}
 	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
-		panic("cannot return to my network namespace: " + back.Error())
+		if c != nil {
+			_ = c.Close()
+		}
+		return nil, fmt.Errorf("cannot return to the network namespace: %w", back)
 	}
 	runtime.UnlockOSThread()
 	return c, err
