@@ -146,6 +146,9 @@ func (l *lane) send(ctx context.Context, f wire.Frame, most int) (*call, error) 
 	f.ID = c.id
 	if begun, err := l.write(ctx, f); err != nil {
 		l.leave(c)
+		l.mu.Lock()
+		l.owed -= most // nothing comes of what was not asked
+		l.mu.Unlock()
 		if begun {
 			l.fail(fmt.Errorf("write: %w", err))
 		}
