@@ -1,11 +1,9 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -28,16 +26,9 @@ import (
 const (
 	maxProvided    = 1 << 16 // blobs whose providers this node keeps
 	providersLive  = 3 * gossip.Refresh
-	readSecrets    = 2 * time.Second // between looks at the secret file
-	maxSecretFile  = 64 << 10        // bytes
-	minSecret      = 16              // bytes
-	maxZone        = 63              // bytes
-	maxSecrets     = 16
+	maxZone        = 63 // bytes
 	leaveFor       = 3 * time.Second
-	settle         = 3 * time.Second // from a change of the membership to telling new keepers
 	identityName   = "identity.key"
-	claimsName     = "claims.json"
-	maxClaimsFile  = 64 << 20 // bytes
 	minPassingRate = 64 << 10 // bytes per second; below, nothing gets anywhere
 )
 
@@ -58,28 +49,6 @@ type cluster struct {
 
 // clustered reports whether the settings make the node a member of a cluster.
 func (c ClusterConfig) clustered() bool { return c.ClusterSecretFile != "" || c.InsecureCluster }
-
-// membership is a [tracker.Members] that can be named before it begins: the
-// transport and the gossip each need the other's addresses.
-type membership struct{ *cluster }
-
-func (m membership) View() *tracker.View {
-	select {
-	case <-m.begun:
-		return m.gossip.View()
-	default:
-		return tracker.NewView(tracker.Peer{ID: m.identity.ID()}, nil)
-	}
-}
-
-func (m membership) Changed() <-chan struct{} {
-	select {
-	case <-m.begun:
-		return m.gossip.Changed()
-	default:
-		return m.begun
-	}
-}
 
 // signer signs with the node's identity.
 type signer struct{ *libp2p.Identity }
@@ -136,94 +105,12 @@ func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, log *s
 	return c, nil
 }
 
-// restoreClaims reads what the process before has handed on. A file is good for one
-// start: after a crash nobody knows what it says of chunks that were lost.
-func (c *cluster) restoreClaims() {
-	f, err := os.Open(c.claims)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	err = c.client.Claims().Decode(io.LimitReader(f, maxClaimsFile))
-	if rerr := os.Remove(c.claims); rerr != nil || err != nil {
-		c.log.Warn("what may be lent is found out again", "error", errors.Join(err, rerr))
-	}
-}
-
-func (c *cluster) saveClaims() error {
-	if c.claims == "" {
-		return nil
-	}
-	var text bytes.Buffer
-	if err := c.client.Claims().Encode(&text); err != nil {
-		return err
-	}
-	return chunkstore.WriteDurably(c.claims, text.Bytes())
-}
-
 // openIdentity opens the node's key, or makes one that lasts as long as the node.
 func openIdentity(dataDir string, keep bool) (*libp2p.Identity, error) {
 	if !keep {
 		return libp2p.NewIdentity()
 	}
 	return libp2p.LoadIdentity(filepath.Join(dataDir, identityName), chunkstore.WriteDurably)
-}
-
-// advertised puts the IP that others are to use into addresses that have none.
-func advertised(addrs []string, ip string) []string {
-	if ip == "" {
-		return addrs
-	}
-	proto := "/ip4/"
-	if strings.Contains(ip, ":") {
-		proto = "/ip6/"
-	}
-	var all []string
-	for _, a := range addrs {
-		for _, unspecified := range []string{"/ip4/0.0.0.0/", "/ip6/::/"} {
-			if rest, ok := strings.CutPrefix(a, unspecified); ok {
-				a = proto + ip + "/" + rest
-			}
-		}
-		all = append(all, a)
-	}
-	return all
-}
-
-// readSecrets reads the cluster's secrets, one a line.
-func (c *cluster) readSecrets() (secrets [][]byte, err error) {
-	if c.cfg.ClusterSecretFile == "" {
-		return nil, nil
-	}
-	info, err := os.Stat(c.cfg.ClusterSecretFile)
-	if err != nil {
-		return nil, err
-	}
-	p, err := os.ReadFile(c.cfg.ClusterSecretFile)
-	if err != nil {
-		return nil, err
-	}
-	if others := info.Mode().Perm() & 0o007; others != 0 && !bytes.Equal(p, c.secrets) {
-		c.log.Warn("everybody on this machine can read the cluster's secret", "file", c.cfg.ClusterSecretFile)
-	}
-	if len(p) > maxSecretFile {
-		return nil, errors.New("the file is too large")
-	}
-	for line := range bytes.Lines(p) {
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 || line[0] == '#' {
-			continue
-		}
-		if len(line) < minSecret {
-			return nil, fmt.Errorf("a secret has at least %d characters", minSecret)
-		}
-		secrets = append(secrets, bytes.Clone(line))
-	}
-	if len(secrets) == 0 || len(secrets) > maxSecrets {
-		return nil, fmt.Errorf("there are %d secrets in the file, which is none or too many", len(secrets))
-	}
-	c.secrets = p
-	return secrets, nil
 }
 
 // run is a member until ctx ends.
@@ -240,83 +127,6 @@ func (c *cluster) run(ctx context.Context, backend backend) error {
 	g.Go(func() error { c.watchSecrets(ctx); return nil })
 	g.Go(func() error { c.retell(ctx, backend.registry.Retell); return nil })
 	return g.Wait()
-}
-
-// logMembers tells who comes and goes.
-func (c *cluster) logMembers(ctx context.Context) {
-	before := c.gossip.View()
-	for {
-		changed := c.gossip.Changed()
-		now := c.gossip.View()
-		for _, p := range now.Peers() {
-			if _, known := before.Peer(p.ID); !known {
-				c.log.Info("member joined", "name", p.Name, "id", p.ID, "addresses", strings.Join(p.Addrs, " "), "members", len(now.Peers()))
-			}
-		}
-		for _, p := range before.Peers() {
-			if _, there := now.Peer(p.ID); !there {
-				c.log.Info("member left", "name", p.Name, "id", p.ID, "members", len(now.Peers()))
-			}
-		}
-		before = now
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// retell calls tell a while after the membership has changed, and now and then.
-func (c *cluster) retell(ctx context.Context, tell func()) {
-	for {
-		changed := c.gossip.Changed()
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		case <-time.After(gossip.Refresh):
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(settle):
-			tell()
-		}
-	}
-}
-
-// watchSecrets reads the secret file again when it changes. One that cannot be used
-// leaves the secrets as they are.
-func (c *cluster) watchSecrets(ctx context.Context) {
-	if c.cfg.ClusterSecretFile == "" {
-		return
-	}
-	tick := time.NewTicker(readSecrets)
-	defer tick.Stop()
-	said := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		before := c.secrets
-		secrets, err := c.readSecrets()
-		if err == nil && !bytes.Equal(before, c.secrets) {
-			if err = c.gossip.SetSecrets(secrets); err == nil {
-				c.log.Info("cluster secrets were read again", "secrets", len(secrets))
-			}
-		}
-		now := ""
-		if err != nil {
-			now = err.Error()
-		}
-		if now != "" && now != said {
-			c.log.Error("cluster secrets stay as they are", "error", err)
-		}
-		said = now
-	}
 }
 
 // drain makes others take over what this node owns. When they leave too there may be
