@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
@@ -124,6 +125,13 @@ func (c *Client) Recall(ctx context.Context, repo wire.Repository, caller string
 			learn(facts)
 		}
 	}
+}
+
+// Keeps reports whether this node is one of those who keep what is known of a
+// repository, or was one before somebody joined.
+func (c *Client) Keeps(host, name string) bool {
+	keepers := c.cfg.Members.View().Keepers(repositoryKey(host, name), tracker.Copies+1)
+	return slices.ContainsFunc(keepers, func(p tracker.Peer) bool { return p.ID == c.self() })
 }
 
 // Tell tells the others who keep what is known of a repository what was learned of

@@ -219,10 +219,13 @@ func (p *Repository) tell(as access.Caller, up Upstream, f Facts) {
 }
 
 // Retell tells those who keep what is known of repositories all of it, for the ones
-// that were of use lately: some may keep them only now.
+// that were of use lately and that this node keeps: others may keep them only now.
 func (r *Registry) Retell() {
 	for _, repo := range r.recent.all() {
 		in := In{Repository: repo, Itself: r.ledger.Shared(repo.Host)}
+		if !r.cfg.Peers.Keeps(in) {
+			continue
+		}
 		r.cfg.Peers.Tell(in, r.Facts(in, ""))
 	}
 }

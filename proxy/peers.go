@@ -38,6 +38,9 @@ type Peers interface {
 	// asked, and calls learn with the facts of each: those of [Registry.Facts]. It
 	// takes a second at most.
 	Recall(ctx context.Context, in In, caller string, learn func(facts []byte))
+	// Keeps reports whether this node keeps what is known of a repository, or did until
+	// lately.
+	Keeps(in In) bool
 	// Tell tells those who keep what is known of a repository what is new.
 	Tell(in In, facts []byte)
 }

@@ -58,6 +58,8 @@ func (p peers) Recall(ctx context.Context, in proxy.In, caller string, learn fun
 	p.client.Recall(ctx, wireRepository(in), caller, learn)
 }
 
+func (p peers) Keeps(in proxy.In) bool { return p.client.Keeps(in.Host, in.Name) }
+
 func (p peers) Tell(in proxy.In, facts []byte) { p.client.Tell(wireRepository(in), facts) }
 
 // asked is an upstream whose questions are answered by the member that asks for
