@@ -61,9 +61,22 @@ func (o *once) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	})
 }
 
-// Manifest implements [Upstream].
+// Manifest implements [Upstream], as Resolve does.
 func (o *once) Manifest(ctx context.Context, reference string) (upstream.Manifest, error) {
-	return askOnce(ctx, o, "manifest "+reference, func(ctx context.Context) (upstream.Manifest, error) { return o.Upstream.Manifest(ctx, reference) })
+	p := o.repository
+	return askOnce(ctx, o, "manifest "+reference, func(ctx context.Context) (upstream.Manifest, error) {
+		if o.served() {
+			if m, ok := p.storedManifest(ctx, digest.Digest(reference)); ok {
+				return m, nil
+			}
+		}
+		m, err := o.Upstream.Manifest(ctx, reference)
+		if err == nil && string(m.Digest) == reference {
+			p.heed(o.as, nil, o.Upstream)
+			_, err = p.record(ctx, m)
+		}
+		return m, err
+	})
 }
 
 // served reports whether the upstream has served whoever asks just now.

@@ -128,12 +128,20 @@ func (p *Repository) manifestMember(d digest.Digest) (ocispec.Descriptor, bool) 
 // Manifest returns the exact bytes of a manifest that [Repository.Resolve] has
 // returned.
 func (p *Repository) Manifest(ctx context.Context, d digest.Digest) (upstream.Manifest, error) {
-	if desc, ok := p.manifestMember(d); ok {
-		if raw, err := p.registry.stored(ctx, d, desc.Size); err == nil {
-			return upstream.Manifest{Resolved: upstream.Resolved{Descriptor: desc}, Bytes: raw}, nil
-		}
+	if m, ok := p.storedManifest(ctx, d); ok {
+		return m, nil
 	}
 	return p.fetchManifest(ctx, d)
+}
+
+// storedManifest returns a manifest of the repository that is stored.
+func (p *Repository) storedManifest(ctx context.Context, d digest.Digest) (m upstream.Manifest, ok bool) {
+	desc, ok := p.manifestMember(d)
+	if !ok {
+		return m, false
+	}
+	raw, err := p.registry.stored(ctx, d, desc.Size)
+	return upstream.Manifest{Resolved: upstream.Resolved{Descriptor: desc}, Bytes: raw}, err == nil
 }
 
 // fetchManifest gets a manifest from the upstream and keeps it, and what it says
@@ -145,20 +153,27 @@ func (p *Repository) fetchManifest(ctx context.Context, d digest.Digest) (upstre
 		if err != nil {
 			return m, err
 		}
-		named, err = p.registry.parse(ctx, m.Bytes)
-		if err != nil {
-			return m, err
-		}
-		p.shown(d) // what is stored under this digest is this host's from now on
-		p.keep(ctx, m.Descriptor, m.Bytes)
-		named[d] = catalog.Member{MediaType: m.MediaType, Size: m.Size, Manifest: true, Confirmed: true}
-		p.registry.report(p.registry.cfg.Catalog.AddMembers(p.String(), named))
-		return m, nil
+		named, err = p.record(ctx, m)
+		return m, err
 	}, func(upstream.Manifest) Facts { return Facts{Members: named} })
 	if upstream.Unreachable(err) {
 		m, err = p.borrowManifest(ctx, d, err)
 	}
 	return m, p.about("@"+string(d), err)
+}
+
+// record keeps a manifest that the upstream has sent, and what it says of the
+// repository, which it returns.
+func (p *Repository) record(ctx context.Context, m upstream.Manifest) (named map[digest.Digest]catalog.Member, err error) {
+	named, err = p.registry.parse(ctx, m.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	p.shown(m.Digest) // what is stored under this digest is this host's from now on
+	p.keep(ctx, m.Descriptor, m.Bytes)
+	named[m.Digest] = catalog.Member{MediaType: m.MediaType, Size: m.Size, Manifest: true, Confirmed: true}
+	p.registry.report(p.registry.cfg.Catalog.AddMembers(p.String(), named))
+	return named, nil
 }
 
 // borrowManifest gets a manifest from another member, which has said that it

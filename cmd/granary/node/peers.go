@@ -113,13 +113,14 @@ func (a *asked) Resolve(ctx context.Context, reference string) (upstream.Resolve
 func (a *asked) Manifest(ctx context.Context, reference string) (upstream.Manifest, error) {
 	body, ok, err := a.ask(ctx, wire.Manifest, reference)
 	d := digest.Digest(reference)
-	if ok && err == nil && (d.Validate() != nil || d.Algorithm().FromBytes(body) != d) {
+	if ok && err == nil && (a.answer.Digest != d || d.Validate() != nil || d.Algorithm().FromBytes(body) != d) {
 		ok = false // whoever answered is wrong; the upstream is not
 	}
 	if !ok {
 		a.heard = false
 		return a.Upstream.Manifest(ctx, reference)
 	}
+	a.answer.Size = int64(len(body))
 	return upstream.Manifest{Resolved: a.resolved(), Bytes: body}, err
 }
 
