@@ -1,0 +1,215 @@
+package gzip
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"reflect"
+	"testing"
+	"testing/iotest"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/tarball"
+)
+
+var update = flag.Bool("update", false, "write testdata anew")
+
+func encoded(t testing.TB, x *Index) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := x.Encode(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestRoundTrip(t *testing.T) {
+	p := sample(t)
+	for name, blob := range map[string][]byte{"member": compressed(t, p, 6), "members": members(t, p, 10_000)} {
+		x := indexed(t, blob)
+		b := encoded(t, x)
+		if !bytes.Equal(b, encoded(t, x)) {
+			t.Errorf("%s: the same index gives other bytes", name)
+		}
+		got, err := Decode(iotest.HalfReader(bytes.NewReader(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got.Points, x.Points) || got.Blob != x.Blob || got.DiffID != x.DiffID || got.Size != x.Size || got.TarSize != x.TarSize {
+			t.Errorf("%s: the index differs", name)
+		}
+		if !reflect.DeepEqual(listed(got.Table), listed(x.Table)) {
+			t.Errorf("%s: the table differs", name)
+		}
+	}
+}
+
+func listed(t *toc.TOC) (all []toc.Entry) {
+	for e := range t.All() {
+		all = append(all, e)
+	}
+	return all
+}
+
+// TestGolden reads the index of a layer as version 1 has it. Both are of the layer
+// that -update makes.
+func TestGolden(t *testing.T) {
+	const layer, index = "testdata/layer.tar.gz", "testdata/layer.index"
+	p := tarOf(t, "file", text(50_000, 1))
+	if *update {
+		blob := members(t, p, 20_000)
+		x, err := build(bytes.NewReader(blob), tarball.Scan, 8<<10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, b := range map[string][]byte{layer: blob, index: encoded(t, x)} {
+			if err := os.WriteFile(name, b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	blob, err := os.ReadFile(layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := Decode(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(x.Points) < 3 {
+		t.Errorf("%d points", len(x.Points))
+	}
+	for i := range x.Points {
+		if err := x.Check(bytes.NewReader(blob), i); err != nil {
+			t.Error(err)
+		}
+	}
+	r, err := open(t, blob, x).Inflate(toc.Extent{Inner: 40_000, Size: 5000}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, p[40_000:45_000]) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	x := indexed(t, compressed(t, sample(t), 6))
+	good := encoded(t, x)
+	changed := func(change func(x *Index)) []byte {
+		c := *x
+		c.Points = append([]Point(nil), x.Points...)
+		change(&c)
+		return encoded(t, &c)
+	}
+	for name, c := range map[string]struct {
+		p    []byte
+		want error
+	}{
+		"nothing":              {nil, io.ErrUnexpectedEOF},
+		"another version":      {append([]byte("GRNGZIX\x02"), good[8:]...), toc.ErrFormat},
+		"half a point":         {good[:headSize+20], io.ErrUnexpectedEOF},
+		"half a table":         {good[:len(good)-20], toc.ErrMalformed},
+		"garbage behind it":    {append(bytes.Clone(good), "garbage!"...), toc.ErrMalformed},
+		"a count of 2³²-1":     {append(append(bytes.Clone(good[:headSize-4]), 0xff, 0xff, 0xff, 0xff), good[headSize:]...), toc.ErrLimit},
+		"a window of 40 KiB":   {changed(func(x *Index) { x.Points[1].Window = make([]byte, 40<<10) }), toc.ErrMalformed},
+		"a point backwards":    {changed(func(x *Index) { x.Points[1].In = -5 }), toc.ErrMalformed},
+		"a point twice":        {changed(func(x *Index) { x.Points[2].Out = x.Points[1].Out }), toc.ErrMalformed},
+		"beyond the blob":      {changed(func(x *Index) { x.Points[len(x.Points)-1].In = x.Size + 1 }), toc.ErrMalformed},
+		"content beyond":       {changed(func(x *Index) { x.Points, x.TarSize = x.Points[:1], 1000 }), toc.ErrMalformed},
+		"a size below zero":    {changed(func(x *Index) { x.Size = -1 }), toc.ErrMalformed},
+		"no digest of a blob":  {changed(func(x *Index) { x.Blob = toc.Digest{} }), toc.ErrMalformed},
+		"no point at all":      {changed(func(x *Index) { x.Points = nil }), toc.ErrMalformed},
+		"bits without windows": {changed(func(x *Index) { x.Points[1].Window, x.Points[1].Bits = nil, 1 }), toc.ErrMalformed},
+	} {
+		if _, err := Decode(bytes.NewReader(c.p)); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v, want %v", name, err, c.want)
+		}
+	}
+	reset := errors.New("connection reset")
+	for _, n := range []int{0, 10, headSize + 5, len(good) - 10} {
+		_, err := Decode(io.MultiReader(bytes.NewReader(good[:n]), iotest.ErrReader(reset)))
+		if !errors.Is(err, reset) || errors.Is(err, toc.ErrMalformed) {
+			t.Errorf("a reader that fails at %d: %v", n, err)
+		}
+	}
+}
+
+// FuzzDecode decodes what may be an index, and reads a layer by it.
+func FuzzDecode(f *testing.F) {
+	blob := members(f, tarOf(f, "f", text(3000, 1)), 1000)
+	x, err := build(bytes.NewReader(blob), tarball.Scan, 512)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(encoded(f, x), int64(600), int64(1000))
+	x, err = build(bytes.NewReader(flushed(f, tarOf(f, "f", text(3000, 1)), 700)), tarball.Scan, 512)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(encoded(f, x), int64(0), int64(3000))
+	f.Fuzz(func(t *testing.T, p []byte, inner, size int64) {
+		if len(p) > 1<<16 {
+			return
+		}
+		x, err := Decode(bytes.NewReader(p))
+		if err != nil {
+			return
+		}
+		again, err := Decode(bytes.NewReader(encoded(t, x)))
+		if err != nil || !reflect.DeepEqual(again.Points, x.Points) || !reflect.DeepEqual(listed(again.Table), listed(x.Table)) {
+			t.Fatalf("encoded and decoded, it differs: %v", err)
+		}
+		l, err := Open(bytes.NewReader(blob), ocispec.Descriptor{Size: x.Size}, x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range min(len(x.Points), 8) {
+			x.Check(bytes.NewReader(blob), i) //nolint:errcheck // it may be anything
+		}
+		if r, err := l.Inflate(toc.Extent{Inner: inner, Size: size}, 0); err == nil {
+			if n, err := io.Copy(io.Discard, r); err == nil && n != size {
+				t.Fatalf("%d bytes of %d without an error", n, size)
+			}
+		}
+	})
+}
+
+// FuzzBuild makes the index of what may be a layer, which must then read as gunzip
+// reads it.
+func FuzzBuild(f *testing.F) {
+	p := tarOf(f, "f", text(3000, 1))
+	f.Add(members(f, p, 1000))
+	f.Add(flushed(f, p, 700))
+	f.Add(compressed(f, p, -2))
+	f.Fuzz(func(t *testing.T, blob []byte) {
+		if len(blob) > 1<<14 {
+			return
+		}
+		x, err := build(bytes.NewReader(blob), tarball.Scan, 512)
+		if err != nil {
+			return
+		}
+		for i := range min(len(x.Points), 64) {
+			if err := x.Check(bytes.NewReader(blob), i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := open(t, blob, x)
+		r, err := l.Inflate(toc.Extent{Size: x.TarSize}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, r); err != nil || n != x.TarSize {
+			t.Fatalf("%d of %d bytes: %v", n, x.TarSize, err)
+		}
+	})
+}

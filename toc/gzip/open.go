@@ -1,0 +1,159 @@
+package gzip
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/klauspost/compress/flate"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/toc"
+)
+
+// readSize is how much of a layer is read at once.
+const readSize = 64 << 10
+
+// Open opens a layer whose index is known. The error wraps [toc.ErrMalformed] when
+// the index is of another blob, or makes no sense.
+func Open(r io.ReaderAt, desc ocispec.Descriptor, x *Index) (*toc.Layer, error) {
+	if err := x.check(); err != nil {
+		return nil, err
+	}
+	if desc.Size != x.Size || desc.Digest != "" && desc.Digest != x.Blob.OCI() {
+		return nil, fmt.Errorf("gzip index: %w: it is of %s of %d bytes", toc.ErrMalformed, x.Blob, x.Size)
+	}
+	return &toc.Layer{TOC: x.Table, Inflater: &inflater{r, x}}, nil
+}
+
+type inflater struct {
+	r io.ReaderAt
+	x *Index
+}
+
+// On implements [toc.Inflater].
+func (f *inflater) On(r io.ReaderAt) toc.Inflater { return &inflater{r, f.x} }
+
+// Inflate implements [toc.Inflater].
+func (f *inflater) Inflate(e toc.Extent, off int64) (io.ReadCloser, error) {
+	if off < 0 || off > e.Size || e.Inner < 0 || e.Inner > f.x.TarSize || e.Size > f.x.TarSize-e.Inner {
+		return nil, fmt.Errorf("gzip: %w: byte %d of %d at %d of a tar of %d", toc.ErrMalformed, off, e.Size, e.Inner, f.x.TarSize)
+	}
+	from, end := e.Inner+off, e.Inner+e.Size
+	s, err := f.x.resume(f.r, f.x.find(from), f.x.end(end), nil)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.CopyN(io.Discard, s, from-s.out); err != nil {
+		return nil, unexpected(err)
+	}
+	s.limit = end
+	return io.NopCloser(s), nil
+}
+
+// stream is a layer that is inflated from a point on.
+type stream struct {
+	blob   *blob
+	x      *Index
+	member member
+	z      io.Reader
+	span   int   // the point of what comes next
+	out    int64 // the byte of the tar that comes next
+	limit  int64 // the byte of the tar where reading ends
+	hash   hash.Hash
+	// passed, unless it is nil, is told of every place that a point could be at.
+	passed func(point)
+}
+
+// resume starts at point i of a layer that is read up to byte end.
+func (x *Index) resume(r io.ReaderAt, i int, end int64, passed func(point)) (*stream, error) {
+	p := x.Points[i]
+	section := io.NewSectionReader(r, p.In, end-p.In)
+	s := &stream{blob: newBlob(section, readSize), x: x, span: i, out: p.Out, limit: x.TarSize, hash: sha256.New(), passed: passed}
+	s.blob.src.n = p.In
+	if p.Window == nil {
+		return s, s.nextMember()
+	}
+	window, err := unpack(p.Window)
+	if err != nil {
+		return nil, err
+	}
+	s.inflate(flate.WithResumeFrom(flate.InflateCheckpoint{BitOffset: p.Bits, Window: window}))
+	return s, nil
+}
+
+// inflate starts inflating here.
+func (s *stream) inflate(opts ...flate.ReaderOpt) {
+	s.member = member{blob: s.blob, in: s.blob.pos(), out: s.out}
+	if s.passed != nil {
+		opts = append(opts, flate.WithEobCallback(func(at flate.InflateCheckpoint) { s.passed(s.member.end(at)) }))
+	}
+	s.z = flate.NewReaderOpts(s.blob.Reader, opts...)
+}
+
+// nextMember goes on with the member that begins here.
+func (s *stream) nextMember() error {
+	if s.passed != nil {
+		s.passed(point{Point: Point{In: s.blob.pos(), Out: s.out}})
+	}
+	if err := s.blob.header(); err != nil {
+		return unexpected(err)
+	}
+	s.inflate()
+	return nil
+}
+
+// endMember goes on behind the end of a member. Its checksum is that of more than was
+// read of it.
+func (s *stream) endMember() error {
+	if _, err := s.blob.Discard(trailerSize); err != nil {
+		return s.blob.fail(err)
+	}
+	return s.nextMember()
+}
+
+// Read reads up to the next point at most, and compares a span with its digest when
+// it ends.
+func (s *stream) Read(p []byte) (int, error) {
+	for s.out < s.limit && len(p) > 0 {
+		end := s.x.spanEnd(s.span)
+		n, err := s.z.Read(p[:min(int64(len(p)), end-s.out, s.limit-s.out)])
+		s.out += int64(n)
+		s.hash.Write(p[:n])
+		switch {
+		case n > 0 && s.out == end:
+			return n, s.endSpan()
+		case err == io.EOF:
+			err = s.endMember()
+		case err != nil:
+			err = s.blob.fail(err)
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	return 0, io.EOF
+}
+
+// endSpan checks a span, which was read from its point on.
+func (s *stream) endSpan() error {
+	got := toc.Digest(s.hash.Sum(nil))
+	if want := s.x.Points[s.span].Digest; got != want {
+		return fmt.Errorf("gzip: span %d: %w: want %s, got %s", s.span, toc.ErrMalformed, want, got)
+	}
+	s.hash.Reset()
+	s.span++
+	return nil
+}
+
+// unexpected returns err, which an end is not to be.
+func unexpected(err error) error {
+	if err == io.EOF {
+		return fmt.Errorf("gzip: %w", io.ErrUnexpectedEOF)
+	}
+	return err
+}

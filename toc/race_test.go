@@ -1,0 +1,5 @@
+//go:build race
+
+package toc_test
+
+func init() { slow = true }
