@@ -23,6 +23,9 @@ const diskName = "disk"
 type Config struct {
 	// Budget bounds the bytes of chunks that are kept. 0 has no bound.
 	Budget int64
+	// Below is a store that shares the budget, and gives up all that it can before
+	// anything of this one is evicted. nil is for none.
+	Below *Disk
 	// SyncEvery is how often what was written is synced and recorded, and so how
 	// much of the latest writes a crash may lose. 0 is one second.
 	SyncEvery time.Duration

@@ -58,16 +58,29 @@ func (s *Disk) GC(keep int64) (freed int64, err error) {
 	return freed, nil
 }
 
-// over returns how many bytes are stored above limit.
+// over returns how many bytes are stored above limit, here and below.
 func (s *Disk) over(limit float64) int64 {
+	below := int64(0)
+	if s.cfg.Below != nil {
+		below = s.cfg.Below.over(0)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.used - int64(limit)
+	return s.used + below - int64(limit)
 }
 
 // evict removes blobs of at least n bytes together, or all that can go, and
 // returns how much that was.
 func (s *Disk) evict(n int64) (freed int64) {
+	if s.cfg.Below != nil {
+		if freed = s.cfg.Below.evict(n); freed >= n {
+			return freed
+		}
+	}
+	return freed + s.evictHere(n-freed)
+}
+
+func (s *Disk) evictHere(n int64) (freed int64) {
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	gone, freed := s.takeOut(n)
