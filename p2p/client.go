@@ -86,9 +86,13 @@ func (c *Client) Run(ctx context.Context) {
 	}
 }
 
+// blame puts a member into quarantine. Only wrong bytes are worth a report: one that
+// breaks the protocol has given none.
 func (c *Client) blame(id tracker.ID, err error) {
 	c.peers.blame(id, err)
-	c.cfg.Report(err)
+	if chunk.IsCorrupt(err) {
+		c.cfg.Report(err)
+	}
 }
 
 // unavailableError is a member's word that it cannot get something.

@@ -333,6 +333,13 @@ func (c *cluster) start(self tracker.Peer, change func(*p2p.Config)) *node {
 	return n
 }
 
+// reports returns what nodes have reported.
+func (c *cluster) reports() []error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.reported)
+}
+
 // content returns bytes that do not shrink.
 func content(size int, seed uint64) []byte {
 	p := make([]byte, size)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"io"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -213,6 +214,9 @@ func TestAMemberThatAnswersWronglyHarmsNobody(t *testing.T) {
 				}
 				if s := c.nodes["a"].state("b"); s.State != "up" {
 					t.Errorf("a bystander is %s (%s)", s.State, s.Fault)
+				}
+				if i := slices.IndexFunc(c.reports(), func(err error) bool { return !chunk.IsCorrupt(err) }); i >= 0 {
+					t.Errorf("what is no wrong bytes is reported as such: %v", c.reports()[i])
 				}
 			})
 		})

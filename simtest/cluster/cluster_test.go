@@ -13,11 +13,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// TestMain lets the test binary be its own clients, as the program is.
+// TestMain lets the test binary be its own clients and hostile members, as the
+// program is.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "fetch" {
-		os.Exit(fetch(os.Args[2:]))
-	}
+	playRole(os.Args[1:])
 	os.Exit(m.Run())
 }
 

@@ -32,6 +32,10 @@ var faults = []struct {
 	{"rolling", func(n int) int { return n }, (*trial).rolling},
 	{"rotate", func(int) int { return 4 }, (*trial).rotate},
 	{"full-disk", one, (*trial).diskFull},
+	{"wrong-bytes", one, hostileAs("wrong-bytes")},
+	{"wrong-size", one, hostileAs("too-many-bytes")},
+	{"wrong-claim", one, hostileAs("claim-of-another")},
+	{"endless-data", one, hostileAs("endless-chunks")},
 }
 
 func one(int) int { return 1 }

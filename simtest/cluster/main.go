@@ -57,15 +57,26 @@ type options struct {
 }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "fetch" {
-		os.Exit(fetch(os.Args[2:]))
-	}
+	playRole(os.Args[1:])
 	o := parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
 		os.Exit(1)
+	}
+}
+
+// playRole is the program that a process of a lab is, if args name one.
+func playRole(args []string) {
+	if len(args) == 0 {
+		return
+	}
+	switch args[0] {
+	case "fetch":
+		os.Exit(fetch(args[1:]))
+	case "hostile":
+		os.Exit(pretend(args[1:]))
 	}
 }
 

@@ -13,7 +13,10 @@ import (
 	"time"
 )
 
-const adminURL = "http://127.0.0.1:5051"
+const (
+	adminURL = "http://127.0.0.1:5051"
+	zone     = "z1"
+)
 
 // node is a granary on its machine.
 type node struct {
@@ -49,7 +52,7 @@ func (l *lab) arguments(i int, data, secret string, alone bool) []string {
 		return args
 	}
 	args = append(args, "--p2p-listen", "/ip4/"+s.address+"/tcp/5052", "--gossip-listen", s.address+":5053",
-		"--advertise", s.address, "--cluster-secret-file", secret, "--zone", "z1")
+		"--advertise", s.address, "--cluster-secret-file", secret, "--zone", zone)
 	for _, other := range l.spaces {
 		if other != s {
 			args = append(args, "--join", other.address+":5053")
