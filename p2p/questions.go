@@ -23,6 +23,7 @@ func (e *DeniedError) Error() string { return e.Message }
 
 const (
 	askFor    = 20 * time.Second
+	makeFor   = time.Hour
 	recallFor = time.Second
 	learnFor  = 5 * time.Second
 )
@@ -35,15 +36,27 @@ func repositoryKey(host, name string) string { return "repository " + host + "/"
 // an answer. Its errors are [ErrOwn], [chunk.ErrNotFound] and [*DeniedError], as the
 // upstream said to the member, and that of ctx.
 func (c *Client) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byte, err error) {
+	return c.askOwners(ctx, repositoryKey(q.Host, q.Name), q, askFor)
+}
+
+// AskPart is Ask for a part of something that is made from a layer, of the members
+// that answer for key. One that makes it first may take an hour, while it says that
+// it is at it.
+func (c *Client) AskPart(ctx context.Context, key string, repo wire.Repository, q wire.Question, part wire.Part) (size int64, body []byte, err error) {
+	a, body, err := c.askOwners(ctx, key, wire.Ask{Repository: repo, Question: q, Reference: part.Reference()}, makeFor)
+	return a.Size, body, err
+}
+
+func (c *Client) askOwners(ctx context.Context, key string, q wire.Ask, within time.Duration) (a wire.Answer, body []byte, err error) {
 	view := c.cfg.Members.View()
-	for _, p := range view.Owners(repositoryKey(q.Host, q.Name), tracker.Copies) {
+	for _, p := range view.Owners(key, tracker.Copies) {
 		if p.ID == view.Self().ID {
 			return a, nil, ErrOwn
 		}
 		if !c.peers.sound(p.ID) {
 			continue // the next one can do it as well
 		}
-		a, body, err = c.askOne(ctx, p.ID, q)
+		a, body, err = c.askOne(ctx, p.ID, q, within)
 		var unavailable *unavailableError
 		switch {
 		case err == nil, errors.Is(err, chunk.ErrNotFound), ctx.Err() != nil:
@@ -59,8 +72,8 @@ func (c *Client) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byt
 }
 
 // askOne asks one member, which says now and then that it is at it.
-func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask) (a wire.Answer, body []byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askFor)
+func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask, within time.Duration) (a wire.Answer, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	call, err := c.peers.request(ctx, id, wire.Frame{Type: wire.TypeAsk, Header: q.Header()}, 0)
 	if err != nil {
@@ -113,7 +126,7 @@ func (c *Client) Recall(ctx context.Context, repo wire.Repository, caller string
 		}
 		asked++
 		go func() {
-			_, body, err := c.askOne(ctx, p.ID, wire.Ask{Repository: repo, Question: wire.Recall, Reference: caller})
+			_, body, err := c.askOne(ctx, p.ID, wire.Ask{Repository: repo, Question: wire.Recall, Reference: caller}, recallFor)
 			if err != nil {
 				body = nil
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
+	"github.com/granary-oci/granary/toc"
 )
 
 // answer is an error as a client sees it: an HTTP status and a code of the
@@ -40,6 +41,12 @@ func answerTo(err error, unknown string) answer {
 		return answer{http.StatusBadRequest, bad.Code}
 	case errors.As(err, &said):
 		return answerToStatus(said.Code, unknown)
+	case errors.Is(err, toc.ErrUnsupported):
+		return answer{http.StatusUnprocessableEntity, "UNSUPPORTED"}
+	case errors.Is(err, toc.ErrNoFile):
+		return answer{http.StatusNotFound, unknown}
+	case layerFault(err):
+		return answer{http.StatusBadGateway, "BLOB_UNKNOWN"}
 	case chunk.IsCorrupt(err):
 		return answer{http.StatusBadGateway, "UNKNOWN"}
 	case errors.Is(err, chunk.ErrNotFound) && !upstream.Unreachable(err): // that nobody nearer has it says nothing then

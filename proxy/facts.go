@@ -262,7 +262,7 @@ func (p *Repository) recall(ctx context.Context) {
 		return
 	}
 	in := p.in(access.Caller{})
-	_, _ = p.registry.questions.ask(ctx, "recall\n"+p.String()+"\n"+p.caller.Key(), func(ctx context.Context) (any, error) {
+	_, _ = p.registry.questions.Do(ctx, "recall\n"+p.String()+"\n"+p.caller.Key(), askFor, func(ctx context.Context) (any, error) {
 		peers.Recall(ctx, in, p.caller.Key(), func(facts []byte) { p.registry.report(p.registry.Learn(in, facts)) })
 		return nil, nil
 	})

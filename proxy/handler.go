@@ -105,6 +105,12 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, 
 		h.finish(w, r, false, h.tags(w, r, p, req), "NAME_UNKNOWN")
 	case ref.Referrers:
 		h.finish(w, r, false, h.referrers(w, r, p, req), "NAME_UNKNOWN")
+	case ref.TOC:
+		sent, err := h.toc(w, r, p, req)
+		h.finish(w, r, sent, err, "BLOB_UNKNOWN")
+	case ref.File:
+		sent, err := h.file(w, r, p, req)
+		h.finish(w, r, sent, err, "BLOB_UNKNOWN")
 	default:
 		writeAnswer(w, answer{http.StatusNotFound, "UNSUPPORTED"}, "this registry takes no uploads")
 	}

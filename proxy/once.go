@@ -87,7 +87,7 @@ func (o *once) served() bool {
 
 func askOnce[T any](ctx context.Context, o *once, question string, answer func(context.Context) (T, error)) (T, error) {
 	key := strings.Join([]string{"once", o.repository.String(), o.as.Key(), question}, "\n")
-	a, err := o.repository.registry.questions.ask(ctx, key, func(ctx context.Context) (any, error) { return answer(ctx) })
+	a, err := o.repository.registry.questions.Do(ctx, key, askFor, func(ctx context.Context) (any, error) { return answer(ctx) })
 	v, _ := a.(T) // nil when nobody waited for it
 	return v, err
 }

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/toc"
 )
 
 // Peers are the other members of a cluster. What they are asked is never asked on
@@ -43,7 +46,16 @@ type Peers interface {
 	Keeps(in In) bool
 	// Tell tells those who keep what is known of a repository what is new.
 	Tell(in In, facts []byte)
+	// Derived returns an object of a kind that is derived from a layer, as the member
+	// has it that answers for it, and makes it if need be. The
+	// error is [chunk.ErrNotFound] if that is this node.
+	Derived(ctx context.Context, in In, kind string, of LayerRef) ([]byte, error)
+	// Content returns an extent of a file, in the same way.
+	Content(ctx context.Context, in In, of LayerRef, path string, x toc.Extent) ([]byte, error)
 }
+
+// LayerRef names a layer, and the manifest that says more of it, if there is one.
+type LayerRef struct{ Layer, Manifest digest.Digest }
 
 // In is a repository, and in whose name it is read.
 type In struct {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
@@ -18,6 +19,8 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
+	"github.com/granary-oci/granary/proxy/flight"
+	"github.com/granary-oci/granary/proxy/lazy"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -25,6 +28,9 @@ import (
 // ErrRefused says that this node does not read from the registry that a request
 // names.
 var ErrRefused = errors.New("this node does not serve that registry")
+
+// askFor bounds a question to an upstream.
+const askFor = 30 * time.Second
 
 // Upstream reads one repository of the registry that owns it, in somebody's
 // name. An answer other than success is an *upstream.StatusError; for what else
@@ -84,6 +90,10 @@ type Config struct {
 	Budget *chunk.Budget
 	// Report is told of faults that were worked around. nil ignores them.
 	Report func(error)
+	// Layers opens layers, and Contents keeps what is read of their files; nil keeps
+	// nothing.
+	Layers   *lazy.Layers
+	Contents *lazy.Contents
 	// Served is told of bytes that left the node, and of the source they came
 	// from. nil ignores them.
 	Served func(source string, n int64)
@@ -96,10 +106,11 @@ type Registry struct {
 	ledger    *access.Ledger
 	flights   flights      // of chunks
 	supplying sync.RWMutex // written while a blob changes its supplier
-	questions questions    // to upstreams
+	questions flight.Group // to upstreams
 	recent    recent       // repositories that other members know of
 	forgotten forgotten    // tags that were invalidated
 	lists     lists
+	pieces    pieceCache
 	parsing   *semaphore.Weighted // of pages of lists, and manifests
 	gathering *semaphore.Weighted // bytes of lists
 }
@@ -108,6 +119,9 @@ type Registry struct {
 func NewRegistry(cfg Config) *Registry {
 	if cfg.Report == nil {
 		cfg.Report = func(error) {}
+	}
+	if cfg.Layers == nil {
+		cfg.Layers = lazy.NewLayers(&lazy.Derived{Report: cfg.Report})
 	}
 	if cfg.Served == nil {
 		cfg.Served = func(string, int64) {}

@@ -264,7 +264,7 @@ func ask[T any](ctx context.Context, p *Repository, question string, answer func
 // askAs makes callers with the same question in the same name share one answer.
 func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question string, answer func(context.Context, Upstream) (T, error)) (T, error) {
 	key := strings.Join([]string{p.String(), question, as.Key(), strconv.FormatBool(p.lent)}, "\n")
-	a, err := p.registry.questions.ask(ctx, key, func(ctx context.Context) (any, error) {
+	a, err := p.registry.questions.Do(ctx, key, askFor, func(ctx context.Context) (any, error) {
 		up, err := p.registry.cfg.Upstream(p.Repository, as.Authorization())
 		if err != nil {
 			return nil, err

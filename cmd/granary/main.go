@@ -26,6 +26,10 @@ type cli struct {
 
 	Serve   serveCmd      `cmd:"" help:"Run a node."`
 	Pull    pullCmd       `cmd:"" help:"Pull an image through a node, to warm it or into an OCI image layout."`
+	TOC     tocCmd        `cmd:"" name:"toc" help:"Show what is known of an image's layers from their tables of contents."`
+	Ls      lsCmd         `cmd:"" name:"ls" help:"List files of an image, without pulling it."`
+	Cat     catCmd        `cmd:"" name:"cat" help:"Write files of an image to the standard output."`
+	Stat    statCmd       `cmd:"" name:"stat" help:"Show all that is known of files of an image."`
 	Status  statusCmd     `cmd:"" help:"Show what a running node holds and has served."`
 	Show    configCmd     `cmd:"" name:"config" help:"Show the effective settings of serve, and where each comes from."`
 	Fsck    fsckCmd       `cmd:"" help:"Check every chunk of a store, and drop what is wrong."`

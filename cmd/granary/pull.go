@@ -67,20 +67,12 @@ func (c *pullCmd) Run(e *env) error {
 			return err
 		}
 	}
-	url, done, err := c.registry(e)
+	from, done, err := openRepository(e, c.DataConfig, c.nodeFlag, want)
 	if err != nil {
 		return err
 	}
 	defer done()
-	r, err := upstream.New(upstream.Config{
-		URL: url, UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url),
-		// The node relays the registry's challenge; whoever pulls answers it.
-		Credentials: node.UserCredentials(c.DockerConfig, want.Host),
-	})
-	if err != nil {
-		return err
-	}
-	p.from = r.Repository(want.Repository.String())
+	p.from = from
 	begin := time.Now()
 	desc, err := p.pull(e.ctx)
 	p.progress.finish()
@@ -98,17 +90,36 @@ func (c *pullCmd) Run(e *env) error {
 	return err
 }
 
-// registry returns the URL of a registry face to pull through: that of the node
+// openRepository returns a repository as the user of the command reads it through a
+// node.
+func openRepository(e *env, cfg node.DataConfig, f nodeFlag, want ref.Reference) (*upstream.Repository, func(), error) {
+	url, done, err := registryFace(e, cfg, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := upstream.New(upstream.Config{
+		URL: url, UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url),
+		// The node relays the registry's challenge; whoever pulls answers it.
+		Credentials: node.UserCredentials(cfg.DockerConfig, want.Host),
+	})
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return r.Repository(want.Repository.String()), done, nil
+}
+
+// registryFace returns the URL of a registry face to pull through: that of the node
 // that holds the data directory or answers at --node, else of a node that lives
 // in this process until done is called.
-func (c *pullCmd) registry(e *env) (url string, done func(), err error) {
-	s, err := c.status(e.ctx)
+func registryFace(e *env, cfg node.DataConfig, f nodeFlag) (url string, done func(), err error) {
+	s, err := f.status(e.ctx)
 	if err == nil && len(s.Listen) > 0 {
 		return reachable(s.Listen[0]), func() {}, nil
 	}
 	n, err := node.New(node.Config{
-		DataConfig:   c.DataConfig,
-		ListenConfig: node.ListenConfig{Listen: []string{"127.0.0.1:0"}},
+		DataConfig:   cfg,
+		ListenConfig: node.ListenConfig{Listen: []string{"127.0.0.1:0"}, DrainTimeout: time.Second},
 	}, quietLogger(e.stderr))
 	var locked *chunkstore.LockedError
 	if errors.As(err, &locked) {
@@ -218,7 +229,7 @@ func (p *puller) manifest(ctx context.Context, name string, depth int) (ocispec.
 	if err := json.Unmarshal(body, &m); err != nil {
 		return desc, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
-	below, err := p.choose(m.Manifests)
+	below, err := choosePlatform(m.Manifests, p.platform)
 	if err != nil {
 		return desc, fmt.Errorf("index %s: %w", desc.Digest, err)
 	}
@@ -256,15 +267,15 @@ func (p *puller) note(b ocispec.Descriptor) error {
 	return nil
 }
 
-// choose returns the manifests of an index that are for the wanted platform: the
+// choosePlatform returns the manifests of an index that are for a platform: the
 // first that matches, as the image specification says, or all.
-func (p *puller) choose(all []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	if p.platform == "all" || len(all) == 0 {
+func choosePlatform(all []ocispec.Descriptor, platform string) ([]ocispec.Descriptor, error) {
+	if platform == "all" || len(all) == 0 {
 		return all, nil
 	}
-	part := strings.Split(p.platform, "/")
+	part := strings.Split(platform, "/")
 	if len(part) < 2 || len(part) > 3 {
-		return nil, fmt.Errorf("platform %q: want OS/ARCH, OS/ARCH/VARIANT or all", p.platform)
+		return nil, fmt.Errorf("platform %q: want OS/ARCH, OS/ARCH/VARIANT or all", platform)
 	}
 	var there []string
 	for _, d := range all {
@@ -276,7 +287,7 @@ func (p *puller) choose(all []ocispec.Descriptor) ([]ocispec.Descriptor, error) 
 		}
 		there = append(there, strings.TrimSuffix(d.Platform.OS+"/"+d.Platform.Architecture+"/"+d.Platform.Variant, "/"))
 	}
-	return nil, fmt.Errorf("no image for %s; there are %s", p.platform, strings.Join(there, ", "))
+	return nil, fmt.Errorf("no image for %s; there are %s", platform, strings.Join(there, ", "))
 }
 
 // blob reads a blob to its verified end.

@@ -1,6 +1,9 @@
 package wire
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -21,6 +24,13 @@ const (
 	// The reference is the hash of a credential, or empty. The body of the answer's
 	// frame is facts, see [Learn].
 	Recall Question = 4
+	// Derived asks for a part of an object that is derived from a layer, which the
+	// member makes if need be. The reference is a [Part], and the part the body of
+	// the answer's frame; the answer's size is that of the object.
+	Derived Question = 5
+	// Content asks for an extent of a file of a layer. The reference is a [Part], and
+	// the content the body of the answer's frame.
+	Content Question = 6
 )
 
 // Ask is a question to the upstream, made to the member that asks for all.
@@ -45,16 +55,56 @@ func ReadAsk(header []byte) (a Ask, err error) {
 	err = read(header, func(f field) {
 		switch f.number {
 		case 4:
-			if a.Question = Question(f.int(math.MaxInt32)); a.Question > Recall {
+			if a.Question = Question(f.int(math.MaxInt32)); a.Question > Content {
 				a.Question = 0
 			}
 		case 5:
-			a.Reference = f.text(maxName)
+			a.Reference = f.text(maxReference)
 		default:
 			a.read(f)
 		}
 	})
 	return a, err
+}
+
+// maxReference bounds a reference, in bytes: a [Part] with a long path.
+const maxReference = 16 << 10
+
+// MaxPart bounds a part that is asked for, in bytes.
+const MaxPart = 4 << 20
+
+// Part is a part of something that is made from a layer: the reference of a question
+// for it.
+type Part struct {
+	Layer    digest.Digest `json:"layer"`
+	Manifest digest.Digest `json:"manifest,omitempty"` // that names the layer
+	Kind     string        `json:"kind,omitempty"`     // of a derived object
+	Path     string        `json:"path,omitempty"`     // of a file in the layer
+	Offset   int64         `json:"offset"`             // in the object or the file
+	Size     int64         `json:"size"`               // in bytes, MaxPart at most
+}
+
+// Reference returns the part as a question has it.
+func (p Part) Reference() string {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return "" // a path that is no text; nobody knows of it
+	}
+	return string(text)
+}
+
+// ReadPart reads the reference of a question for a part.
+func ReadPart(reference string) (p Part, err error) {
+	if err := json.Unmarshal([]byte(reference), &p); err != nil {
+		return p, fmt.Errorf("wire: part: %w", err)
+	}
+	switch {
+	case p.Layer.Validate() != nil, p.Manifest != "" && p.Manifest.Validate() != nil:
+		return p, errors.New("wire: part: a digest is malformed")
+	case p.Offset < 0, p.Size <= 0, p.Size > MaxPart:
+		return p, fmt.Errorf("wire: part: %d bytes at %d", p.Size, p.Offset)
+	}
+	return p, nil
 }
 
 // Answer is the upstream's answer to a question.

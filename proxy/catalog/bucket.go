@@ -22,9 +22,15 @@ const (
 
 	possessions = "possessions" // digest@host → nothing
 	suppliers   = "suppliers"   // digest → host
+
+	derived = "derived" // kind:digest → derivation
+	origins = "origins" // digest@origin → nothing
 )
 
-var limits = map[string]int{access: 1 << 17, tags: 1 << 18, members: 1 << 20, homes: 1 << 20, possessions: 1 << 20, suppliers: 1 << 20}
+var limits = map[string]int{
+	access: 1 << 17, tags: 1 << 18, members: 1 << 20, homes: 1 << 20, possessions: 1 << 20, suppliers: 1 << 20,
+	derived: 1 << 18, origins: 1 << 21,
+}
 
 // inMemory divides the limits for what is in memory.
 const inMemory = 16

@@ -217,6 +217,42 @@ func (c *Catalog) SetPossesses(host string, d digest.Digest) error {
 	return c.put(entry{possessions, string(d) + "@" + host, struct{}{}})
 }
 
+// derivation is what is derived from a blob.
+type derivation struct {
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size"`
+}
+
+// Derived returns the object of a kind that was derived from a blob.
+func (c *Catalog) Derived(kind string, blob digest.Digest) (object digest.Digest, size int64, ok bool) {
+	var d derivation
+	ok = c.get(derived, kind+":"+string(blob), &d)
+	return d.Digest, d.Size, ok && d.Digest.Validate() == nil && d.Size >= 0
+}
+
+// SetDerived records an object that was derived from a blob.
+func (c *Catalog) SetDerived(kind string, blob, object digest.Digest, size int64) error {
+	return c.put(entry{derived, kind + ":" + string(blob), derivation{object, size}})
+}
+
+// Origins returns where a content was read, a hundred at most.
+func (c *Catalog) Origins(content digest.Digest) []string {
+	found := c.keys(origins, string(content)+"@", 100)
+	for i, k := range found {
+		found[i] = strings.TrimPrefix(k, string(content)+"@")
+	}
+	return found
+}
+
+// AddOrigin records where a content was read.
+func (c *Catalog) AddOrigin(content digest.Digest, origin string) error {
+	key := string(content) + "@" + origin
+	if c.get(origins, key, new(struct{})) {
+		return nil
+	}
+	return c.put(entry{origins, key, struct{}{}})
+}
+
 // Records are JSON values by key.
 type Records struct{ catalog *Catalog }
 

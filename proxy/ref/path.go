@@ -17,6 +17,8 @@ const (
 	Tags                  // /v2/<name>/tags/list
 	Referrers             // /v2/<name>/referrers/<digest>
 	Upload                // /v2/<name>/blobs/uploads/…
+	TOC                   // /v2/<name>/_granary/toc/<digest>: of a layer
+	File                  // /v2/<name>/_granary/file/<digest>?path=…: in a layer
 )
 
 // Request is what a path asks for, and of whom.
@@ -98,6 +100,16 @@ func (r *Request) split(path string) (name string, err error) {
 	case "referrers":
 		r.Kind = Referrers
 		r.Digest, err = digest.Digest(last), checkDigest(last)
+	case "toc", "file":
+		r.Kind = TOC
+		if before[j+1:] == "file" {
+			r.Kind = File
+		}
+		before, ok := strings.CutSuffix(name, "/_granary")
+		if !ok {
+			return "", invalid("NAME_UNKNOWN", "%q is no path of a registry", path)
+		}
+		name, r.Digest, err = before, digest.Digest(last), checkDigest(last)
 	default:
 		err = invalid("NAME_UNKNOWN", "%q is no path of a registry", path)
 	}

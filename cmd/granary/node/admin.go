@@ -34,6 +34,9 @@ type Status struct {
 	Upstreams []string  `json:"upstreams"`          // registries that have been asked
 
 	Store chunkstore.Usage `json:"store"`
+	// Contents are those of files, inflated, and what was derived from layers. They
+	// share the store's budget, and go first.
+	Contents chunkstore.Usage `json:"contents"`
 	// Served counts bytes that left the node by where they came from.
 	Served map[string]int64 `json:"served"`
 	// Received counts bytes that came from upstream registries.
@@ -80,7 +83,7 @@ func (n *Node) Status() Status {
 	if n.store.Disk == nil {
 		s.Degraded = "the data directory cannot be used; nothing is kept"
 	} else {
-		s.Store = n.store.Disk.Usage()
+		s.Store, s.Contents = n.store.Disk.Usage(), n.contents.Usage()
 	}
 	for i, source := range sources {
 		s.Served[source] = n.metrics.bySource[i].Load()
@@ -118,6 +121,9 @@ func (n *Node) Fsck(ctx context.Context, repair bool, found func(error)) (FsckRe
 			damaged[corrupt.Ref.Blob] = true
 		}
 	})
+	if err == nil {
+		err = n.fsckContents(ctx, &sum, found)
+	}
 	report := FsckReport{FsckReport: sum, Damaged: len(damaged)}
 	for d := range damaged {
 		if !repair || err != nil {
@@ -130,6 +136,21 @@ func (n *Node) Fsck(ctx context.Context, repair bool, found func(error)) (FsckRe
 		report.Repaired++
 	}
 	return report, err
+}
+
+// fsckContents checks the contents of files. What was wrong is inflated again when it
+// is read.
+func (n *Node) fsckContents(ctx context.Context, sum *chunkstore.FsckReport, found func(error)) error {
+	more, err := n.contents.Fsck(ctx, nil, func(err error) {
+		n.faults.report(err)
+		found(err)
+	})
+	sum.Blobs += more.Blobs
+	sum.Chunks += more.Chunks
+	sum.Bytes += more.Bytes
+	sum.Wrong += more.Wrong
+	sum.Failed += more.Failed
+	return err
 }
 
 // GC evicts what has not been read for longest until the store has at most keep

@@ -81,13 +81,14 @@ func newMetrics() *metrics {
 }
 
 // watch adds gauges of what the store holds.
-func (m *metrics) watch(usage func() chunkstore.Usage) {
+func (m *metrics) watch(usage, contents func() chunkstore.Usage) {
 	gauge := func(name, help string, value func() float64) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
 	gauge("granary_store_bytes", "Bytes of chunks on disk.", func() float64 { return float64(usage().Bytes) })
 	gauge("granary_store_budget_bytes", "Bytes of chunks that may be on disk.", func() float64 { return float64(usage().Budget) })
 	gauge("granary_store_blobs", "Blobs of which chunks are on disk.", func() float64 { return float64(usage().Blobs) })
+	gauge("granary_contents_bytes", "Bytes of files' contents and of what was derived from layers, on disk.", func() float64 { return float64(contents().Bytes) })
 }
 
 func (m *metrics) countServed(source string, n int64) {

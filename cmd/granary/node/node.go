@@ -25,6 +25,7 @@ import (
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
+	"github.com/granary-oci/granary/proxy/lazy"
 )
 
 // Memory that a node spends on bytes. With what the runtime and the kernel add,
@@ -52,6 +53,7 @@ type Node struct {
 
 	upstreams *upstreams
 	store     *chunkstore.Stack
+	contents  *chunkstore.Disk // of files of layers, and what is derived from layers; nil when nothing is kept
 	catalog   *catalog.Catalog
 	listeners []net.Listener          // of the registry face
 	admin     net.Listener            // nil without one
@@ -60,14 +62,15 @@ type Node struct {
 	registry  *proxy.Registry
 	handler   http.Handler
 	tagRules  []proxy.TagRule
-	closers   []func() error // in the order of opening
+	completed chan digest.Digest // blobs of which all is stored now
+	closers   []func() error     // in the order of opening
 }
 
 // New opens the data directory and the listeners of a node. A data directory
 // that cannot be written to is no error: the node works without one and says so.
 // One that another process holds is a [*chunkstore.LockedError].
 func New(cfg Config, log *slog.Logger) (*Node, error) {
-	n := &Node{cfg: cfg, log: log, started: time.Now(), metrics: newMetrics()}
+	n := &Node{cfg: cfg, log: log, started: time.Now(), metrics: newMetrics(), completed: make(chan digest.Digest, 256)}
 	n.faults = &faultLog{log: log, metrics: n.metrics, last: make(map[string]time.Time)}
 	if err := n.open(); err != nil {
 		_ = n.close() // err is what matters
@@ -90,6 +93,12 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		Report:   n.faults.report,
 		Served:   n.metrics.countServed,
 	}
+	derived := &lazy.Derived{Report: n.faults.report}
+	if n.contents != nil {
+		derived.Store, derived.Records = n.contents, n.catalog
+		face.Contents = &lazy.Contents{Store: n.contents, Records: n.catalog}
+	}
+	face.Layers = lazy.NewLayers(derived)
 	if n.cluster != nil {
 		face.Peers, face.OwnRanges = peers{n.cluster, n.store.Proven}, cfg.UnprovenRanges == "upstream"
 	}
@@ -121,7 +130,7 @@ func (n *Node) open() (err error) {
 		return err
 	}
 	if n.store.Disk != nil {
-		n.metrics.watch(n.store.Disk.Usage)
+		n.metrics.watch(n.store.Disk.Usage, n.contents.Usage)
 	}
 	if !n.cfg.clustered() {
 		return nil
@@ -139,6 +148,12 @@ func (n *Node) open() (err error) {
 func (n *Node) watch(d digest.Digest, e chunkstore.Event) {
 	if c := n.watching.Load(); c != nil {
 		c.watch(d, e, n.catalog.Supplier)
+	}
+	if e == chunkstore.Completed {
+		select {
+		case n.completed <- d:
+		default: // so many at once; it is looked at when it is opened again
+		}
 	}
 }
 
@@ -193,8 +208,17 @@ func (n *Node) openDisk() (*chunkstore.Disk, error) {
 	if budget == 0 {
 		budget = defaultCacheSize(n.cfg.DataDir)
 	}
+	contents, err := chunkstore.Open(filepath.Join(n.cfg.DataDir, "contents"), chunkstore.Config{
+		Budget: budget / 2, VerifyAlways: n.cfg.VerifyReads == "always", Report: n.faults.report,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.contents = contents
+	n.closers = append(n.closers, contents.Close)
 	disk, err := chunkstore.Open(n.cfg.DataDir, chunkstore.Config{
 		Budget:       budget,
+		Below:        contents,
 		VerifyAlways: n.cfg.VerifyReads == "always",
 		Watch:        n.watch,
 		Report:       n.faults.report,
@@ -269,6 +293,7 @@ func (n *Node) Run(ctx context.Context) error {
 		g.Go(func() error { return ignoreShutdown(admin.Serve(n.admin)) })
 	}
 	g.Go(func() error { return n.scrub(gctx) })
+	g.Go(func() error { n.checkLayers(gctx); return nil })
 	// Other members are asked for as long as there are responses to be given.
 	cctx, leave := context.WithCancel(context.WithoutCancel(ctx))
 	defer leave()
@@ -323,6 +348,20 @@ func (n *Node) drain(registry, admin *http.Server) error {
 		_ = registry.Close()
 	}
 	return admin.Close()
+}
+
+// checkLayers looks at layers that have become complete, one after the other.
+func (n *Node) checkLayers(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-n.completed:
+			if info, err := n.store.Stat(d); err == nil {
+				n.registry.CheckLayer(ctx, d, info.Size)
+			}
+		}
+	}
 }
 
 // scrub reads and checks everything that is stored, slowly, now and then.

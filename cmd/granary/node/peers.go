@@ -210,6 +210,8 @@ func (b backend) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byt
 		return a, nil, err
 	}
 	switch d := digest.Digest(q.Reference); {
+	case q.Question == wire.Derived || q.Question == wire.Content:
+		a, body, err = b.part(ctx, p, q)
 	case q.Question == wire.Stat && d.Validate() == nil:
 		a.Size, err = p.Stat(ctx, d)
 	case q.Question == wire.Manifest && d.Validate() == nil:

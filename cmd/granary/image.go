@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/granary-oci/granary/cmd/granary/node"
+	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
+	"github.com/granary-oci/granary/toc"
+)
+
+// imageFlags are those of commands that look into an image.
+type imageFlags struct {
+	node.DataConfig `embed:""`
+	nodeFlag        `embed:""`
+
+	Platform string `name:"platform" default:"${platform}" placeholder:"OS/ARCH[/VARIANT]" help:"Which image of an index to look into."`
+	Layer    string `name:"layer" placeholder:"N|DIGEST" help:"Look into one layer alone: the Nth from the bottom, or that of a digest."`
+	Ref      string `arg:"" name:"ref" help:"Image, as in alpine:3 or ghcr.io/org/app@sha256:…; or a layer by its digest."`
+}
+
+// image is an image that is looked into through a node.
+type image struct {
+	from   *upstream.Repository
+	top    digest.Digest // the manifest that names the layers; "" for a layer alone
+	layers []ocispec.Descriptor
+	tables []*table
+}
+
+// table is what a node says of a layer.
+type table struct {
+	*toc.Layer
+	desc     ocispec.Descriptor
+	format   string
+	verified string
+}
+
+// open finds the image and its layers. done is to be called after.
+func (c *imageFlags) open(e *env) (img *image, done func(), err error) {
+	want, err := ref.Parse(c.Ref, c.DefaultUpstream)
+	if err != nil {
+		return nil, nil, err
+	}
+	img = new(image)
+	if img.from, done, err = openRepository(e, c.DataConfig, c.nodeFlag, want); err != nil {
+		return nil, nil, err
+	}
+	err = img.find(e.ctx, want, c.Platform)
+	if err == nil && c.Layer != "" {
+		err = img.only(c.Layer)
+	}
+	if err == nil {
+		err = img.read(e.ctx)
+	}
+	if err != nil {
+		done()
+		return nil, nil, fmt.Errorf("%s: %w", want, err)
+	}
+	return img, done, nil
+}
+
+// find resolves what a reference names: an image, or a layer.
+func (img *image) find(ctx context.Context, want ref.Reference, platform string) error {
+	name := want.Tag
+	if want.Digest != "" {
+		name = string(want.Digest)
+	}
+	for range maxNesting {
+		m, err := img.from.Manifest(ctx, name)
+		if err != nil {
+			if size, serr := img.statLayer(ctx, want.Digest); serr == nil {
+				img.layers = []ocispec.Descriptor{{Digest: want.Digest, Size: size}}
+				return nil
+			}
+			return err
+		}
+		var content struct {
+			Manifests []ocispec.Descriptor `json:"manifests"`
+			Layers    []ocispec.Descriptor `json:"layers"`
+		}
+		if err := json.Unmarshal(m.Bytes, &content); err != nil {
+			return fmt.Errorf("manifest %s: %w", m.Digest, err)
+		}
+		if len(content.Manifests) == 0 {
+			img.top, img.layers = m.Digest, content.Layers
+			return img.checkLayers()
+		}
+		chosen, err := choosePlatform(content.Manifests, platform)
+		if err != nil {
+			return err
+		}
+		name = string(chosen[0].Digest)
+	}
+	return fmt.Errorf("indexes are nested more than %d deep", maxNesting)
+}
+
+func (img *image) statLayer(ctx context.Context, d digest.Digest) (int64, error) {
+	if d == "" {
+		return 0, toc.ErrNoFile
+	}
+	return img.from.Stat(ctx, d)
+}
+
+func (img *image) checkLayers() error {
+	if len(img.layers) == 0 || len(img.layers) > maxBlobs {
+		return fmt.Errorf("manifest %s has %d layers", img.top, len(img.layers))
+	}
+	for _, l := range img.layers {
+		if err := l.Digest.Validate(); err != nil || l.Size < 0 {
+			return fmt.Errorf("layer %q of %d bytes: %w", string(l.Digest), l.Size, err)
+		}
+	}
+	return nil
+}
+
+// only leaves one layer.
+func (img *image) only(which string) error {
+	i := slices.IndexFunc(img.layers, func(l ocispec.Descriptor) bool { return string(l.Digest) == which })
+	if n, err := strconv.Atoi(which); err == nil {
+		i = n - 1
+	}
+	if i < 0 || i >= len(img.layers) {
+		return fmt.Errorf("there is no layer %s; there are %d", which, len(img.layers))
+	}
+	img.layers = img.layers[i : i+1]
+	return nil
+}
+
+// read gets the tables of all layers.
+func (img *image) read(ctx context.Context) error {
+	img.tables = make([]*table, len(img.layers))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for i, l := range img.layers {
+		g.Go(func() (err error) {
+			img.tables[i], err = img.table(ctx, l)
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// query are the parameters that tell the node whose word on a layer holds.
+func (img *image) query() url.Values {
+	if img.top == "" {
+		return url.Values{}
+	}
+	return url.Values{"manifest": {string(img.top)}}
+}
+
+func (img *image) table(ctx context.Context, l ocispec.Descriptor) (*table, error) {
+	resp, err := img.from.Get(ctx, "_granary/toc/"+string(l.Digest), img.query(), http.Header{"Accept": {proxy.TOCType}})
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	t, err := toc.DecodeJSON(resp.Body, l.Size)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", l.Digest, err)
+	}
+	h := resp.Header
+	return &table{
+		Layer: &toc.Layer{TOC: t, Overlayfs: h.Get(proxy.WhiteoutsHeader) == "overlayfs"},
+		desc:  l, format: h.Get(proxy.FormatHeader), verified: h.Get(proxy.VerifiedHeader),
+	}, nil
+}
+
+// tree lays the layers over each other.
+func (img *image) tree() (*toc.Tree, error) {
+	var layers []*toc.Layer
+	for _, t := range img.tables {
+		layers = append(layers, t.Layer)
+	}
+	return toc.Overlay(layers)
+}
+
+// layerOf returns the digest of the layer that has a file.
+func (img *image) layerOf(f toc.File) digest.Digest {
+	i := slices.IndexFunc(img.tables, func(t *table) bool { return t.Layer == f.Layer })
+	return img.tables[i].desc.Digest
+}

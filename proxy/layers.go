@@ -1,0 +1,161 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/lazy"
+	"github.com/granary-oci/granary/toc"
+)
+
+// Layer is a layer of a repository, open for reading.
+type Layer struct {
+	*lazy.Layer
+	blob  *Blob
+	files toc.Contents
+}
+
+// Release is to be called when the layer has been read.
+func (l *Layer) Release() { l.blob.Release() }
+
+// Content returns the content of a regular file of the layer.
+func (l *Layer) Content(e *toc.Entry) *toc.Content { return toc.Open(l.Layer.Layer, e, l.files) }
+
+// Layer opens a layer by its table of contents, for as long as ctx lives. manifest,
+// if it is not empty, is a manifest of the repository that names the layer: what its
+// annotations say of the layer holds.
+func (p *Repository) Layer(ctx context.Context, d, manifest digest.Digest) (*Layer, error) {
+	desc := ocispec.Descriptor{Digest: d}
+	if manifest != "" {
+		var err error
+		if desc, err = p.layerIn(ctx, d, manifest); err != nil {
+			return nil, err
+		}
+	}
+	b, err := p.Blob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	of := LayerRef{d, manifest}
+	opened, err := p.registry.cfg.Layers.Open(ctx, lazy.Request{Host: p.Host, Layer: desc, Source: layerBytes{p, b}, Ask: p.askDerived(of)})
+	if err != nil {
+		b.Release()
+		return nil, fmt.Errorf("%s: %w", p, err)
+	}
+	return &Layer{opened, b, p.contents(ctx, of)}, nil
+}
+
+// askDerived returns what asks another member for what is derived from a layer, or
+// nil if none is to be asked.
+func (p *Repository) askDerived(of LayerRef) func(context.Context, lazy.Kind) ([]byte, error) {
+	peers := p.peers()
+	if peers == nil || peers.Alone() || p.registry.cfg.OwnRanges {
+		return nil
+	}
+	in := p.in(p.identities()[0])
+	return func(ctx context.Context, kind lazy.Kind) ([]byte, error) {
+		return peers.Derived(ctx, in, string(kind), of)
+	}
+}
+
+// Derived returns an object that is derived from a layer and kept here, for another
+// member, which has seen that it may have it.
+func (r *Registry) Derived(ctx context.Context, kind string, layer digest.Digest) ([]byte, error) {
+	return r.cfg.Layers.Derived(ctx, lazy.Kind(kind), layer)
+}
+
+// CheckLayer compares what a layer says of itself with the layer, all of which is
+// stored.
+func (r *Registry) CheckLayer(ctx context.Context, d digest.Digest, size int64) {
+	m, err := chunk.Grid(d, size)
+	if err != nil {
+		return
+	}
+	b := chunk.NewBlob(m, r.cfg.Store, chunk.BlobConfig{Window: chunk.StripeSize, Budget: r.cfg.Budget})
+	r.report(r.cfg.Layers.Check(ctx, d, storedBytes{b}))
+}
+
+// storedBytes are the bytes of a layer that is stored.
+type storedBytes struct{ *chunk.Blob }
+
+func (b storedBytes) Stream(ctx context.Context) io.ReadCloser { return b.Open(ctx) }
+
+// layerIn returns the descriptor that a manifest has of a layer.
+func (p *Repository) layerIn(ctx context.Context, d, manifest digest.Digest) (desc ocispec.Descriptor, err error) {
+	if _, err := p.resolveDigest(ctx, manifest); err != nil {
+		return desc, err
+	}
+	m, err := p.Manifest(ctx, manifest)
+	if err != nil {
+		return desc, err
+	}
+	if err := p.registry.parsing.Acquire(ctx, 1); err != nil {
+		return desc, err
+	}
+	defer p.registry.parsing.Release(1)
+	var image ocispec.Manifest
+	if err := json.Unmarshal(m.Bytes, &image); err != nil {
+		return desc, fmt.Errorf("%s@%s: %w", p, manifest, err)
+	}
+	for _, l := range image.Layers {
+		if l.Digest == d {
+			return l, nil
+		}
+	}
+	return desc, fmt.Errorf("%s@%s: layer %s: %w", p, manifest, d, chunk.ErrNotFound)
+}
+
+// contents returns what is kept of files' contents, as the caller may read it.
+func (p *Repository) contents(ctx context.Context, of LayerRef) toc.Contents {
+	if p.registry.cfg.Contents == nil {
+		return nil
+	}
+	origin := lazy.Origin{Repository: p.Repository, Layer: of.Layer}
+	kept := p.registry.cfg.Contents.For(ctx, origin, func(o lazy.Origin) bool {
+		other := &Repository{Repository: o.Repository, registry: p.registry, caller: p.caller, lent: p.lent}
+		_, err := other.Stat(ctx, o.Layer)
+		return err == nil
+	})
+	if peers := p.peers(); kept != nil && peers != nil && !peers.Alone() {
+		return &sharedContents{kept, ctx, peers, p.in(p.identities()[0]), of}
+	}
+	return kept
+}
+
+// sharedContents are contents of which each is read from layers by one member, for
+// all.
+type sharedContents struct {
+	toc.Contents
+	ctx   context.Context // of the reader
+	peers Peers
+	in    In
+	of    LayerRef
+}
+
+// Fetch implements [toc.Fetcher].
+func (c *sharedContents) Fetch(e *toc.Entry, x toc.Extent) ([]byte, error) {
+	return c.peers.Content(c.ctx, c.in, c.of, e.Name, x)
+}
+
+// layerBytes are a layer's bytes as the repository's caller reads them.
+type layerBytes struct {
+	repository *Repository
+	blob       *Blob
+}
+
+// Size implements [lazy.Source].
+func (l layerBytes) Size() int64 { return l.blob.Size() }
+
+// ReaderAt implements [lazy.Source].
+func (l layerBytes) ReaderAt(ctx context.Context) io.ReaderAt {
+	return &pieces{repository: l.repository, blob: l.blob, ctx: ctx}
+}
+
+// Stream implements [lazy.Source].
+func (l layerBytes) Stream(ctx context.Context) io.ReadCloser { return l.blob.Open(ctx) }

@@ -1,0 +1,316 @@
+package lazy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/proxy/flight"
+	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/erofs"
+	"github.com/granary-oci/granary/toc/estargz"
+	"github.com/granary-oci/granary/toc/gzip"
+	"github.com/granary-oci/granary/toc/squashfs"
+	"github.com/granary-oci/granary/toc/tarball"
+	"github.com/granary-oci/granary/toc/zstdchunked"
+)
+
+const (
+	// openFor bounds the opening of a layer: one of 50 GB that has to be read at
+	// 15 MB/s takes so long.
+	openFor = time.Hour
+	// maxOpen and maxRemembered bound the layers that are remembered, and their
+	// entries, each of which takes about 200 bytes beside its name.
+	maxOpen       = 512
+	maxRemembered = 2 << 20
+)
+
+// Source is a layer's bytes, as somebody may read them.
+type Source interface {
+	Size() int64
+	// ReaderAt returns any part of them, for as long as ctx lives.
+	ReaderAt(ctx context.Context) io.ReaderAt
+	// Stream returns all of them in order. It ends with io.EOF only after the blob
+	// has matched its digest.
+	Stream(ctx context.Context) io.ReadCloser
+}
+
+// Request says which layer is opened, and how.
+type Request struct {
+	// Host is whose layer it is: what a layer says of itself is only as good as who
+	// sent it.
+	Host string
+	// Layer describes it, with its annotations.
+	Layer ocispec.Descriptor
+	// Source are its bytes.
+	Source Source
+	// Ask asks another member for what is derived from the layer. nil asks nobody.
+	Ask func(ctx context.Context, kind Kind) ([]byte, error)
+}
+
+// Layer is a layer that has been opened.
+type Layer struct {
+	*toc.Layer
+	Format toc.Format
+	// Borrowed says that its table is another member's word, see [Layers.Distrust].
+	Borrowed bool
+}
+
+func (l *Layer) on(r io.ReaderAt) *Layer { return &Layer{l.Layer.On(r), l.Format, l.Borrowed} }
+
+// Layers opens layers and remembers them. It is safe for concurrent use.
+type Layers struct {
+	derived *Derived
+	flights flight.Group
+
+	mu         sync.Mutex
+	open       []remembered // the one that was used last is the last
+	distrusted map[digest.Digest]bool
+}
+
+type remembered struct {
+	key   string
+	blob  digest.Digest
+	layer *Layer
+}
+
+// NewLayers returns layers whose indexes are kept in derived.
+func NewLayers(derived *Derived) *Layers { return &Layers{derived: derived} }
+
+// Open opens a layer, to be read from its source for as long as ctx lives. The error
+// wraps [toc.ErrMalformed], [toc.ErrLimit] or [toc.ErrUnsupported] if the layer is to
+// blame.
+func (l *Layers) Open(ctx context.Context, q Request) (*Layer, error) {
+	q.Layer.Size = q.Source.Size()
+	annotated, err := toc.AnnotatedDigest(q.Layer.Annotations)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", q.Layer.Digest, err)
+	}
+	key := strings.Join([]string{q.Host, string(q.Layer.Digest), annotated.String(), string(toc.Announced(q.Layer)), position(q.Layer)}, "\n")
+	if layer, ok := l.recall(key); ok {
+		return layer.on(q.Source.ReaderAt(ctx)), nil
+	}
+	// Members that ask each other for the same must not wait for each other: who asks
+	// nobody waits for nobody who does.
+	opened, err := l.flights.Do(ctx, fmt.Sprintf("%v\n%s", q.Ask != nil, key), openFor, func(ctx context.Context) (any, error) {
+		layer, err := l.openAs(ctx, q)
+		if err == nil {
+			l.remember(key, q.Layer.Digest, layer)
+		}
+		return layer, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", q.Layer.Digest, err)
+	}
+	return opened.(*Layer).on(q.Source.ReaderAt(ctx)), nil
+}
+
+// position returns all that annotations say of where a table is.
+func position(desc ocispec.Descriptor) string {
+	var all []string
+	for key, value := range desc.Annotations {
+		if strings.Contains(key, "zstd-chunked") {
+			all = append(all, key+"="+value)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, "\n")
+}
+
+func (l *Layers) recall(key string) (*Layer, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.IndexFunc(l.open, func(r remembered) bool { return r.key == key })
+	if i < 0 {
+		return nil, false
+	}
+	found := l.open[i]
+	l.open = append(slices.Delete(l.open, i, i+1), found)
+	return found.layer, true
+}
+
+func (l *Layers) remember(key string, blob digest.Digest, layer *Layer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// The reader that it was opened with is not kept: it is somebody's.
+	l.open = append(l.open, remembered{key, blob, layer.on(nil)})
+	total := 0
+	for i := len(l.open) - 1; i >= 0; i-- {
+		if total += l.open[i].layer.Len(); total > maxRemembered || len(l.open)-i > maxOpen {
+			l.open = slices.Clone(l.open[i+1:])
+			return
+		}
+	}
+}
+
+// forget forgets how a blob was opened.
+func (l *Layers) forget(blob digest.Digest) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open = slices.DeleteFunc(l.open, func(r remembered) bool { return r.blob == blob })
+}
+
+// Distrust says that what another member has said of a layer is wrong: it is found
+// out here from now on.
+func (l *Layers) Distrust(blob digest.Digest) {
+	l.forget(blob)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.distrusted == nil || len(l.distrusted) >= maxOpen {
+		l.distrusted = make(map[digest.Digest]bool)
+	}
+	l.distrusted[blob] = true
+}
+
+func (l *Layers) trusts(blob digest.Digest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.distrusted[blob]
+}
+
+// Derived returns an object that is kept. The error is [chunk.ErrNotFound] if it is
+// not.
+func (l *Layers) Derived(ctx context.Context, kind Kind, blob digest.Digest) ([]byte, error) {
+	return l.derived.Get(ctx, kind, blob)
+}
+
+// openAs opens a layer as what it is.
+func (l *Layers) openAs(ctx context.Context, q Request) (*Layer, error) {
+	r := q.Source.ReaderAt(ctx)
+	announced := toc.Announced(q.Layer)
+	if announced != "" {
+		layer, err := l.openFormat(ctx, announced, r, q)
+		if err == nil || !errors.Is(err, toc.ErrFormat) {
+			return layer, err
+		}
+	}
+	formats, err := toc.Recognize(r, q.Layer.Size)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range formats {
+		if f == announced {
+			continue
+		}
+		layer, err := l.openFormat(ctx, f, r, q)
+		if err == nil || !errors.Is(err, toc.ErrFormat) {
+			return layer, err
+		}
+	}
+	return nil, fmt.Errorf("%w: the layer, of type %q, is of no format that is known", toc.ErrUnsupported, q.Layer.MediaType)
+}
+
+// openFormat opens a layer as one of a format. A table that the layer carries, and
+// that is known to disagree with the rest of it, is passed over.
+func (l *Layers) openFormat(ctx context.Context, f toc.Format, r io.ReaderAt, q Request) (*Layer, error) {
+	if listed(f) && l.derived.disagrees(q.Layer.Digest) {
+		return nil, toc.ErrFormat
+	}
+	layer, borrowed, err := openers[f](l, ctx, r, q)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f, err)
+	}
+	return &Layer{layer, f, borrowed}, nil
+}
+
+// listed reports whether layers of a format carry a table of their own.
+func listed(f toc.Format) bool { return f == toc.EStargz || f == toc.ZstdChunked }
+
+type opener func(l *Layers, ctx context.Context, r io.ReaderAt, q Request) (layer *toc.Layer, borrowed bool, err error)
+
+var openers = map[toc.Format]opener{
+	toc.EStargz:     direct(estargz.Open),
+	toc.ZstdChunked: direct(zstdchunked.Open),
+	toc.Tar:         direct(tarball.Open),
+	toc.EROFS:       direct(erofs.Open),
+	toc.Squashfs:    direct(squashfs.Open),
+	toc.TarGzip:     (*Layers).openGzip,
+	toc.TarZstd:     (*Layers).openZstd,
+}
+
+func direct(open toc.Opener) opener {
+	return func(_ *Layers, _ context.Context, r io.ReaderAt, q Request) (*toc.Layer, bool, error) {
+		layer, err := open(r, q.Layer)
+		return layer, false, err
+	}
+}
+
+// openGzip opens an ordinary tar+gzip by its index, which is made if need be.
+func (l *Layers) openGzip(ctx context.Context, r io.ReaderAt, q Request) (layer *toc.Layer, borrowed bool, err error) {
+	borrowed, err = l.derive(ctx, kindGzip, q, func(p []byte) error {
+		index, err := gzip.Decode(bytes.NewReader(p))
+		if err != nil {
+			return err
+		}
+		layer, err = gzip.Open(r, q.Layer, index)
+		return err
+	}, func() ([]byte, error) {
+		index, err := stream(ctx, q.Source, func(r io.Reader) (*gzip.Index, error) { return gzip.Build(r, tarball.Scan) })
+		if err != nil {
+			return nil, err
+		}
+		var b bytes.Buffer
+		err = index.Encode(&b)
+		return b.Bytes(), err
+	})
+	return layer, borrowed, err
+}
+
+// openZstd opens an ordinary tar+zstd by its table, which is made if need be.
+func (l *Layers) openZstd(ctx context.Context, r io.ReaderAt, q Request) (layer *toc.Layer, borrowed bool, err error) {
+	borrowed, err = l.derive(ctx, kindTable, q, func(p []byte) error {
+		table, err := unmarshalTable(p, q.Layer.Size)
+		if err != nil {
+			return err
+		}
+		layer, err = tarball.OpenZstd(r, q.Layer, table)
+		return err
+	}, func() ([]byte, error) {
+		table, err := stream(ctx, q.Source, tarball.ScanZstd)
+		if err != nil {
+			return nil, err
+		}
+		return marshalTable(table)
+	})
+	return layer, borrowed, err
+}
+
+// derive gets an object that is derived from a layer: kept, else from another member,
+// else made. use may refuse what it is given.
+func (l *Layers) derive(ctx context.Context, kind Kind, q Request, use func([]byte) error, build func() ([]byte, error)) (borrowed bool, err error) {
+	blob := q.Layer.Digest
+	if p, err := l.derived.Get(ctx, kind, blob); err == nil && use(p) == nil {
+		return false, nil
+	}
+	if q.Ask != nil && l.trusts(blob) {
+		if p, err := q.Ask(ctx, kind); err == nil && use(p) == nil {
+			return true, nil // which goes no further than this node
+		}
+	}
+	p, err := build()
+	if err != nil {
+		return false, err
+	}
+	l.derived.Put(ctx, kind, blob, p)
+	return false, use(p)
+}
+
+// stream makes something of all of a layer's bytes, which match its digest.
+func stream[T any](ctx context.Context, src Source, read func(io.Reader) (T, error)) (T, error) {
+	s := src.Stream(ctx)
+	defer s.Close()
+	made, err := read(s)
+	if err == nil {
+		_, err = io.Copy(io.Discard, s) // to where it has matched
+	}
+	return made, err
+}
