@@ -17,7 +17,7 @@ bench: ## the table of medians and ratios beside other programs; needs root
 	go run ./simtest/cluster -n 4 -n 8
 
 fuzz: ## each fuzz target for a while
-	./.ci/fuzz 20s
+	./.ci/fuzz 200000x
 
 lint: ## what CI holds the code to
 	golangci-lint run

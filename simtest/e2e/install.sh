@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$bin"
 bin=$(cd "$bin" && pwd)
 
-packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 curl e2fsprogs procps ca-certificates)
+packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 curl e2fsprogs procps ca-certificates erofs-utils squashfs-tools umoci mmdebstrap)
 missing=()
 for p in "${packages[@]}"; do
 	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
@@ -37,9 +37,20 @@ build ctr github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
 
 # ours NAME TAGS builds a program of our own, which is a module of its own.
 ours() {
-	[ -x "$bin/$1" ] && [ ! "$here/../$1/main.go" -nt "$bin/$1" ] && return
+	local to="$bin/${1##*/}"
+	[ -x "$to" ] && [ ! "$here/../$1/main.go" -nt "$to" ] && return
 	echo "go build simtest/$1"
-	(cd "$here/../$1" && CGO_ENABLED=0 go build -buildvcs=false -o "$bin/$1" -tags "$2" .)
+	(cd "$here/../$1" && CGO_ENABLED=0 go build -buildvcs=false -o "$to" -tags "$2" .)
 }
 ours cimage "containers_image_openpgp exclude_graphdriver_btrfs containers_image_docker_daemon_stub"
 ours cri ""
+ours layers/chunked ""
+
+# The base layer of the images in simtest/layers.
+if [ ! -e "$bin/debian.tar" ]; then
+	echo "mmdebstrap bookworm"
+	SOURCE_DATE_EPOCH=1750000000 mmdebstrap --quiet --variant=essential \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+		bookworm "$bin/debian.new.tar" http://deb.debian.org/debian
+	mv "$bin/debian.new.tar" "$bin/debian.tar"
+fi
