@@ -47,6 +47,12 @@ func (c *Client) AskPart(ctx context.Context, key string, repo wire.Repository, 
 	return a.Size, body, err
 }
 
+// Answers reports whether this node is the one that answers for key.
+func (c *Client) Answers(key string) bool {
+	owners := c.cfg.Members.View().Owners(key, 1)
+	return len(owners) == 0 || owners[0].ID == c.self()
+}
+
 func (c *Client) askOwners(ctx context.Context, key string, q wire.Ask, within time.Duration) (a wire.Answer, body []byte, err error) {
 	view := c.cfg.Members.View()
 	for _, p := range view.Owners(key, tracker.Copies) {

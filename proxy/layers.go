@@ -3,8 +3,10 @@ package proxy
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -81,6 +83,33 @@ func (r *Registry) CheckLayer(ctx context.Context, d digest.Digest, size int64) 
 	r.report(r.cfg.Layers.Check(ctx, d, storedBytes{b}))
 }
 
+// IndexLayer makes what is needed to read single files of a layer, all of which is
+// stored, if it is a layer that needs that and no other member answers for it.
+func (r *Registry) IndexLayer(ctx context.Context, d digest.Digest, size int64) {
+	if peers := r.cfg.Peers; peers != nil && !peers.Derives(string(lazy.KindGzip), d) || !r.isLayer(d) {
+		return
+	}
+	m, err := chunk.Grid(d, size)
+	if err != nil {
+		return
+	}
+	b := chunk.NewBlob(m, r.cfg.Store, chunk.BlobConfig{Window: chunk.StripeSize, Budget: r.cfg.Budget})
+	_, err = r.cfg.Layers.Open(ctx, lazy.Request{Host: r.cfg.Catalog.Supplier(d), Layer: ocispec.Descriptor{Digest: d}, Source: storedBytes{b}})
+	if !errors.Is(err, toc.ErrUnsupported) {
+		r.report(err)
+	}
+}
+
+// isLayer reports whether a manifest names a blob as a tar of some kind.
+func (r *Registry) isLayer(d digest.Digest) bool {
+	for _, home := range r.cfg.Catalog.Homes(d) {
+		if m, ok := r.cfg.Catalog.Member(home, d); ok && strings.Contains(m.MediaType, ".tar") {
+			return true
+		}
+	}
+	return false
+}
+
 // storedBytes are the bytes of a layer that is stored.
 type storedBytes struct{ *chunk.Blob }
 
@@ -136,6 +165,13 @@ type sharedContents struct {
 	peers Peers
 	in    In
 	of    LayerRef
+}
+
+// Compose implements [toc.Composer].
+func (c *sharedContents) Compose(d toc.Digest, parts []toc.Extent) {
+	if kept, ok := c.Contents.(toc.Composer); ok {
+		kept.Compose(d, parts)
+	}
 }
 
 // Fetch implements [toc.Fetcher].

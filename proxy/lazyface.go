@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"strings"
@@ -170,14 +171,18 @@ const fileBlock = 4 << 20
 // layerFile sends a part of a file, of which the first block is there before.
 type layerFile struct {
 	client *http.ResponseController
-	from   io.ReaderAt
+	from   *toc.Content
 	part   content.Part
-	buf    []byte // what is read, and not sent
-	read   int64  // bytes of the part that have been
+	buf    []byte    // what is read, and not sent
+	read   int64     // bytes of the part that have been
+	sum    hash.Hash // of what was read, if all of the file is; or nil
 }
 
 func openFile(client *http.ResponseController, c *toc.Content, part content.Part) (content.Body, error) {
 	f := &layerFile{client: client, from: c, part: part, buf: make([]byte, 0, min(part.Length, fileBlock))}
+	if part.Length == c.Size() && c.Digest().Known() {
+		f.sum = sha256.New()
+	}
 	return f, f.fill()
 }
 
@@ -193,7 +198,24 @@ func (f *layerFile) fill() error {
 		err = nil
 	}
 	f.read += n
-	return err
+	if err != nil || f.sum == nil || n == 0 {
+		return err
+	}
+	_, _ = f.sum.Write(f.buf) // of a hash
+	return f.end()
+}
+
+// end compares the file with its digest when all of it has been read, before the last
+// block of it is sent.
+func (f *layerFile) end() error {
+	if f.read < f.part.Length {
+		return nil
+	}
+	if got := toc.Digest(f.sum.Sum(nil)); got != f.from.Digest() {
+		return f.from.Mismatch(got)
+	}
+	f.from.Matched()
+	return nil
 }
 
 func (f *layerFile) WriteTo(w io.Writer) (sent int64, err error) {

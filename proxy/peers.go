@@ -50,6 +50,8 @@ type Peers interface {
 	// has it that answers for it, and makes it if need be. The
 	// error is [chunk.ErrNotFound] if that is this node.
 	Derived(ctx context.Context, in In, kind string, of LayerRef) ([]byte, error)
+	// Derives reports whether it is this node that answers for such an object.
+	Derives(kind string, layer digest.Digest) bool
 	// Content returns an extent of a file, in the same way.
 	Content(ctx context.Context, in In, of LayerRef, path string, x toc.Extent) ([]byte, error)
 }

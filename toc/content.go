@@ -27,6 +27,13 @@ type Fetcher interface {
 	Fetch(e *Entry, x Extent) ([]byte, error)
 }
 
+// A Composer is [Contents] that remembers which contents a larger one consists of, in
+// order and without gaps, and finds it by its own digest from then on. That has been
+// checked.
+type Composer interface {
+	Compose(d Digest, parts []Extent)
+}
+
 // ErrNotKept says that a content is not kept.
 var ErrNotKept = errors.New("content is not kept")
 
@@ -57,6 +64,32 @@ type Content struct {
 
 // Size returns the content's length in bytes.
 func (c *Content) Size() int64 { return c.entry.Size }
+
+// Digest returns the content's digest, or none.
+func (c *Content) Digest() Digest { return c.entry.Digest }
+
+// Matched says that all of the content has been read and has matched its digest.
+func (c *Content) Matched() {
+	composer, ok := c.kept.(Composer)
+	if !ok || len(c.entry.Extents) < 2 || !c.entry.Digest.Known() {
+		return
+	}
+	end := int64(0)
+	for _, x := range c.entry.Extents {
+		if x.Offset != end || !x.Digest.Known() {
+			return
+		}
+		end += x.Size
+	}
+	if end == c.entry.Size {
+		composer.Compose(c.entry.Digest, c.entry.Extents)
+	}
+}
+
+// Mismatch returns the error for a content that has another digest than it should.
+func (c *Content) Mismatch(got Digest) error {
+	return &CorruptError{Name: c.entry.Name, Extent: Extent{Size: c.entry.Size, Digest: c.entry.Digest}, Got: got}
+}
 
 // ReadAt implements [io.ReaderAt].
 func (c *Content) ReadAt(p []byte, off int64) (n int, err error) {

@@ -2,8 +2,10 @@ package lazy
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"sort"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -20,6 +22,7 @@ import (
 type Contents struct {
 	Store   Store
 	Records Records
+	Report  func(error) // is told of what could not be kept
 }
 
 // Origin is a layer in a repository.
@@ -60,6 +63,37 @@ type readable struct {
 
 // ReadAt implements [toc.Contents].
 func (c *readable) ReadAt(content toc.Digest, size int64, p []byte, off int64) (n int, err error) {
+	p = p[:max(0, min(int64(len(p)), size-off))]
+	parts := []toc.Extent{{Size: size, Digest: content}}
+	n, err = c.read(parts, p, off)
+	if err != nil {
+		if parts, err = c.partsOf(content, size); err == nil {
+			n, err = c.read(parts, p, off)
+		}
+	}
+	if err != nil || !c.allowed(content.OCI()) {
+		return 0, toc.ErrNotKept
+	}
+	return n, nil
+}
+
+// read reads from what is kept of contents that follow each other.
+func (c *readable) read(parts []toc.Extent, p []byte, off int64) (n int, err error) {
+	i := sort.Search(len(parts), func(i int) bool { return parts[i].Offset+parts[i].Size > off })
+	for ; n < len(p) && i < len(parts); i++ {
+		part := parts[i]
+		at := off + int64(n) - part.Offset
+		k, err := c.readOne(part.Digest, part.Size, p[n:min(int64(len(p)), int64(n)+part.Size-at)], at)
+		n += k
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// readOne reads all of p at off of what is kept of a content.
+func (c *readable) readOne(content toc.Digest, size int64, p []byte, off int64) (n int, err error) {
 	m, err := chunk.Grid(content.OCI(), size)
 	if err != nil {
 		return 0, err
@@ -67,15 +101,11 @@ func (c *readable) ReadAt(content toc.Digest, size int64, p []byte, off int64) (
 	if m.Len() > 1 && !c.Store.Proven(m.Blob()) {
 		return 0, toc.ErrNotKept
 	}
-	p = p[:min(int64(len(p)), size-off)]
 	for n < len(p) {
 		r := m.At(m.Find(off + int64(n)))
 		b, err := c.Store.Get(c.ctx, r)
 		if err != nil {
 			return n, toc.ErrNotKept
-		}
-		if n == 0 && !c.allowed(m.Blob()) {
-			return 0, toc.ErrNotKept
 		}
 		n += copy(p[n:], b[off+int64(n)-r.Offset:])
 	}
@@ -110,4 +140,39 @@ func (c *readable) Keep(content toc.Digest, size int64, r io.Reader) error {
 	}
 	_ = c.Records.AddOrigin(content.OCI(), c.origin.String()) // reported where it is kept
 	return nil
+}
+
+// Compose implements [toc.Composer].
+func (c *readable) Compose(content toc.Digest, parts []toc.Extent) {
+	var p []byte
+	for _, x := range parts {
+		p = append(p, x.Digest[:]...)
+		p = binary.BigEndian.AppendUint64(p, uint64(x.Size))
+	}
+	kept := Derived{Store: c.Store, Records: c.Records, Report: c.Report}
+	kept.Put(c.ctx, kindParts, content.OCI(), p)
+	_ = c.Records.AddOrigin(content.OCI(), c.origin.String())
+}
+
+// partsOf returns the contents that a content consists of, if that is known.
+func (c *readable) partsOf(content toc.Digest, size int64) (parts []toc.Extent, err error) {
+	kept := Derived{Store: c.Store, Records: c.Records}
+	p, err := kept.Get(c.ctx, kindParts, content.OCI())
+	if err != nil {
+		return nil, err
+	}
+	const each = len(toc.Digest{}) + 8
+	off := int64(0)
+	for ; len(p) >= each; p = p[each:] {
+		x := toc.Extent{Offset: off, Size: int64(binary.BigEndian.Uint64(p[each-8 : each])), Digest: toc.Digest(p[:each-8])}
+		if x.Size <= 0 || x.Size > size-off {
+			return nil, toc.ErrNotKept
+		}
+		parts = append(parts, x)
+		off += x.Size
+	}
+	if off != size {
+		return nil, toc.ErrNotKept
+	}
+	return parts, nil
 }

@@ -25,7 +25,7 @@ func openContents(t *testing.T) *lazy.Contents {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = disk.Close() })
-	return &lazy.Contents{Store: disk, Records: catalog.NewMemory()}
+	return &lazy.Contents{Store: disk, Records: catalog.NewMemory(), Report: func(err error) { t.Error(err) }}
 }
 
 func origin(name string) lazy.Origin {
@@ -115,6 +115,36 @@ func TestAContentIsForThoseWhoMayReadItsOrigin(t *testing.T) {
 	}
 	if _, err := c.For(t.Context(), origin("public"), nobodyElse).ReadAt(d, size, make([]byte, 6), 0); err != nil {
 		t.Errorf("after it was read there: %v", err)
+	}
+}
+
+// TestAContentIsFoundByItsParts which are what another format has of it.
+func TestAContentIsFoundByItsParts(t *testing.T) {
+	c := openContents(t)
+	mine := c.For(t.Context(), origin("mine"), nobodyElse)
+	whole := bytes.Repeat([]byte("0123456789"), 30_000)
+	var parts []toc.Extent
+	for off := 0; off < len(whole); off += 70_000 {
+		p := whole[off:min(off+70_000, len(whole))]
+		parts = append(parts, toc.Extent{Offset: int64(off), Size: int64(len(p)), Digest: sumOf(p)})
+		if err := mine.Keep(sumOf(p), int64(len(p)), bytes.NewReader(p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(of toc.Contents) ([]byte, error) {
+		p := make([]byte, 150_000)
+		n, err := of.ReadAt(sumOf(whole), int64(len(whole)), p, 65_432)
+		return p[:n], err
+	}
+	if _, err := read(mine); !errors.Is(err, toc.ErrNotKept) {
+		t.Errorf("before it is known: %v", err)
+	}
+	mine.(toc.Composer).Compose(sumOf(whole), parts)
+	if p, err := read(mine); err != nil || !bytes.Equal(p, whole[65_432:65_432+150_000]) {
+		t.Errorf("%d bytes, %v", len(p), err)
+	}
+	if _, err := read(c.For(t.Context(), origin("other"), nobodyElse)); !errors.Is(err, toc.ErrNotKept) {
+		t.Errorf("for others: %v", err)
 	}
 }
 

@@ -19,8 +19,9 @@ import (
 type Kind string
 
 const (
-	kindGzip  Kind = "gzip-index"
+	KindGzip  Kind = "gzip-index" // of an ordinary tar+gzip
 	kindTable Kind = "toc"
+	kindParts Kind = "parts"     // of a content: which others it consists of
 	kindCheck Kind = "toc-check" // whether a layer's own table agrees with the layer: agrees, or why not
 )
 

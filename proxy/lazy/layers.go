@@ -65,7 +65,7 @@ type Layer struct {
 	Borrowed bool
 }
 
-func (l *Layer) on(r io.ReaderAt) *Layer { return &Layer{l.Layer.On(r), l.Format, l.Borrowed} }
+func (l *Layer) on(r io.ReaderAt) *Layer { return &Layer{l.On(r), l.Format, l.Borrowed} }
 
 // Layers opens layers and remembers them. It is safe for concurrent use.
 type Layers struct {
@@ -246,7 +246,7 @@ func direct(open toc.Opener) opener {
 
 // openGzip opens an ordinary tar+gzip by its index, which is made if need be.
 func (l *Layers) openGzip(ctx context.Context, r io.ReaderAt, q Request) (layer *toc.Layer, borrowed bool, err error) {
-	borrowed, err = l.derive(ctx, kindGzip, q, func(p []byte) error {
+	borrowed, err = l.derive(ctx, KindGzip, q, func(p []byte) error {
 		index, err := gzip.Decode(bytes.NewReader(p))
 		if err != nil {
 			return err

@@ -19,8 +19,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/toc"
-	"github.com/granary-oci/granary/toc/treetest"
 	"github.com/granary-oci/granary/toc/squashfs"
+	"github.com/granary-oci/granary/toc/treetest"
 )
 
 var update = flag.Bool("update", false, "make the images in testdata anew")

@@ -27,6 +27,8 @@ type DataConfig struct {
 	CacheSize   Size   `name:"cache-size" default:"0" placeholder:"SIZE" help:"How many bytes of chunks to keep, as in 50GiB. 0 is the smaller of 50 GiB and 20 % of the file system."`
 	VerifyReads string `name:"verify-reads" default:"first" enum:"first,always" placeholder:"WHEN" help:"Hash a chunk that is read from disk the first time (first) or every time (always)."`
 
+	LayerIndex string `name:"layer-index" default:"demand" enum:"demand,complete" placeholder:"WHEN" help:"When to index a gzip layer, for its files to be read one by one: when that is asked for (demand), or as soon as all of the layer is there (complete), which takes 5 to 10 seconds of CPU time for each GB."`
+
 	Upstream           map[string]string `name:"upstream" mapsep:";" placeholder:"HOST=URL,URL" help:"Where the registry HOST is reached, in order of preference, as in docker.io=https://mirror.example,https://registry-1.docker.io. May be repeated. Default: https://HOST. Only what is named here may have an address that is not public."`
 	UpstreamCAFile     map[string]string `name:"upstream-ca-file" mapsep:"," placeholder:"HOST=FILE" help:"PEM certificates that HOST is trusted by, instead of the system's. May be repeated."`
 	UpstreamSkipVerify []string          `name:"upstream-skip-verify" placeholder:"HOST" help:"Do not verify the TLS certificate of HOST. May be repeated."`

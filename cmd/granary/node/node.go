@@ -96,7 +96,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 	derived := &lazy.Derived{Report: n.faults.report}
 	if n.contents != nil {
 		derived.Store, derived.Records = n.contents, n.catalog
-		face.Contents = &lazy.Contents{Store: n.contents, Records: n.catalog}
+		face.Contents = &lazy.Contents{Store: n.contents, Records: n.catalog, Report: n.faults.report}
 	}
 	face.Layers = lazy.NewLayers(derived)
 	if n.cluster != nil {
@@ -359,6 +359,9 @@ func (n *Node) checkLayers(ctx context.Context) {
 		case d := <-n.completed:
 			if info, err := n.store.Stat(d); err == nil {
 				n.registry.CheckLayer(ctx, d, info.Size)
+				if n.cfg.LayerIndex == "complete" {
+					n.registry.IndexLayer(ctx, d, info.Size)
+				}
 			}
 		}
 	}

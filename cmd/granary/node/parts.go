@@ -24,7 +24,7 @@ func (p peers) Derived(ctx context.Context, in proxy.In, kind string, of proxy.L
 	part := wire.Part{Layer: of.Layer, Manifest: of.Manifest, Kind: kind, Size: wire.MaxPart}
 	for {
 		part.Offset = int64(len(object))
-		size, body, err := p.client.AskPart(ctx, "derived "+kind+" "+string(of.Layer), wireRepository(in), wire.Derived, part)
+		size, body, err := p.client.AskPart(ctx, derivedKey(kind, of.Layer), wireRepository(in), wire.Derived, part)
 		if err != nil {
 			return nil, notOthers(err)
 		}
@@ -36,6 +36,15 @@ func (p peers) Derived(ctx context.Context, in proxy.In, kind string, of proxy.L
 			return nil, fmt.Errorf("%s of %s: %d bytes at %d of %d", kind, of.Layer, len(body), part.Offset, size)
 		}
 	}
+}
+
+// Derives implements [proxy.Peers].
+func (p peers) Derives(kind string, layer digest.Digest) bool {
+	return p.client.Answers(derivedKey(kind, layer))
+}
+
+func derivedKey(kind string, layer digest.Digest) string {
+	return "derived " + kind + " " + string(layer)
 }
 
 // Content implements [proxy.Peers].
