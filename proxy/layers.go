@@ -57,7 +57,7 @@ func (p *Repository) Layer(ctx context.Context, d, manifest digest.Digest) (*Lay
 // nil if none is to be asked.
 func (p *Repository) askDerived(of LayerRef) func(context.Context, lazy.Kind) ([]byte, error) {
 	peers := p.peers()
-	if peers == nil || peers.Alone() || p.registry.cfg.OwnRanges {
+	if peers == nil || peers.Alone() || p.maker || p.registry.cfg.OwnRanges {
 		return nil
 	}
 	in := p.in(p.identities()[0])
@@ -151,7 +151,7 @@ func (p *Repository) contents(ctx context.Context, of LayerRef) toc.Contents {
 		_, err := other.Stat(ctx, o.Layer)
 		return err == nil
 	})
-	if peers := p.peers(); kept != nil && peers != nil && !peers.Alone() {
+	if peers := p.peers(); kept != nil && peers != nil && !peers.Alone() && !p.maker {
 		return &sharedContents{kept, ctx, peers, p.in(p.identities()[0]), of}
 	}
 	return kept

@@ -190,6 +190,36 @@ func TestALittleIsLittle(t *testing.T) {
 	}
 }
 
+// TestPiecesBecomeAChunk when all of it has been read here and there.
+func TestPiecesBecomeAChunk(t *testing.T) {
+	var files []any
+	for i := range 200 {
+		files = append(files, fmt.Sprintf("f%03d", i), random(20_000, uint64(i)))
+	}
+	layer := tarOf(t, files...)
+	o := newOrigin()
+	o.add("app", layer)
+	s := newStack(t, o, true, keepContents(t))
+	d := digest.FromBytes(layer)
+	for i := range 200 {
+		if resp, body := s.do(t, http.MethodGet, filePath("app", d, fmt.Sprintf("f%03d", i))); !bytes.Equal(body, files[2*i+1].([]byte)) {
+			t.Fatalf("f%03d: %d, %d bytes", i, resp.StatusCode, len(body))
+		}
+	}
+	if sent := o.sent.Load(); sent > int64(len(layer))+pieceSize {
+		t.Errorf("%d bytes were sent for all files of a layer of %d", sent, len(layer))
+	}
+	before := o.sent.Load()
+	if _, body := s.do(t, http.MethodGet, "/v2/app/blobs/"+string(d)); !bytes.Equal(body, layer) {
+		t.Errorf("the blob: %d bytes", len(body))
+	}
+	if n := o.sent.Load() - before; n > 1<<20 {
+		t.Errorf("%d bytes were sent again for the blob", n)
+	}
+}
+
+const pieceSize = 64 << 10 // of what is read for a few bytes
+
 // TestAContentIsFetchedOnce whatever layer and format it is in, for those who may
 // read one of these layers.
 func TestAContentIsFetchedOnce(t *testing.T) {

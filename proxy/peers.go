@@ -109,6 +109,17 @@ func (r *Registry) As(in In) (*Repository, error) {
 	return &Repository{Repository: in.Repository, registry: r, caller: in.Caller, lent: true, first: in.First}, nil
 }
 
+// MakeFor returns a repository as another member reads it that has something made of
+// its layers. Its chunks and questions are those of this node: a member that is asked
+// for them makes nothing for it, so that nobody waits for itself.
+func (r *Registry) MakeFor(in In) (*Repository, error) {
+	p, err := r.As(in)
+	if err == nil {
+		p.lent, p.maker = false, true
+	}
+	return p, err
+}
+
 // in says in whose name this node asks other members.
 func (p *Repository) in(as access.Caller) In {
 	return In{Repository: p.Repository, Caller: as, Itself: p.registry.ledger.Shared(p.Host)}

@@ -108,7 +108,28 @@ func (r *pieces) readPieces(p []byte, off int64) (int, error) {
 		key.offset = at
 		cache.put(key, b[at-first:min(at+pieceSize, end)-first])
 	}
+	r.complete(r.ref(off))
 	return copy(p, b[off-first:]), nil
+}
+
+// complete puts a chunk into the store of which all pieces have been read.
+func (r *pieces) complete(ref chunk.Ref) {
+	var p []byte
+	registry, key := r.repository.registry, pieceKey{r.repository.Host, ref.Blob, ref.Offset}
+	for ; key.offset < ref.Offset+ref.Size; key.offset += pieceSize {
+		b, ok := registry.pieces.get(key)
+		if !ok {
+			return
+		}
+		p = append(p, b...)
+	}
+	if int64(len(p)) != ref.Size {
+		return
+	}
+	if registry.cfg.Peers != nil {
+		registry.cfg.Peers.Fetched(key.host, ref, p)
+	}
+	registry.report(r.blob.near.Put(r.ctx, ref, p))
 }
 
 // fetch gets the bytes from off to end from the upstream.

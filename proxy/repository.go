@@ -26,6 +26,7 @@ type Repository struct {
 	caller   access.Caller
 	lent     bool // it is read for another member, see [Registry.As]
 	first    bool // that takes this node for the owner of the first stripe
+	maker    bool // it is read for another member to make something of it, see [Registry.MakeFor]
 }
 
 // Resolution is what a tag or digest means, now or when the upstream could last

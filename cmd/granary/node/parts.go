@@ -66,8 +66,16 @@ func notOthers(err error) error {
 }
 
 // part answers a question for a part of something that is made from a layer.
-func (b backend) part(ctx context.Context, p *proxy.Repository, q wire.Ask) (a wire.Answer, body []byte, err error) {
+func (b backend) part(ctx context.Context, q wire.Ask) (a wire.Answer, body []byte, err error) {
 	part, err := wire.ReadPart(q.Reference)
+	if err != nil {
+		return a, nil, err
+	}
+	where, err := in(q.Repository)
+	if err != nil {
+		return a, nil, err
+	}
+	p, err := b.registry.MakeFor(where)
 	if err != nil {
 		return a, nil, err
 	}

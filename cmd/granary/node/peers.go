@@ -205,13 +205,14 @@ func (b backend) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byt
 		}
 		return a, b.registry.Facts(where, q.Reference), nil
 	}
+	if q.Question == wire.Derived || q.Question == wire.Content {
+		return b.part(ctx, q)
+	}
 	p, err := b.open(q.Repository)
 	if err != nil {
 		return a, nil, err
 	}
 	switch d := digest.Digest(q.Reference); {
-	case q.Question == wire.Derived || q.Question == wire.Content:
-		a, body, err = b.part(ctx, p, q)
 	case q.Question == wire.Stat && d.Validate() == nil:
 		a.Size, err = p.Stat(ctx, d)
 	case q.Question == wire.Manifest && d.Validate() == nil:
