@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -61,7 +62,11 @@ func (c *imageFlags) open(e *env) (img *image, done func(), err error) {
 		err = img.only(c.Layer)
 	}
 	if err == nil {
+		slow := time.AfterFunc(3*time.Second, func() {
+			fmt.Fprintln(e.stderr, "waiting for tables of contents; a layer that has none is read and indexed first")
+		})
 		err = img.read(e.ctx)
+		slow.Stop()
 	}
 	if err != nil {
 		done()

@@ -98,7 +98,8 @@ func openRepository(e *env, cfg node.DataConfig, f nodeFlag, want ref.Reference)
 		return nil, nil, err
 	}
 	r, err := upstream.New(upstream.Config{
-		URL: url, UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url),
+		URL: url, AnswerTimeout: time.Hour, // a layer may have to be read first
+		UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url),
 		// The node relays the registry's challenge; whoever pulls answers it.
 		Credentials: node.UserCredentials(cfg.DockerConfig, want.Host),
 	})

@@ -18,12 +18,12 @@ import (
 const (
 	dialTimeout    = 10 * time.Second
 	tlsTimeout     = 10 * time.Second
-	headerTimeout  = 30 * time.Second // from the end of a request to its answer's header
 	keepIdle       = 90 * time.Second
 	maxHeaderBytes = 64 << 10
 
-	defaultMaxConns     = 16
-	defaultStallTimeout = 30 * time.Second
+	defaultMaxConns      = 16
+	defaultStallTimeout  = 30 * time.Second
+	defaultAnswerTimeout = 30 * time.Second
 )
 
 // Config says which registry is read, and how.
@@ -44,6 +44,9 @@ type Config struct {
 	MaxConns int
 	// StallTimeout is how long a body may bring no byte. 0 is 30 s.
 	StallTimeout time.Duration
+	// AnswerTimeout is how long the registry may take from the end of a request to the
+	// beginning of its answer. 0 is 30 s.
+	AnswerTimeout time.Duration
 	// UserAgent is sent with each request. Empty is "granary".
 	UserAgent string
 	// Control is called with the address of each connection before it is made,
@@ -71,6 +74,9 @@ func (c Config) withDefaults() Config {
 	c.MaxConns = max(c.MaxConns, 2)
 	if c.StallTimeout <= 0 {
 		c.StallTimeout = defaultStallTimeout
+	}
+	if c.AnswerTimeout <= 0 {
+		c.AnswerTimeout = defaultAnswerTimeout
 	}
 	if c.UserAgent == "" {
 		c.UserAgent = "granary"
@@ -219,7 +225,7 @@ func newTransport(cfg Config) *http.Transport {
 			InsecureSkipVerify: cfg.InsecureSkipVerify,
 		},
 		TLSHandshakeTimeout:    tlsTimeout,
-		ResponseHeaderTimeout:  headerTimeout,
+		ResponseHeaderTimeout:  cfg.AnswerTimeout,
 		MaxConnsPerHost:        cfg.MaxConns,
 		MaxIdleConnsPerHost:    cfg.MaxConns,
 		MaxIdleConns:           2 * cfg.MaxConns, // the registry's, and those of where it redirects to

@@ -156,7 +156,7 @@ func TestSilentHeaderTimesOut(t *testing.T) {
 		if !Unreachable(err) {
 			t.Errorf("error is %v", err)
 		}
-		if d := time.Since(begin); d != headerTimeout {
+		if d := time.Since(begin); d != defaultAnswerTimeout {
 			t.Errorf("it took %v of virtual time", d)
 		}
 	})
