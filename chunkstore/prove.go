@@ -20,6 +20,29 @@ func (s *Disk) Proven(d digest.Digest) bool {
 	return b != nil && b.proven
 }
 
+// Links returns the links before and after a chunk of a blob, as far as they are known:
+// there is none before the first, and none after the last. ok is false if the blob has
+// not matched its digest.
+func (s *Disk) Links(ref chunk.Ref) (before, after chunk.Link, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.blobs[ref.Blob]
+	if b == nil || !b.proven || b.total != ref.Total {
+		return "", "", false
+	}
+	i := ref.Index()
+	if i > 0 {
+		before = b.sums.at(i - 1).link
+	}
+	if !ref.Last() {
+		after = b.sums.at(i).link
+	}
+	if i > 0 && before == "" || !ref.Last() && after == "" {
+		return "", "", true
+	}
+	return before, after, true
+}
+
 // Link implements [chunk.Proofs].
 func (s *Disk) Link(ref chunk.Ref, after chunk.Link) {
 	s.mu.Lock()

@@ -556,3 +556,40 @@ func TestAChunkIsFoundByItsDigest(t *testing.T) {
 		t.Errorf("the store holds %+v, and held %+v", after, before)
 	}
 }
+
+func TestLinksOfAProvenBlob(t *testing.T) {
+	s, err := chunkstore.Open(t.TempDir(), chunkstore.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	whole := make([]byte, 2*chunk.Size+9)
+	m, err := chunk.Grid(digest.FromBytes(whole), int64(len(whole)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var links []chunk.Link
+	prefix := chunk.NewPrefix(m.Blob())
+	for i := range m.Len() {
+		ref := m.At(i)
+		p := whole[ref.Offset : ref.Offset+ref.Size]
+		if err := s.Put(t.Context(), ref, p); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = prefix.Write(p)
+		links = append(links, prefix.Link())
+		s.Link(ref, prefix.Link())
+		if _, _, ok := s.Links(ref); ok {
+			t.Errorf("chunk %d has links that prove it before the blob has matched", i)
+		}
+	}
+	s.Prove(m.Blob(), m.Size())
+	for i, want := range [][2]chunk.Link{{"", links[0]}, {links[0], links[1]}, {links[1], ""}} {
+		if before, after, ok := s.Links(m.At(i)); !ok || before != want[0] || after != want[1] {
+			t.Errorf("chunk %d: %x %x %v", i, before, after, ok)
+		}
+	}
+	if _, _, ok := s.Links(chunk.Ref{Blob: m.Blob(), Total: 5, Size: 5}); ok {
+		t.Error("a chunk of another size has links")
+	}
+}

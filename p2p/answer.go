@@ -233,7 +233,7 @@ func (s *sending) send(ctx context.Context) func(chunk.Ref, []byte) error {
 		d := wire.Data{Index: ref.Index()}
 		if !ref.Whole() && (asked == "" || digest.FromBytes(p) != asked) {
 			var ok bool
-			if d.Claim, ok = server.client.claims.Of(s.host).For(ref, p, server.backend.Proven(ref.Blob)); !ok {
+			if d.Claim, ok = server.client.claims.Of(s.host).For(ref, p, server.backend.Proof(ref)); !ok {
 				return chunk.ErrNotFound
 			}
 		}

@@ -41,7 +41,7 @@ type Claims struct {
 
 	mu sync.Mutex
 	// By offset. One of this node without a signature is signed when it is lent, and
-	// one without a digest hashed.
+	// one that says nothing is hashed.
 	blobs    map[claimed]map[int64]wire.Claim
 	suspects map[claimed]map[int64]wire.Claim // of blobs that were refuted
 	faults   map[claimed][]fault              // what came of comparing those with the upstream
@@ -95,7 +95,7 @@ func (h HostClaims) Own(ref chunk.Ref, p []byte) {
 	if suspect, ok := c.suspects[k][ref.Offset]; ok {
 		delete(c.suspects[k], ref.Offset)
 		c.count--
-		if suspect.Signer != c.signer.ID() && digest.FromBytes(p) != suspect.Digest {
+		if suspect.Signer != c.signer.ID() && suspect.Check("", ref, p) != nil {
 			err := &chunk.CorruptError{Source: "peer " + string(suspect.Signer), Ref: ref, Reason: "it signed for other bytes than the upstream's"}
 			c.faults[k] = append(c.faults[k], fault{suspect.Signer, err})
 		}
@@ -147,18 +147,29 @@ func (h HostClaims) get(ref chunk.Ref) (claim wire.Claim, known bool) {
 	return claim, known
 }
 
+// Proof is what a store knows of a blob that has matched its digest: the links before
+// and after a chunk, if they are known.
+type Proof struct {
+	Proven        bool
+	Before, After chunk.Link
+}
+
 // For returns the claim with which a chunk may be lent. ok is false if nobody has
 // vouched for it.
-func (h HostClaims) For(ref chunk.Ref, p []byte, proven bool) (claim wire.Claim, ok bool) {
+func (h HostClaims) For(ref chunk.Ref, p []byte, proof Proof) (claim wire.Claim, ok bool) {
+	proven := proof.Proven
 	claim, known := h.get(ref)
 	switch {
 	case !known && !proven:
 		return claim, false
 	case known && claim.Signature != nil:
 		return claim, true // what is lent has been checked by the store; the asker checks the claim
-	case claim.Digest != "" && !proven:
+	case claim.Says() && !proven:
 		return claim, false // it was proven, and is no more
-	case claim.Digest == "":
+	case claim.Says():
+	case proof.Before != "" || proof.After != "":
+		claim = wire.Claim{Before: proof.Before, After: proof.After, Signer: h.c.signer.ID()}
+	default:
 		claim = wire.Claim{Digest: digest.FromBytes(p), Signer: h.c.signer.ID()}
 	}
 	signature, err := h.c.signer.Sign(claim.Text(ref))
@@ -176,7 +187,7 @@ func (h HostClaims) Vouched(ref chunk.Ref, proven bool) bool {
 		return true
 	}
 	claim, known := h.get(ref)
-	return known && (claim.Signature != nil || claim.Digest == "")
+	return known && (claim.Signature != nil || !claim.Says())
 }
 
 // Fetched reports whether this node has fetched a chunk from the upstream itself,
@@ -244,7 +255,7 @@ func (c *Claims) proven(k claimed) []fault {
 	}
 	for offset, claim := range c.blobs[k] {
 		if claim.Signer != c.signer.ID() {
-			c.blobs[k][offset] = wire.Claim{Digest: claim.Digest, Signer: c.signer.ID()}
+			c.blobs[k][offset] = wire.Claim{Digest: claim.Digest, Before: claim.Before, After: claim.After, Signer: c.signer.ID()}
 		}
 	}
 	return faults
@@ -258,9 +269,9 @@ func (c *Claims) Check(ref chunk.Ref, p []byte, claim wire.Claim, from tracker.I
 		return ref.Check(source, p)
 	}
 	switch {
-	case claim.Digest == "" && ref.Digest != "":
+	case !claim.Says() && ref.Digest != "":
 		return ref.Check(source, p) // it was asked for by digest
-	case claim.Digest == "":
+	case !claim.Says():
 		return &chunk.CorruptError{Source: source, Ref: ref, Reason: "nobody vouches for it"}
 	case !c.signer.Verify(claim.Signer, claim.Text(ref), claim.Signature):
 		return &chunk.CorruptError{Source: source, Ref: ref, Reason: "its claim has a wrong signature"}
@@ -270,8 +281,7 @@ func (c *Claims) Check(ref chunk.Ref, p []byte, claim wire.Claim, from tracker.I
 			return err
 		}
 	}
-	ref.Digest = claim.Digest
-	return ref.Check(source, p)
+	return claim.Check(source, ref, p)
 }
 
 // remembered is a claim as it is handed on to the next process.
@@ -280,6 +290,8 @@ type remembered struct {
 	Blob      digest.Digest `json:"blob"`
 	Offset    int64         `json:"offset"`
 	Digest    digest.Digest `json:"digest,omitempty"`
+	Before    []byte        `json:"before,omitempty"`
+	After     []byte        `json:"after,omitempty"`
 	Signer    tracker.ID    `json:"signer"`
 	Signature []byte        `json:"signature,omitempty"`
 }
@@ -292,7 +304,7 @@ func (c *Claims) Encode(w io.Writer) error {
 	lines := json.NewEncoder(w)
 	for k, of := range c.blobs {
 		for offset, claim := range of {
-			if err := lines.Encode(remembered{k.host, k.blob, offset, claim.Digest, claim.Signer, claim.Signature}); err != nil {
+			if err := lines.Encode(remembered{k.host, k.blob, offset, claim.Digest, []byte(claim.Before), []byte(claim.After), claim.Signer, claim.Signature}); err != nil {
 				return err
 			}
 		}
@@ -315,6 +327,8 @@ func (c *Claims) Decode(r io.Reader) error {
 		if m.Blob.Validate() != nil || m.Offset < 0 || m.Offset%chunk.Size != 0 || m.Digest != "" && m.Digest.Validate() != nil {
 			return errors.New("claims: one is malformed")
 		}
-		c.put(claimed{m.Host, m.Blob}, m.Offset, wire.Claim{Digest: m.Digest, Signer: m.Signer, Signature: m.Signature})
+		c.put(claimed{m.Host, m.Blob}, m.Offset, wire.Claim{
+			Digest: m.Digest, Before: chunk.Link(m.Before), After: chunk.Link(m.After), Signer: m.Signer, Signature: m.Signature,
+		})
 	}
 }

@@ -42,7 +42,7 @@ func TestClaimsAreHandedOnToTheNextProcess(t *testing.T) {
 	before, _ := newClaims()
 	own, others, unsigned := refOf("a", 3), refOf("a", 4), refOf("a", 5)
 	before.Of("r").Own(own, chunkOfA)
-	_, _ = before.Of("r").For(own, chunkOfA, false)
+	_, _ = before.Of("r").For(own, chunkOfA, p2p.Proof{})
 	before.Of("r").Keep(others, signed("b", others, chunkOfA))
 	before.Of("r").Own(unsigned, chunkOfA)
 	var text bytes.Buffer
@@ -54,7 +54,7 @@ func TestClaimsAreHandedOnToTheNextProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	for ref, signer := range map[chunk.Ref]tracker.ID{own: "self", others: "b", unsigned: "self"} {
-		if claim, ok := after.Of("r").For(ref, chunkOfA, false); !ok || claim.Signer != signer {
+		if claim, ok := after.Of("r").For(ref, chunkOfA, p2p.Proof{}); !ok || claim.Signer != signer {
 			t.Errorf("%s: signed by %q (%v), want %q", ref, claim.Signer, ok, signer)
 		}
 	}
@@ -101,7 +101,7 @@ func TestWhatIsLentIsVouchedFor(t *testing.T) {
 			c, _ := newClaims()
 			tt.know(c)
 			for range 2 { // the second time it is remembered
-				claim, ok := c.Of("r").For(ref, chunkOfA, tt.proven)
+				claim, ok := c.Of("r").For(ref, chunkOfA, p2p.Proof{Proven: tt.proven})
 				if ok != (tt.signer != "") || ok && claim.Signer != tt.signer {
 					t.Fatalf("signed by %q (%v), want %q", claim.Signer, ok, tt.signer)
 				}
@@ -193,13 +193,13 @@ func TestClaimsOnOneRegistrysBlobSayNothingOfAnothers(t *testing.T) {
 	c, blamed := newClaims()
 	ref := refOf("a", 1)
 	c.Of("liar").Keep(ref, signed("b", ref, content(chunk.Size, 2)))
-	if _, ok := c.Of("r").For(ref, chunkOfA, false); ok {
+	if _, ok := c.Of("r").For(ref, chunkOfA, p2p.Proof{}); ok {
 		t.Error("a chunk is lent for what was said of another registry's")
 	}
 	c.Of("liar").Refuted(ref.Blob)
 	c.Of("r").Own(ref, chunkOfA)
 	c.Of("r").Proven(ref.Blob)
-	if claim, ok := c.Of("r").For(ref, chunkOfA, true); !ok || claim.Digest != digest.FromBytes(chunkOfA) || len(*blamed) > 0 {
+	if claim, ok := c.Of("r").For(ref, chunkOfA, p2p.Proof{Proven: true}); !ok || claim.Digest != digest.FromBytes(chunkOfA) || len(*blamed) > 0 {
 		t.Errorf("the claim is %+v, %v; %v are blamed", claim, ok, *blamed)
 	}
 }
@@ -255,5 +255,78 @@ func TestClaimsAreForgottenForNewOnes(t *testing.T) {
 	}
 	if d := digest.FromString(string(rune(4999))); !c.Of("r").Suspected(d) {
 		t.Error("the blob that was refuted last is not suspected")
+	}
+}
+
+// TestAClaimByLinks takes the place of one by digest where a blob was hashed in order:
+// who lends it does not hash the chunk again.
+func TestAClaimByLinks(t *testing.T) {
+	whole := make([]byte, 2*chunk.Size+100)
+	for i := range whole {
+		whole[i] = byte(i * 7)
+	}
+	m, err := chunk.Grid(digest.FromBytes(whole), int64(len(whole)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var links []chunk.Link
+	prefix := chunk.NewPrefix(m.Blob())
+	for i := range m.Len() {
+		ref := m.At(i)
+		_, _ = prefix.Write(whole[ref.Offset : ref.Offset+ref.Size])
+		links = append(links, prefix.Link())
+	}
+	for i := range m.Len() {
+		ref, proof := m.At(i), p2p.Proof{Proven: true}
+		p := whole[ref.Offset : ref.Offset+ref.Size]
+		if i > 0 {
+			proof.Before = links[i-1]
+		}
+		if !ref.Last() {
+			proof.After = links[i]
+		}
+		lender, _ := newClaims()
+		claim, ok := lender.Of("r").For(ref, p, proof)
+		if !ok || claim.Digest != "" || !claim.Says() {
+			t.Fatalf("chunk %d: %+v, %v", i, claim, ok)
+		}
+		asker, _ := newClaims()
+		if err := asker.Check(ref, p, claim, "self"); err != nil {
+			t.Errorf("chunk %d: %v", i, err)
+		}
+		wrong := bytes.Clone(p)
+		wrong[50]++
+		for name, lie := range map[string]func(c *wire.Claim, p *[]byte){
+			"wrong bytes":       func(_ *wire.Claim, p *[]byte) { *p = wrong },
+			"too few bytes":     func(_ *wire.Claim, p *[]byte) { *p = (*p)[1:] },
+			"another beginning": func(c *wire.Claim, _ *[]byte) { c.Before = links[1] + "x" },
+			"another end":       func(c *wire.Claim, _ *[]byte) { c.After = "x" },
+			"no links":          func(c *wire.Claim, _ *[]byte) { c.Before, c.After = "", "" },
+		} {
+			told, sent := claim, p
+			lie(&told, &sent)
+			if err := asker.Check(ref, sent, told, "self"); !chunk.IsCorrupt(err) {
+				t.Errorf("chunk %d, %s: %v", i, name, err)
+			}
+		}
+		// Relayed, it is still its signer's word; once the blob is proven, the relayer's.
+		asker.Of("r").Keep(ref, claim)
+		if relayed, ok := asker.Of("r").For(ref, p, p2p.Proof{}); !ok || !bytes.Equal(relayed.Signature, claim.Signature) {
+			t.Errorf("chunk %d relayed: %+v, %v", i, relayed, ok)
+		}
+	}
+}
+
+// TestALieByLinksIsFoundOut when the blob turns out not to match, and the upstream
+// sends something else.
+func TestALieByLinksIsFoundOut(t *testing.T) {
+	c, blamed := newClaims()
+	ref := chunk.Ref{Blob: digest.FromString("blob"), Total: 3 * chunk.Size, Offset: chunk.Size, Size: chunk.Size}
+	c.Of("r").Keep(ref, wire.Claim{Before: chunk.Link(make([]byte, 32)), After: chunk.Link(make([]byte, 32)), Signer: "liar", Signature: []byte("s")})
+	c.Of("r").Refuted(ref.Blob)
+	c.Of("r").Own(ref, make([]byte, chunk.Size))
+	c.Of("r").Proven(ref.Blob)
+	if len(*blamed) != 1 || (*blamed)[0] != "liar" {
+		t.Errorf("blamed: %v", *blamed)
 	}
 }

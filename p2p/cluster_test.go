@@ -184,6 +184,8 @@ func (n *node) Proven(d digest.Digest) bool {
 	return n.proven[d]
 }
 
+func (n *node) Proof(ref chunk.Ref) p2p.Proof { return p2p.Proof{Proven: n.Proven(ref.Blob)} }
+
 func (n *node) prove(d digest.Digest) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

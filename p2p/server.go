@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/tracker"
@@ -25,8 +23,9 @@ type Backend interface {
 	// Fetch is Stored for an owner: what is missing comes from providers or from
 	// the upstream, in the name of whoever the repository is read by.
 	Fetch(ctx context.Context, repo wire.Repository, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error
-	// Proven reports whether all of a blob is stored and has matched its digest.
-	Proven(d digest.Digest) bool
+	// Proof says what is known of a chunk, all of whose blob may have matched its
+	// digest.
+	Proof(ref chunk.Ref) Proof
 	// Map says what is stored of a blob.
 	Map(q wire.MapRequest) wire.Map
 	// Ask answers a question to the upstream; the body is a manifest's or facts.

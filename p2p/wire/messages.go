@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -132,12 +133,29 @@ func ReadGet(header []byte) (g Get, err error) {
 	return g, err
 }
 
-// Claim is a member's word that a chunk of a blob has a digest: it fetched the
-// chunk from the upstream, or has proven the blob.
+// Claim is a member's word on the bytes of a chunk of a blob: it fetched the chunk from
+// the upstream, or has proven the blob. It gives the chunk's digest, or, of a proven
+// blob, the links between which it fits, which are there without hashing it once more.
 type Claim struct {
-	Digest    digest.Digest // SHA-256 of the chunk
-	Signer    tracker.ID
-	Signature []byte // of [Claim.Text]
+	Digest        digest.Digest // SHA-256 of the chunk
+	Before, After chunk.Link    // without a Digest: none before the first chunk, none after the last
+	Signer        tracker.ID
+	Signature     []byte // of [Claim.Text]
+}
+
+// Says reports whether the claim says what the chunk is.
+func (c Claim) Says() bool { return c.Digest != "" || c.Before != "" || c.After != "" }
+
+// Check reports whether p is what the claim says of a chunk. The error is a
+// [*chunk.CorruptError] that blames source.
+func (c Claim) Check(source string, ref chunk.Ref, p []byte) error {
+	if ref.Digest = c.Digest; c.Digest != "" {
+		return ref.Check(source, p)
+	}
+	if int64(len(p)) != ref.Size {
+		return &chunk.CorruptError{Source: source, Ref: ref, Reason: fmt.Sprintf("%d bytes arrived", len(p))}
+	}
+	return ref.CheckLink(source, c.Before, c.After, p)
 }
 
 // Text returns what a claim on a chunk signs.
@@ -150,8 +168,13 @@ func (c Claim) Text(ref chunk.Ref) []byte {
 	w.number(5, ref.Total)
 	w.text(6, string(c.Digest))
 	w.text(7, string(c.Signer))
+	w.text(8, string(c.Before))
+	w.text(9, string(c.After))
 	return w
 }
+
+// maxLink bounds a link, in bytes: one of SHA-512.
+const maxLink = 64
 
 // Data is one chunk, whose bytes are the frame's body.
 type Data struct {
@@ -168,6 +191,8 @@ func (d Data) Header() []byte {
 	w.text(3, string(d.Claim.Digest))
 	w.text(4, string(d.Claim.Signer))
 	w.bytes(5, d.Claim.Signature)
+	w.text(6, string(d.Claim.Before))
+	w.text(7, string(d.Claim.After))
 	return w
 }
 
@@ -185,6 +210,10 @@ func ReadData(header []byte) (d Data, err error) {
 			d.Claim.Signer = tracker.ID(f.text(maxID))
 		case 5:
 			d.Claim.Signature = f.bytes(maxSignature)
+		case 6:
+			d.Claim.Before = chunk.Link(f.bytes(maxLink))
+		case 7:
+			d.Claim.After = chunk.Link(f.bytes(maxLink))
 		}
 	})
 	return d, err

@@ -180,8 +180,13 @@ func (b backend) open(r wire.Repository) (*proxy.Repository, error) {
 	return b.registry.As(where)
 }
 
-// Proven implements [p2p.Backend].
-func (b backend) Proven(d digest.Digest) bool { return b.store.Proven(d) }
+// Proof implements [p2p.Backend].
+func (b backend) Proof(ref chunk.Ref) (p p2p.Proof) {
+	if b.store.Disk != nil {
+		p.Before, p.After, p.Proven = b.store.Disk.Links(ref)
+	}
+	return p
+}
 
 // Map implements [p2p.Backend].
 func (b backend) Map(q wire.MapRequest) wire.Map {
