@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/p2ptest"
@@ -426,6 +428,65 @@ func TestQuestionsAreAnsweredByOneMember(t *testing.T) {
 			t.Errorf("%d nodes are to ask for themselves, %d were asked; want 1 of each", own, len(asked))
 		}
 	})
+}
+
+// TestAPartMayTakeLong to be made, as long as whoever makes it says so; and it is made
+// by the member that answers for it.
+func TestAPartMayTakeLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, nil, "a", "b", "c", "d")
+		part := wire.Part{Layer: digest.FromString("layer"), Kind: "index", Offset: 5, Size: 3}
+		made := make(map[tracker.ID]int)
+		var mu sync.Mutex
+		for id, n := range c.nodes {
+			n.answer = func(_ context.Context, q wire.Ask) (wire.Answer, []byte, error) {
+				time.Sleep(40 * time.Minute)
+				if got, err := wire.ReadPart(q.Reference); err != nil || got != part || q.Question != wire.Derived {
+					t.Errorf("%+v, %v", got, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				made[id]++
+				return wire.Answer{Size: 8}, []byte("abc"), nil
+			}
+		}
+		for id, n := range c.nodes {
+			size, body, err := n.client.AskPart(t.Context(), "key", app, wire.Derived, part)
+			switch {
+			case n.client.Answers("key"):
+				if !errors.Is(err, p2p.ErrOwn) {
+					t.Errorf("node %s, which answers for it itself: %v", id, err)
+				}
+			case err != nil || size != 8 || string(body) != "abc":
+				t.Errorf("node %s: %d, %q, %v", id, size, body, err)
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(made) != 1 {
+			t.Errorf("made by %v", made)
+		}
+	})
+}
+
+func TestPartsThatCannotBe(t *testing.T) {
+	good := wire.Part{Layer: digest.FromString("layer"), Size: 1}
+	for name, change := range map[string]func(p *wire.Part){
+		"no layer":         func(p *wire.Part) { p.Layer = "" },
+		"a bad manifest":   func(p *wire.Part) { p.Manifest = "x" },
+		"before the start": func(p *wire.Part) { p.Offset = -1 },
+		"nothing":          func(p *wire.Part) { p.Size = 0 },
+		"too much":         func(p *wire.Part) { p.Size = wire.MaxPart + 1 },
+	} {
+		p := good
+		change(&p)
+		if _, err := wire.ReadPart(p.Reference()); err == nil {
+			t.Errorf("%s is read", name)
+		}
+	}
+	if _, err := wire.ReadPart("no JSON"); err == nil {
+		t.Error("what is no JSON is read")
+	}
 }
 
 func TestAQuestionsErrorsAreTheUpstreams(t *testing.T) {

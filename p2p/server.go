@@ -209,7 +209,11 @@ func (l *served) begin(lane context.Context, f wire.Frame) error {
 	if under || l.answering >= maxAnswering {
 		return fmt.Errorf("%w: request %d of %d under way", errBroken, f.ID, l.answering)
 	}
-	ctx, cancel := context.WithTimeout(lane, requestFor)
+	within := requestFor
+	if f.Type == wire.TypeAsk {
+		within = makeFor
+	}
+	ctx, cancel := context.WithTimeout(lane, within)
 	l.under[f.ID] = cancel
 	l.answering++
 	l.answers.Go(func() {

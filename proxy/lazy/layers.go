@@ -28,10 +28,10 @@ const (
 	// openFor bounds the opening of a layer: one of 50 GB that has to be read at
 	// 15 MB/s takes so long.
 	openFor = time.Hour
-	// maxOpen and maxRemembered bound the layers that are remembered, and their
-	// entries, each of which takes about 200 bytes beside its name.
+	// maxOpen and maxRemembered bound the layers that are remembered beside the last
+	// one, and the entries of all, each of which takes about 200 bytes.
 	maxOpen       = 512
-	maxRemembered = 2 << 20
+	maxRemembered = 1 << 19
 )
 
 // Source is a layer's bytes, as somebody may read them.
@@ -145,7 +145,8 @@ func (l *Layers) remember(key string, blob digest.Digest, layer *Layer) {
 	l.open = append(l.open, remembered{key, blob, layer.on(nil)})
 	total := 0
 	for i := len(l.open) - 1; i >= 0; i-- {
-		if total += l.open[i].layer.Len(); total > maxRemembered || len(l.open)-i > maxOpen {
+		total += l.open[i].layer.Len()
+		if i < len(l.open)-1 && (total > maxRemembered || len(l.open)-i > maxOpen) {
 			l.open = slices.Clone(l.open[i+1:])
 			return
 		}
