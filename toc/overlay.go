@@ -88,12 +88,18 @@ func (t *Tree) All() iter.Seq[File] {
 // Children returns what is directly in the directory of a clean name, by name.
 func (t *Tree) Children(dir string) iter.Seq[File] {
 	return func(yield func(File) bool) {
-		for i := range children(dir, len(t.nodes), func(i int) string { return t.nodes[i].name }) {
+		for i := range t.Positions(dir, 0) {
 			if !yield(t.At(i)) {
 				return
 			}
 		}
 	}
+}
+
+// Positions returns the positions, from start on, of what is directly in the directory
+// of a clean name, by name.
+func (t *Tree) Positions(dir string, start int) iter.Seq[int] {
+	return children(dir, start, len(t.nodes), func(i int) string { return t.nodes[i].name })
 }
 
 // Below returns all that is in the directory of a clean name, and in those in it, by

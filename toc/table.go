@@ -97,16 +97,16 @@ func (t *TOC) All() iter.Seq[Entry] {
 	}
 }
 
-// children returns the positions of what is directly in a directory, by name, in a
-// list of n names that is sorted.
-func children(dir string, n int, name func(int) string) iter.Seq[int] {
+// children returns the positions, from one on, of what is directly in a directory, by
+// name, in a list of n names that is sorted.
+func children(dir string, start, n int, name func(int) string) iter.Seq[int] {
 	prefix := dir + "/"
 	if dir == "" {
 		prefix = ""
 	}
 	from := func(s string) int { return sort.Search(n, func(i int) bool { return name(i) >= s }) }
 	return func(yield func(int) bool) {
-		for i := from(prefix); i < n && strings.HasPrefix(name(i), prefix); {
+		for i := max(start, from(prefix)); i < n && strings.HasPrefix(name(i), prefix); {
 			rest := name(i)[len(prefix):]
 			if slash := strings.IndexByte(rest, '/'); slash >= 0 {
 				i = from(prefix + rest[:slash] + "0") // '0' follows '/': past all that is in it

@@ -33,6 +33,8 @@ type imageFlags struct {
 
 // image is an image that is looked into through a node.
 type image struct {
+	want   ref.Reference
+	url    string // of the node's registry face
 	from   *upstream.Repository
 	top    digest.Digest // the manifest that names the layers; "" for a layer alone
 	layers []ocispec.Descriptor
@@ -47,26 +49,40 @@ type table struct {
 	verified string
 }
 
-// open finds the image and its layers. done is to be called after.
+// open finds the image and its layers, and reads their tables. done is to be called
+// after.
 func (c *imageFlags) open(e *env) (img *image, done func(), err error) {
+	img, done, err = c.locate(e)
+	if err != nil {
+		return nil, nil, err
+	}
+	slow := time.AfterFunc(3*time.Second, func() {
+		fmt.Fprintln(e.stderr, "waiting for tables of contents; a layer that has none is read and indexed first")
+	})
+	defer slow.Stop()
+	if err := img.read(e.ctx); err != nil {
+		done()
+		return nil, nil, fmt.Errorf("%s: %w", img.want, err)
+	}
+	return img, done, nil
+}
+
+// locate finds the image and its layers. done is to be called after.
+func (c *imageFlags) locate(e *env) (img *image, done func(), err error) {
 	want, err := ref.Parse(c.Ref, c.DefaultUpstream)
 	if err != nil {
 		return nil, nil, err
 	}
-	img = new(image)
-	if img.from, done, err = openRepository(e, c.DataConfig, c.nodeFlag, want); err != nil {
+	img = &image{want: want}
+	if img.url, done, err = registryFace(e, c.DataConfig, c.nodeFlag); err != nil {
 		return nil, nil, err
 	}
-	err = img.find(e.ctx, want, c.Platform)
+	img.from, err = repositoryAt(img.url, c.DataConfig, want, nodeTimeout)
+	if err == nil {
+		err = img.find(e.ctx, want, c.Platform)
+	}
 	if err == nil && c.Layer != "" {
 		err = img.only(c.Layer)
-	}
-	if err == nil {
-		slow := time.AfterFunc(3*time.Second, func() {
-			fmt.Fprintln(e.stderr, "waiting for tables of contents; a layer that has none is read and indexed first")
-		})
-		err = img.read(e.ctx)
-		slow.Stop()
 	}
 	if err != nil {
 		done()
@@ -167,7 +183,7 @@ func (img *image) query() url.Values {
 func (img *image) table(ctx context.Context, l ocispec.Descriptor) (*table, error) {
 	resp, err := img.from.Get(ctx, "_granary/toc/"+string(l.Digest), img.query(), http.Header{"Accept": {proxy.TOCType}})
 	if err != nil {
-		return nil, err
+		return nil, explained(err)
 	}
 	defer resp.Body.Close()
 	t, err := toc.DecodeJSON(resp.Body, l.Size)

@@ -204,7 +204,7 @@ func (img *image) write(e *env, f toc.File) error {
 	query.Set("path", f.Source)
 	resp, err := img.from.Get(e.ctx, "_granary/file/"+string(img.layerOf(f)), query, nil)
 	if err != nil {
-		return err
+		return explained(err)
 	}
 	defer resp.Body.Close()
 	sum := sha256.New()

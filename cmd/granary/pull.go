@@ -67,12 +67,14 @@ func (c *pullCmd) Run(e *env) error {
 			return err
 		}
 	}
-	from, done, err := openRepository(e, c.DataConfig, c.nodeFlag, want)
+	url, done, err := registryFace(e, c.DataConfig, c.nodeFlag)
 	if err != nil {
 		return err
 	}
 	defer done()
-	p.from = from
+	if p.from, err = repositoryAt(url, c.DataConfig, want, nodeTimeout); err != nil {
+		return err
+	}
 	begin := time.Now()
 	desc, err := p.pull(e.ctx)
 	p.progress.finish()
@@ -90,24 +92,23 @@ func (c *pullCmd) Run(e *env) error {
 	return err
 }
 
-// openRepository returns a repository as the user of the command reads it through a
-// node.
-func openRepository(e *env, cfg node.DataConfig, f nodeFlag, want ref.Reference) (*upstream.Repository, func(), error) {
-	url, done, err := registryFace(e, cfg, f)
-	if err != nil {
-		return nil, nil, err
-	}
+// nodeTimeout is how long a node may take to answer: it may have to read all of a layer
+// first.
+const nodeTimeout = time.Hour
+
+// repositoryAt returns a repository as the user of the command reads it through the
+// node whose registry face is at url. answer is how long that may take to answer; 0 is
+// 30 s.
+func repositoryAt(url string, cfg node.DataConfig, want ref.Reference, answer time.Duration) (*upstream.Repository, error) {
 	r, err := upstream.New(upstream.Config{
-		URL: url, AnswerTimeout: time.Hour, // a layer may have to be read first
-		UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url),
+		URL: url, AnswerTimeout: answer, UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url),
 		// The node relays the registry's challenge; whoever pulls answers it.
 		Credentials: node.UserCredentials(cfg.DockerConfig, want.Host),
 	})
 	if err != nil {
-		done()
-		return nil, nil, err
+		return nil, err
 	}
-	return r.Repository(want.Repository.String()), done, nil
+	return r.Repository(want.Repository.String()), nil
 }
 
 // registryFace returns the URL of a registry face to pull through: that of the node

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/granary-oci/granary/fuse"
+	"github.com/granary-oci/granary/toc"
+)
+
+// mountCmd mounts an image until it is told to stop, or somebody unmounts it.
+type mountCmd struct {
+	imageFlags `embed:""`
+	Dir        string `arg:"" name:"dir" help:"Empty directory to mount the image at."`
+}
+
+func (c *mountCmd) Run(e *env) error {
+	if _, err := fuse.Prepare(c.Dir); err != nil { // before anything is waited for
+		return err
+	}
+	img, done, err := c.locate(e)
+	if err != nil {
+		return err
+	}
+	defer done()
+	fmt.Fprintf(e.stderr, "%s: waiting for the tables of contents of %d layers\n", img.want, len(img.layers))
+	t, err := img.wait(e)
+	if err != nil {
+		return fmt.Errorf("%s: %w", img.want, err)
+	}
+	contents := &nodeContents{img: img, connect: c.connect(e, img)}
+	fsys, err := fuse.New(fuse.Config{Tree: t, Contents: contents, Source: img.want.String(), Log: e.log})
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	err = fsys.Serve(e.ctx, c.Dir, func() {
+		fmt.Fprintf(e.stdout, "%s: mounted at %s: %d names, %s of content\n", img.want, c.Dir, t.Len(), bytesText(fsys.Usage().Content))
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "%s: unmounted after %v: %s\n", img.want, time.Since(begin).Round(time.Second), usageText(fsys.Usage()))
+	return nil
+}
+
+// wait reads the tables of all layers, and lays them over each other.
+func (img *image) wait(e *env) (*toc.Tree, error) {
+	if err := img.read(e.ctx); err != nil {
+		return nil, err
+	}
+	return img.tree()
+}
+
+// usageText says what of an image was read.
+func usageText(u fuse.Usage) string {
+	share := 100 * float64(u.Fetched) / float64(max(u.Content, 1))
+	return fmt.Sprintf("%s were read; %s of %s of content came, which is %.1f %%", bytesText(u.Read), bytesText(u.Fetched), bytesText(u.Content), share)
+}
