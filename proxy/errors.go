@@ -41,8 +41,8 @@ func answerTo(err error, unknown string) answer {
 		return answer{http.StatusBadRequest, bad.Code}
 	case errors.As(err, &said):
 		return answerToStatus(said.Code, unknown)
-	case errors.Is(err, toc.ErrUnsupported):
-		return answer{http.StatusUnprocessableEntity, "UNSUPPORTED"}
+	case errors.Is(err, toc.ErrUnsupported), errors.Is(err, toc.ErrMalformed), errors.Is(err, toc.ErrLimit):
+		return answer{http.StatusUnprocessableEntity, "UNSUPPORTED"} // which it is the next time too
 	case errors.Is(err, toc.ErrNoFile):
 		return answer{http.StatusNotFound, unknown}
 	case layerFault(err):

@@ -97,6 +97,7 @@ func (r *pieces) readPieces(p []byte, off int64) (int, error) {
 			end = at // fetch up to what is here
 		}
 	}
+	end = r.ahead(first, end)
 	b, err := r.fetch(first, end)
 	if errors.Is(err, upstream.ErrNoRanges) {
 		return r.readChunks(p, off)
@@ -110,6 +111,22 @@ func (r *pieces) readPieces(p []byte, off int64) (int, error) {
 	}
 	r.complete(r.ref(off))
 	return copy(p, b[off-first:]), nil
+}
+
+// ahead returns up to where is fetched what is asked for from first to end. Who has
+// read what is before that gets as much again, up to the end of the chunk: reading on,
+// by however little, takes few requests.
+func (r *pieces) ahead(first, end int64) int64 {
+	cache, key := &r.repository.registry.pieces, pieceKey{r.repository.Host, r.blob.Digest(), first}
+	for first-key.offset < chunk.Size {
+		key.offset -= pieceSize
+		if _, ok := cache.get(key); !ok {
+			key.offset += pieceSize
+			break
+		}
+	}
+	ref := r.ref(first)
+	return max(end, min(first+first-key.offset, ref.Offset+ref.Size))
 }
 
 // complete puts a chunk into the store of which all pieces have been read.

@@ -56,19 +56,30 @@ func (e *StatusError) Unwrap() error {
 // ociCode returns the error code in the body (distribution-spec, "Error Codes"),
 // if it looks like one. The rest of the body is too free a text to be logged.
 func (e *StatusError) ociCode() string {
-	var body struct {
-		Errors []struct {
-			Code string `json:"code"`
-		} `json:"errors"`
-	}
-	if json.Unmarshal(e.Body, &body) != nil || len(body.Errors) == 0 {
-		return ""
-	}
-	code := body.Errors[0].Code
+	code, _ := e.said()
 	if len(code) > 64 || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") != "" {
 		return ""
 	}
 	return code
+}
+
+// Message returns what the body says to people, or "". It may be any text.
+func (e *StatusError) Message() string {
+	_, message := e.said()
+	return message
+}
+
+func (e *StatusError) said() (code, message string) {
+	var body struct {
+		Errors []struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(e.Body, &body) != nil || len(body.Errors) == 0 {
+		return "", ""
+	}
+	return body.Errors[0].Code, body.Errors[0].Message
 }
 
 // noAnswerError says that a request, or the rest of its body, was not answered.

@@ -12,8 +12,8 @@ import (
 // and End of the extents are 0, and Inner is where in the tar the content is:
 // whoever knows how the tar is stored gives them their place.
 //
-// The error is one of r, io.ErrUnexpectedEOF when the tar ends inside an entry, or
-// wraps [toc.ErrFormat] when it does not begin as a tar does.
+// The error is one of r, or wraps [toc.ErrMalformed], with io.ErrUnexpectedEOF when the
+// tar ends inside an entry, or [toc.ErrFormat] when it does not begin as a tar does.
 func Scan(r io.Reader) (*toc.TOC, error) {
 	piece := sha256.New()
 	w := walker{tape: streamTape(r), whole: sha256.New()}

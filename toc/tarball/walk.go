@@ -31,6 +31,8 @@ func (w *walker) walk() (*toc.TOC, error) {
 		switch err := w.next(); {
 		case err == io.EOF:
 			return w.table.Done()
+		case err == io.ErrUnexpectedEOF: // and no reader's own, which says more
+			return nil, fmt.Errorf("tar: at byte %d: %w: %w", w.tape.pos, toc.ErrMalformed, err)
 		case err != nil:
 			return nil, fmt.Errorf("tar: at byte %d: %w", w.tape.pos, err)
 		}
