@@ -45,7 +45,7 @@ func (p *Repository) Layer(ctx context.Context, d, manifest digest.Digest) (*Lay
 		return nil, err
 	}
 	of := LayerRef{d, manifest}
-	opened, err := p.registry.cfg.Layers.Open(ctx, lazy.Request{Host: p.Host, Layer: desc, Source: layerBytes{p, b}, Ask: p.askDerived(of)})
+	opened, err := p.registry.cfg.Layers.Open(ctx, lazy.Request{Host: p.Host, Layer: desc, Source: layerBytes{p, b}, Complete: b.Proven, Ask: p.askDerived(of)})
 	if err != nil {
 		b.Release()
 		return nil, fmt.Errorf("%s: %w", p, err)

@@ -53,6 +53,8 @@ type Request struct {
 	Layer ocispec.Descriptor
 	// Source are its bytes.
 	Source Source
+	// Complete reports whether all of them are here. nil is not known.
+	Complete func() bool
 	// Ask asks another member for what is derived from the layer. nil asks nobody.
 	Ask func(ctx context.Context, kind Kind) ([]byte, error)
 }
@@ -71,6 +73,7 @@ func (l *Layer) on(r io.ReaderAt) *Layer { return &Layer{l.On(r), l.Format, l.Bo
 type Layers struct {
 	derived *Derived
 	flights flight.Group
+	spans   gzip.Spans
 
 	mu         sync.Mutex
 	open       []remembered // the one that was used last is the last
@@ -102,16 +105,35 @@ func (l *Layers) Open(ctx context.Context, q Request) (*Layer, error) {
 	// Members that ask each other for the same must not wait for each other: who asks
 	// nobody waits for nobody who does.
 	opened, err := l.flights.Do(ctx, fmt.Sprintf("%v\n%s", q.Ask != nil, key), openFor, func(ctx context.Context) (any, error) {
-		layer, err := l.openAs(ctx, q)
-		if err == nil {
-			l.remember(key, q.Layer.Digest, layer)
-		}
-		return layer, err
+		return l.openOnce(ctx, key, q)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", q.Layer.Digest, err)
 	}
 	return opened.(*Layer).on(q.Source.ReaderAt(ctx)), nil
+}
+
+// openOnce opens a layer and remembers it. One that is complete is checked before it is
+// shown: nobody tells of that again.
+func (l *Layers) openOnce(ctx context.Context, key string, q Request) (*Layer, error) {
+	layer, err := l.openAs(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	l.remember(key, q.Layer.Digest, layer)
+	if !listed(layer.Format) || q.Complete == nil || !q.Complete() {
+		return layer, nil
+	}
+	if err := l.Check(ctx, q.Layer.Digest, q.Source); err != nil {
+		l.derived.Report(err)
+	}
+	if !l.derived.disagrees(q.Layer.Digest) {
+		return layer, nil
+	}
+	if layer, err = l.openAs(ctx, q); err == nil {
+		l.remember(key, q.Layer.Digest, layer)
+	}
+	return layer, err
 }
 
 // position returns all that annotations say of where a table is.
@@ -252,7 +274,7 @@ func (l *Layers) openGzip(ctx context.Context, r io.ReaderAt, q Request) (layer 
 		if err != nil {
 			return err
 		}
-		layer, err = gzip.Open(r, q.Layer, index)
+		layer, err = gzip.Open(r, q.Layer, index, &l.spans)
 		return err
 	}, func() ([]byte, error) {
 		index, err := stream(ctx, q.Source, func(r io.Reader) (*gzip.Index, error) { return gzip.Build(r, tarball.Scan) })

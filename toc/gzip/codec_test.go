@@ -168,7 +168,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil || !reflect.DeepEqual(again.Points, x.Points) || !reflect.DeepEqual(listed(again.Table), listed(x.Table)) {
 			t.Fatalf("encoded and decoded, it differs: %v", err)
 		}
-		l, err := Open(bytes.NewReader(blob), ocispec.Descriptor{Size: x.Size}, x)
+		l, err := Open(bytes.NewReader(blob), ocispec.Descriptor{Size: x.Size}, x, new(Spans))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os/exec"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/iotest"
 
@@ -59,9 +60,60 @@ func TestAnywhere(t *testing.T) {
 			}
 			readAtRandom(t, open(t, blob, x), p)
 			readFiles(t, open(t, blob, x))
+			near := open(t, blob, x)
+			near.Inflater = &inflater{bytes.NewReader(blob), x, new(Spans)}
+			var all sync.WaitGroup
+			for range 3 {
+				all.Go(func() { readAtRandom(t, near, p) })
+			}
+			all.Wait()
 		})
 	}
 }
+
+// TestNearFilesAreInflatedTogether in whatever order they are read, each in the name of
+// whoever reads it.
+func TestNearFilesAreInflatedTogether(t *testing.T) {
+	p := sample(t)
+	blob := compressed(t, p, 6)
+	x := indexed(t, blob)
+	broken := errors.New("network is down")
+	l := &toc.Layer{TOC: x.Table, Inflater: &inflater{nil, x, new(Spans)}}
+	read := func(r io.ReaderAt, e toc.Extent) ([]byte, error) {
+		c, err := l.On(r).Inflate(e, 0)
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(c)
+	}
+	from := &counter{r: bytes.NewReader(blob)}
+	end := x.Points[1].Out
+	for _, at := range []int64{end - 100, 0, 5000, end - 100, 70_000} {
+		e := toc.Extent{Inner: at, Size: 100}
+		if got, err := read(from, e); err != nil || !bytes.Equal(got, p[at:at+100]) {
+			t.Errorf("at %d: %d bytes, %v", at, len(got), err)
+		}
+	}
+	if from.bytes > 2*readSize+x.Points[1].In {
+		t.Errorf("%d bytes were read for a span of %d", from.bytes, x.Points[1].In)
+	}
+	// What is there needs no reader, and one that fails is nobody else's misfortune.
+	failing := failingReaderAt{broken}
+	if got, err := read(failing, toc.Extent{Inner: 7, Size: 9}); err != nil || !bytes.Equal(got, p[7:16]) {
+		t.Errorf("what is there: %v", err)
+	}
+	second := toc.Extent{Inner: end + 1000, Size: 100}
+	if _, err := read(failing, second); !errors.Is(err, broken) {
+		t.Errorf("what is not there: %v", err)
+	}
+	if got, err := read(from, second); err != nil || !bytes.Equal(got, p[end+1000:end+1100]) {
+		t.Errorf("after a failure: %d bytes, %v", len(got), err)
+	}
+}
+
+type failingReaderAt struct{ err error }
+
+func (r failingReaderAt) ReadAt([]byte, int64) (int, error) { return 0, r.err }
 
 func readAtRandom(t *testing.T, l *toc.Layer, p []byte) {
 	t.Helper()
@@ -235,10 +287,10 @@ func TestIndexOfAnotherBlob(t *testing.T) {
 	blob := compressed(t, sample(t), 1)
 	x := indexed(t, blob)
 	other := ocispec.Descriptor{Size: x.Size, Digest: toc.Digest(sha256.Sum256(nil)).OCI()}
-	if _, err := Open(bytes.NewReader(blob), other, x); !errors.Is(err, toc.ErrMalformed) {
+	if _, err := Open(bytes.NewReader(blob), other, x, nil); !errors.Is(err, toc.ErrMalformed) {
 		t.Errorf("another digest: %v", err)
 	}
-	if _, err := Open(bytes.NewReader(blob), ocispec.Descriptor{Size: x.Size + 1}, x); !errors.Is(err, toc.ErrMalformed) {
+	if _, err := Open(bytes.NewReader(blob), ocispec.Descriptor{Size: x.Size + 1}, x, nil); !errors.Is(err, toc.ErrMalformed) {
 		t.Errorf("another size: %v", err)
 	}
 }
@@ -273,7 +325,7 @@ func TestLies(t *testing.T) {
 			x := *built
 			x.Points = append([]Point(nil), x.Points...)
 			c.lie(&x)
-			_, err := Open(bytes.NewReader(blob), ocispec.Descriptor{Size: x.Size}, &x)
+			_, err := Open(bytes.NewReader(blob), ocispec.Descriptor{Size: x.Size}, &x, new(Spans))
 			if c.span < 0 {
 				if !errors.Is(err, toc.ErrMalformed) {
 					t.Errorf("open: %v", err)

@@ -157,7 +157,7 @@ func indexed(t testing.TB, blob []byte) *Index {
 
 func open(t testing.TB, blob []byte, x *Index) *toc.Layer {
 	t.Helper()
-	l, err := Open(bytes.NewReader(blob), ocispec.Descriptor{Size: int64(len(blob)), Digest: x.Blob.OCI()}, x)
+	l, err := Open(bytes.NewReader(blob), ocispec.Descriptor{Size: int64(len(blob)), Digest: x.Blob.OCI()}, x, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package gzip
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"hash"
@@ -15,25 +16,35 @@ import (
 // readSize is how much of a layer is read at once.
 const readSize = 64 << 10
 
+const (
+	// smallExtent is up to where an extent is worth being inflated with what is near.
+	smallExtent = 1 << 20
+	// keptSpan is up to where a span is kept: what somebody says of a layer must not
+	// make it larger.
+	keptSpan = 4 * Span
+)
+
 // Open opens a layer whose index is known. The error wraps [toc.ErrMalformed] when
-// the index is of another blob, or makes no sense.
-func Open(r io.ReaderAt, desc ocispec.Descriptor, x *Index) (*toc.Layer, error) {
+// the index is of another blob, or makes no sense. What is inflated for a small file is
+// kept in spans, unless that is nil, for the next one.
+func Open(r io.ReaderAt, desc ocispec.Descriptor, x *Index, spans *Spans) (*toc.Layer, error) {
 	if err := x.check(); err != nil {
 		return nil, err
 	}
 	if desc.Size != x.Size || desc.Digest != "" && desc.Digest != x.Blob.OCI() {
 		return nil, fmt.Errorf("gzip index: %w: it is of %s of %d bytes", toc.ErrMalformed, x.Blob, x.Size)
 	}
-	return &toc.Layer{TOC: x.Table, Inflater: &inflater{r, x}}, nil
+	return &toc.Layer{TOC: x.Table, Inflater: &inflater{r, x, spans}}, nil
 }
 
 type inflater struct {
-	r io.ReaderAt
-	x *Index
+	r     io.ReaderAt
+	x     *Index
+	spans *Spans // nil for none
 }
 
 // On implements [toc.Inflater].
-func (f *inflater) On(r io.ReaderAt) toc.Inflater { return &inflater{r, f.x} }
+func (f *inflater) On(r io.ReaderAt) toc.Inflater { return &inflater{r, f.x, f.spans} }
 
 // Inflate implements [toc.Inflater].
 func (f *inflater) Inflate(e toc.Extent, off int64) (io.ReadCloser, error) {
@@ -41,7 +52,15 @@ func (f *inflater) Inflate(e toc.Extent, off int64) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("gzip: %w: byte %d of %d at %d of a tar of %d", toc.ErrMalformed, off, e.Size, e.Inner, f.x.TarSize)
 	}
 	from, end := e.Inner+off, e.Inner+e.Size
-	s, err := f.x.resume(f.r, f.x.find(from), f.x.end(end), nil)
+	i := f.x.find(from)
+	if span := f.x.spanEnd(i); f.spans != nil && e.Size <= smallExtent && end <= span && span-f.x.Points[i].Out <= keptSpan {
+		p, err := f.spans.of(f.x, i).read(f.r, from, end)
+		if err != nil {
+			return nil, err
+		}
+		return io.NopCloser(bytes.NewReader(p)), nil
+	}
+	s, err := f.x.resume(f.r, i, f.x.end(end), nil)
 	if err != nil {
 		return nil, err
 	}
