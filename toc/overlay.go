@@ -17,6 +17,7 @@ type Tree struct {
 	layers []*Layer
 	nodes  []node // sorted by name
 	links  map[inode]int
+	alone  bool // it is one layer, and others may have what it refers to
 }
 
 // inode is what several names may stand for: a record of a layer.
@@ -28,7 +29,8 @@ type node struct {
 }
 
 // File is one name in a [Tree]. Where it is a further name of a file, its entry is
-// that of the file, but for the name: no entry of a tree is a [Hardlink].
+// that of the file, but for the name: no entry of a tree is a [Hardlink], unless the
+// tree is [Alone].
 type File struct {
 	Entry
 	// Layer is the one that has the file, and Source the name that it has it under.
@@ -159,7 +161,15 @@ func (t *Tree) Resolve(name string, last bool) (File, error) {
 // directory over a directory gives it new attributes; anything else takes the place
 // of what was there, and of all in it.
 func Overlay(layers []*Layer) (*Tree, error) {
-	t := &Tree{layers: layers}
+	return overlay(&Tree{layers: layers})
+}
+
+// Alone is [Overlay] of one layer of several: what is a hardlink to a file of another
+// layer stays a [Hardlink].
+func Alone(layer *Layer) (*Tree, error) { return overlay(&Tree{layers: []*Layer{layer}, alone: true}) }
+
+func overlay(t *Tree) (*Tree, error) {
+	layers := t.layers
 	for i := range layers {
 		if err := t.add(uint32(i)); err != nil {
 			return nil, fmt.Errorf("layer %d: %w", i+1, err)
@@ -226,6 +236,9 @@ func (t *Tree) link(layer uint32, lower []node) error {
 			continue
 		}
 		to, err := target(l, n.record, layer, lower)
+		if t.alone && errors.Is(err, errElsewhere) {
+			continue
+		}
 		if err == nil && t.record(to).typ == Directory {
 			err = fmt.Errorf("%w: a hardlink to a directory", ErrMalformed)
 		}
@@ -236,6 +249,8 @@ func (t *Tree) link(layer uint32, lower []node) error {
 	}
 	return nil
 }
+
+var errElsewhere = errors.New("which is not there")
 
 // target returns what the hardlink at a position of a layer stands for.
 func target(l *Layer, at, layer uint32, lower []node) (inode, error) {
@@ -252,7 +267,7 @@ func target(l *Layer, at, layer uint32, lower []node) (inode, error) {
 		}
 		i := sort.Search(len(lower), func(i int) bool { return lower[i].name >= name })
 		if i == len(lower) || lower[i].name != name {
-			return inode{}, fmt.Errorf("%w: a hardlink to %q, which is not there", ErrMalformed, shorten(name))
+			return inode{}, fmt.Errorf("%w: a hardlink to %q, %w", ErrMalformed, shorten(name), errElsewhere)
 		}
 		return lower[i].inode, nil
 	}

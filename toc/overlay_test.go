@@ -222,6 +222,29 @@ func TestWhatMakesNoSense(t *testing.T) {
 	}
 }
 
+// TestALayerAlone refers to files that it does not have.
+func TestALayerAlone(t *testing.T) {
+	tree, err := Alone(layer(t, hardlink("a", "below"), file("f", "xx"), hardlink("g", "f")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for f := range tree.All() {
+		if f.Name != "" {
+			got = append(got, tell(f))
+		}
+	}
+	if want := "a!hardlink f=2*2 g=2*2"; strings.Join(got, " ") != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+	if a, _ := tree.Lookup("a"); a.Link != "below" {
+		t.Errorf("linked to %q", a.Link)
+	}
+	if _, err := Alone(layer(t, hardlink("a", "b"), hardlink("b", "a"))); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a cycle: %v", err)
+	}
+}
+
 func TestResolve(t *testing.T) {
 	tree, err := Overlay([]*Layer{layer(t, file("usr/bin/env", "x"), symlink("bin", "usr/bin"), symlink("abs", "/usr/bin/env"), symlink("up", "../../usr"), symlink("loop", "loop"), symlink("usr/bin/rel", "../bin/env"))})
 	if err != nil {

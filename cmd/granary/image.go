@@ -199,6 +199,9 @@ func (img *image) table(ctx context.Context, l ocispec.Descriptor) (*table, erro
 
 // tree lays the layers over each other.
 func (img *image) tree() (*toc.Tree, error) {
+	if len(img.tables) == 1 {
+		return toc.Alone(img.tables[0].Layer)
+	}
 	var layers []*toc.Layer
 	for _, t := range img.tables {
 		layers = append(layers, t.Layer)

@@ -121,8 +121,11 @@ func (c *lsCmd) name(f toc.File) string {
 		name = "/" + f.Name
 	}
 	name = printable(name)
-	if c.Long && f.Type == toc.Symlink {
+	switch {
+	case c.Long && f.Type == toc.Symlink:
 		name += " -> " + printable(f.Link)
+	case c.Long && f.Type == toc.Hardlink:
+		name += " link to " + printable(f.Link)
 	}
 	return name
 }
@@ -138,7 +141,7 @@ func printable(s string) string {
 
 // lsMode returns a file's type and mode as ls(1) shows them.
 func lsMode(f toc.File) string {
-	kinds := map[toc.Type]byte{toc.Directory: 'd', toc.Regular: '-', toc.Symlink: 'l', toc.CharDevice: 'c', toc.BlockDevice: 'b', toc.FIFO: 'p'}
+	kinds := map[toc.Type]byte{toc.Directory: 'd', toc.Regular: '-', toc.Symlink: 'l', toc.CharDevice: 'c', toc.BlockDevice: 'b', toc.FIFO: 'p', toc.Hardlink: 'h'}
 	text := []byte{kinds[f.Type]}
 	for i, c := range "rwxrwxrwx" {
 		if f.Mode&(1<<(8-i)) == 0 {

@@ -18,6 +18,7 @@ import (
 // bytes. The version of what it holds is in it.
 type Kind string
 
+// The kinds that there are.
 const (
 	KindGzip  Kind = "gzip-index" // of an ordinary tar+gzip
 	kindTable Kind = "toc"

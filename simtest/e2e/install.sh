@@ -49,8 +49,9 @@ ours layers/chunked ""
 # The base layer of the images in simtest/layers.
 if [ ! -e "$bin/debian.tar" ]; then
 	echo "mmdebstrap bookworm"
-	SOURCE_DATE_EPOCH=1750000000 mmdebstrap --quiet --variant=essential \
+	debian() { SOURCE_DATE_EPOCH=1750000000 mmdebstrap --quiet --variant=essential \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-		bookworm "$bin/debian.new.tar" http://deb.debian.org/debian
+		bookworm "$bin/debian.new.tar" http://deb.debian.org/debian; }
+	debian || debian || debian # a mirror may fail for a moment
 	mv "$bin/debian.new.tar" "$bin/debian.tar"
 fi

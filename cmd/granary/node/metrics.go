@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
+	"github.com/granary-oci/granary/toc"
 )
 
 // metrics are what a node counts. Each node has a registry of its own, so that
@@ -70,7 +72,7 @@ func newMetrics() *metrics {
 	for _, d := range []string{"in", "out"} {
 		m.peers.WithLabelValues(d)
 	}
-	for _, s := range []string{"disk", "peer", "upstream"} {
+	for _, s := range []string{"disk", "peer", "table", "upstream"} {
 		m.corrupt.WithLabelValues(s)
 	}
 	for _, k := range []string{"full", "unwritable", "io", "other"} {
@@ -156,10 +158,18 @@ const quiet = time.Minute
 
 func (f *faultLog) report(err error) {
 	var corrupt *chunk.CorruptError
-	if errors.As(err, &corrupt) {
+	var content *toc.CorruptError
+	switch {
+	case errors.As(err, &corrupt):
 		source, _, _ := strings.Cut(corrupt.Source, " ") // a mirror's name follows
 		f.metrics.corrupt.WithLabelValues(source).Inc()
 		f.log.Error("wrong bytes were dropped", "source", corrupt.Source, "error", err)
+		return
+	case errors.Is(err, toc.ErrDisagrees), errors.As(err, &content):
+		f.metrics.corrupt.WithLabelValues("table").Inc()
+		f.log.Error("a layer's table of contents is wrong, and is not used any more", "error", err)
+		return
+	case errors.Is(err, context.Canceled): // nobody waits for it any more
 		return
 	}
 	kind := faultKind(err)
