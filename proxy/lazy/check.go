@@ -13,16 +13,21 @@ import (
 	"github.com/granary-oci/granary/toc/tarball"
 )
 
-// Check compares the table that a layer carries with the layer, now that all of it is
-// there, if the layer has been opened by that table and this has not been done. From
-// then on a table that disagrees is not used: the layer is read as the tar that those
-// see who unpack it. The error wraps [toc.ErrDisagrees] if it does.
+// Check compares the tables by which a layer has been opened, and that it carries, with
+// the layer, now that all of it is there. From then on a table that disagrees is not
+// used: the layer is read as the tar that those see who unpack it. The error wraps
+// [toc.ErrDisagrees] if one does.
 func (l *Layers) Check(ctx context.Context, blob digest.Digest, src Source) error {
-	layer, ok := l.opened(blob)
-	if !ok || !listed(layer.Format) {
-		return nil
+	var errs []error
+	for _, layer := range l.opened(blob) {
+		errs = append(errs, l.check(ctx, blob, layer, src))
 	}
-	if _, err := l.derived.Get(ctx, kindCheck, blob); err == nil {
+	return errors.Join(errs...)
+}
+
+// check is Check for one table, once.
+func (l *Layers) check(ctx context.Context, blob digest.Digest, layer *Layer, src Source) error {
+	if _, err := l.derived.Get(ctx, kindCheck, layer.table); err == nil {
 		return nil
 	}
 	scan := scanGzip
@@ -35,27 +40,25 @@ func (l *Layers) Check(ctx context.Context, blob digest.Digest, src Source) erro
 	}
 	switch {
 	case err == nil:
-		l.derived.Put(ctx, kindCheck, blob, []byte(agrees))
+		l.derived.Put(ctx, kindCheck, layer.table, []byte(agrees))
+		return nil
 	case errors.Is(err, toc.ErrDisagrees), errors.Is(err, toc.ErrMalformed), errors.Is(err, toc.ErrLimit):
-		l.derived.Put(ctx, kindCheck, blob, []byte(err.Error()))
+		l.derived.Put(ctx, kindCheck, layer.table, []byte(err.Error()))
 		l.forget(blob)
 	}
-	if err != nil {
-		return fmt.Errorf("layer %s: %w", blob, err)
-	}
-	return nil
+	return fmt.Errorf("layer %s: %w", blob, err)
 }
 
-// opened returns a layer that has been opened.
-func (l *Layers) opened(blob digest.Digest) (*Layer, bool) {
+// opened returns how a blob has been opened by tables that it carries.
+func (l *Layers) opened(blob digest.Digest) (all []*Layer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, r := range l.open {
-		if r.blob == blob {
-			return r.layer, true
+		if r.blob == blob && listed(r.layer.Format) {
+			all = append(all, r.layer)
 		}
 	}
-	return nil, false
+	return all
 }
 
 func scanGzip(r io.Reader) (*toc.TOC, error) {

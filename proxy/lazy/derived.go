@@ -101,8 +101,8 @@ func (s *Derived) Put(ctx context.Context, kind Kind, blob digest.Digest, p []by
 }
 
 // disagrees reports whether a layer's own table has been found to be wrong.
-func (s *Derived) disagrees(blob digest.Digest) bool {
-	p, err := s.Get(context.Background(), kindCheck, blob)
+func (s *Derived) disagrees(table digest.Digest) bool {
+	p, err := s.Get(context.Background(), kindCheck, table)
 	return err == nil && string(p) != agrees
 }
 

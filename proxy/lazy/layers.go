@@ -57,6 +57,8 @@ type Request struct {
 	Complete func() bool
 	// Ask asks another member for what is derived from the layer. nil asks nobody.
 	Ask func(ctx context.Context, kind Kind) ([]byte, error)
+
+	table digest.Digest // see Layer
 }
 
 // Layer is a layer that has been opened.
@@ -65,9 +67,13 @@ type Layer struct {
 	Format toc.Format
 	// Borrowed says that its table is another member's word, see [Layers.Distrust].
 	Borrowed bool
+
+	// table stands for the blob and what was said of where in it the table is: another
+	// manifest may name another table of the same layer.
+	table digest.Digest
 }
 
-func (l *Layer) on(r io.ReaderAt) *Layer { return &Layer{l.On(r), l.Format, l.Borrowed} }
+func (l *Layer) on(r io.ReaderAt) *Layer { return &Layer{l.On(r), l.Format, l.Borrowed, l.table} }
 
 // Layers opens layers and remembers them. It is safe for concurrent use.
 type Layers struct {
@@ -98,7 +104,8 @@ func (l *Layers) Open(ctx context.Context, q Request) (*Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", q.Layer.Digest, err)
 	}
-	key := strings.Join([]string{q.Host, string(q.Layer.Digest), annotated.String(), string(toc.Announced(q.Layer)), position(q.Layer)}, "\n")
+	q.table = digest.FromString(strings.Join([]string{string(q.Layer.Digest), annotated.String(), string(toc.Announced(q.Layer)), position(q.Layer)}, "\n"))
+	key := q.Host + "\n" + string(q.table)
 	if layer, ok := l.recall(key); ok {
 		return layer.on(q.Source.ReaderAt(ctx)), nil
 	}
@@ -124,10 +131,10 @@ func (l *Layers) openOnce(ctx context.Context, key string, q Request) (*Layer, e
 	if !listed(layer.Format) || q.Complete == nil || !q.Complete() {
 		return layer, nil
 	}
-	if err := l.Check(ctx, q.Layer.Digest, q.Source); err != nil {
+	if err := l.check(ctx, q.Layer.Digest, layer, q.Source); err != nil {
 		l.derived.Report(err)
 	}
-	if !l.derived.disagrees(q.Layer.Digest) {
+	if !l.derived.disagrees(q.table) {
 		return layer, nil
 	}
 	if layer, err = l.openAs(ctx, q); err == nil {
@@ -235,14 +242,14 @@ func (l *Layers) openAs(ctx context.Context, q Request) (*Layer, error) {
 // openFormat opens a layer as one of a format. A table that the layer carries, and
 // that is known to disagree with the rest of it, is passed over.
 func (l *Layers) openFormat(ctx context.Context, f toc.Format, r io.ReaderAt, q Request) (*Layer, error) {
-	if listed(f) && l.derived.disagrees(q.Layer.Digest) {
+	if listed(f) && l.derived.disagrees(q.table) {
 		return nil, toc.ErrFormat
 	}
 	layer, borrowed, err := openers[f](l, ctx, r, q)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f, err)
 	}
-	return &Layer{layer, f, borrowed}, nil
+	return &Layer{layer, f, borrowed, q.table}, nil
 }
 
 // listed reports whether layers of a format carry a table of their own.
