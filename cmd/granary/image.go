@@ -38,6 +38,7 @@ type image struct {
 	from   *upstream.Repository
 	top    digest.Digest // the manifest that names the layers; "" for a layer alone
 	layers []ocispec.Descriptor
+	part   bool // layers is one of several, or may be
 	tables []*table
 }
 
@@ -101,7 +102,7 @@ func (img *image) find(ctx context.Context, want ref.Reference, platform string)
 		m, err := img.from.Manifest(ctx, name)
 		if err != nil {
 			if size, serr := img.statLayer(ctx, want.Digest); serr == nil {
-				img.layers = []ocispec.Descriptor{{Digest: want.Digest, Size: size}}
+				img.layers, img.part = []ocispec.Descriptor{{Digest: want.Digest, Size: size}}, true
 				return nil
 			}
 			return err
@@ -154,6 +155,7 @@ func (img *image) only(which string) error {
 	if i < 0 || i >= len(img.layers) {
 		return fmt.Errorf("there is no layer %s; there are %d", which, len(img.layers))
 	}
+	img.part = len(img.layers) > 1
 	img.layers = img.layers[i : i+1]
 	return nil
 }
@@ -199,7 +201,7 @@ func (img *image) table(ctx context.Context, l ocispec.Descriptor) (*table, erro
 
 // tree lays the layers over each other.
 func (img *image) tree() (*toc.Tree, error) {
-	if len(img.tables) == 1 {
+	if img.part {
 		return toc.Alone(img.tables[0].Layer)
 	}
 	var layers []*toc.Layer

@@ -284,7 +284,7 @@ func TestATableThatDisagrees(t *testing.T) {
 		t.Errorf("nothing of it is logged:\n%s", log)
 	}
 	metrics, _, err := fetch(t.Context(), n.admin+"/metrics")
-	if err != nil || bytes.Contains(metrics, []byte(`granary_store_faults_total{kind="other"} 0`)) {
+	if err != nil || bytes.Contains(metrics, []byte(`granary_corrupt_total{source="table"} 0`)) {
 		t.Errorf("it is not counted, %v", err)
 	}
 }
