@@ -60,7 +60,7 @@ func newLab(ctx context.Context, s settings, n int) (l *lab, err error) {
 	if err := errors.Join(os.MkdirAll(l.logs, 0o755), os.MkdirAll(l.data, 0o755)); err != nil {
 		return l, err
 	}
-	if l.net, err = newNetwork(ctx); err != nil {
+	if l.net, err = newNetwork(ctx, n+1); err != nil {
 		return l, err
 	}
 	home, err := l.net.add(ctx, "r", 1, s.RegistryRate, false)

@@ -19,8 +19,9 @@ import (
 // network is a bridge in a namespace of its own, and a namespace for each
 // machine on it. Nothing of it is in the namespace of the caller.
 type network struct {
-	bridge string   // its namespace
-	all    []string // namespaces to delete
+	bridge  string   // its namespace
+	all     []string // namespaces to delete
+	restore func()   // what the kernel was told
 }
 
 // space is a machine: a namespace with an address on the bridge.
@@ -38,9 +39,10 @@ const (
 	shape = "root tbf rate %dmbit burst 512kb latency 50ms"
 )
 
-func newNetwork(ctx context.Context) (*network, error) {
+// newNetwork makes a network for so many machines.
+func newNetwork(ctx context.Context, machines int) (*network, error) {
 	sweep()
-	n := &network{bridge: fmt.Sprintf("%s%d-b", namePrefix, os.Getpid())}
+	n := &network{bridge: fmt.Sprintf("%s%d-b", namePrefix, os.Getpid()), restore: allowNeighbours(machines * machines)}
 	n.all = append(n.all, n.bridge)
 	return n, commands(ctx,
 		"ip netns add "+n.bridge,
@@ -76,6 +78,28 @@ func (n *network) close() {
 		_ = exec.Command("ip", "netns", "del", name).Run()
 	}
 	n.all = nil
+	n.restore()
+}
+
+// allowNeighbours makes the kernel keep so many addresses of neighbours, of all
+// namespaces together, where it keeps fewer: above that it drops packets.
+func allowNeighbours(n int) (restore func()) {
+	before := make(map[string][]byte)
+	for name, want := range map[string]int{"gc_thresh1": n, "gc_thresh2": 2 * n, "gc_thresh3": 4 * n} {
+		file := "/proc/sys/net/ipv4/neigh/default/" + name
+		is, err := os.ReadFile(file)
+		if value, bad := strconv.Atoi(strings.TrimSpace(string(is))); err != nil || bad != nil || value >= want {
+			continue
+		}
+		if os.WriteFile(file, []byte(strconv.Itoa(want)), 0) == nil {
+			before[file] = is
+		}
+	}
+	return func() {
+		for file, is := range before {
+			_ = os.WriteFile(file, is, 0)
+		}
+	}
 }
 
 // partition makes what members of one half send to the other vanish without a
