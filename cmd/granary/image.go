@@ -68,6 +68,20 @@ func (c *imageFlags) open(e *env) (img *image, done func(), err error) {
 	return img, done, nil
 }
 
+// look opens the image, and has do look into its tree.
+func (c *imageFlags) look(e *env, do func(*image, *toc.Tree) error) error {
+	img, done, err := c.open(e)
+	if err != nil {
+		return err
+	}
+	defer done()
+	t, err := img.tree()
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Ref, err)
+	}
+	return do(img, t)
+}
+
 // locate finds the image and its layers. done is to be called after.
 func (c *imageFlags) locate(e *env) (img *image, done func(), err error) {
 	want, err := ref.Parse(c.Ref, c.DefaultUpstream)

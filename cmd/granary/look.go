@@ -62,15 +62,10 @@ type lsCmd struct {
 }
 
 func (c *lsCmd) Run(e *env) error {
-	img, done, err := c.open(e)
-	if err != nil {
-		return err
-	}
-	defer done()
-	t, err := img.tree()
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.Ref, err)
-	}
+	return c.look(e, func(img *image, t *toc.Tree) error { return c.print(e, img, t) })
+}
+
+func (c *lsCmd) print(e *env, img *image, t *toc.Tree) error {
 	f, err := t.Resolve(c.Path, true)
 	if err != nil {
 		return err
@@ -177,28 +172,21 @@ type catCmd struct {
 }
 
 func (c *catCmd) Run(e *env) error {
-	img, done, err := c.open(e)
-	if err != nil {
-		return err
-	}
-	defer done()
-	t, err := img.tree()
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.Ref, err)
-	}
-	for _, path := range c.Paths {
-		f, err := t.Resolve(path, true)
-		if err != nil {
-			return err
+	return c.look(e, func(img *image, t *toc.Tree) error {
+		for _, path := range c.Paths {
+			f, err := t.Resolve(path, true)
+			if err != nil {
+				return err
+			}
+			if f.Type != toc.Regular {
+				return fmt.Errorf("%q is a %v, which has no content", path, f.Type)
+			}
+			if err := img.write(e, f); err != nil {
+				return fmt.Errorf("%q: %w", path, err)
+			}
 		}
-		if f.Type != toc.Regular {
-			return fmt.Errorf("%q is a %v, which has no content", path, f.Type)
-		}
-		if err := img.write(e, f); err != nil {
-			return fmt.Errorf("%q: %w", path, err)
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // write writes a file's content to the standard output.
@@ -231,30 +219,23 @@ type statCmd struct {
 }
 
 func (c *statCmd) Run(e *env) error {
-	img, done, err := c.open(e)
-	if err != nil {
-		return err
-	}
-	defer done()
-	t, err := img.tree()
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.Ref, err)
-	}
-	for _, path := range c.Paths {
-		f, err := t.Resolve(path, false)
-		if err != nil {
-			return err
+	return c.look(e, func(img *image, t *toc.Tree) error {
+		for _, path := range c.Paths {
+			f, err := t.Resolve(path, false)
+			if err != nil {
+				return err
+			}
+			if c.JSON {
+				err = json.NewEncoder(e.stdout).Encode(describe(img, f))
+			} else {
+				err = show(e.stdout, describe(img, f))
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if c.JSON {
-			err = json.NewEncoder(e.stdout).Encode(describe(img, f))
-		} else {
-			err = show(e.stdout, describe(img, f))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // fileJSON is a file as commands print it.
