@@ -59,16 +59,6 @@ var formats = []format{
 	{name: "squashfs-xz", mediaType: squashfsType, sparse: true, seconds: true, known: "squashfs", write: squashfsBy("xz")},
 }
 
-// formatOf returns the format of a name.
-func formatOf(name string) format {
-	for _, f := range formats {
-		if f.name == name {
-			return f
-		}
-	}
-	panic("no format " + name)
-}
-
 func copyTar(_ *lab, from string, to io.Writer) (written, error) {
 	return written{}, through(from, to, func(w io.Writer) (io.WriteCloser, error) { return keepOpen{w}, nil })
 }

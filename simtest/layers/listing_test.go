@@ -133,7 +133,7 @@ func (n *node) tree(t *testing.T, repository string, img *image) (*toc.Tree, map
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := h.Get("Granary-Layer-Format"), formatOf(img.name).known; got != want {
+		if got, want := h.Get("Granary-Layer-Format"), formatOf(t, img.name).known; got != want {
 			t.Errorf("layer %s is read as %q, want %q", d.Digest, got, want)
 		}
 		table, err := toc.DecodeJSON(bytes.NewReader(p), d.Size)
@@ -244,11 +244,21 @@ func TestWithoutANode(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			checkListing(t, parse(t, out), disk, formatOf(name).seconds)
+			checkListing(t, parse(t, out), disk, formatOf(t, name).seconds)
 			got, err := l.runAlone(t.Context(), "cat", name+":v1", "/"+smallFile)
 			if err != nil || string(digest.FromBytes(got)) != disk["/"+smallFile].digest {
 				t.Errorf("cat: %d bytes, %v", len(got), err)
 			}
 		})
 	}
+}
+
+// formatOf returns the format of a name.
+func formatOf(t *testing.T, name string) format {
+	t.Helper()
+	i := slices.IndexFunc(formats, func(f format) bool { return f.name == name })
+	if i < 0 {
+		t.Fatalf("there is no format %q", name)
+	}
+	return formats[i]
 }
