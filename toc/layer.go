@@ -34,6 +34,27 @@ type Inflater interface {
 	Inflate(x Extent, off int64) (io.ReadCloser, error)
 }
 
+// Exactly returns a reader of n bytes of r, 0 ≤ n, which ends with
+// [io.ErrUnexpectedEOF] if there are fewer.
+func Exactly(r io.Reader, n int64) io.Reader { return &exactly{r, n} }
+
+type exactly struct {
+	r    io.Reader
+	left int64
+}
+
+func (e *exactly) Read(p []byte) (int, error) {
+	if e.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := e.r.Read(p[:min(int64(len(p)), e.left)])
+	e.left -= int64(n)
+	if err == io.EOF && e.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
 // On returns the layer as it is read from r, which has the same bytes.
 func (l *Layer) On(r io.ReaderAt) *Layer {
 	on := *l

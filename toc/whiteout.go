@@ -72,21 +72,29 @@ func (c *changes) noteDevice(r *record) {
 	}
 }
 
-// device reports whether a record is a whiteout of overlayfs: a device, or an empty
-// file with an attribute, which devices cannot be where overlays are nested.
+// device reports whether a record is a whiteout of overlayfs.
 func (c *changes) device(r *record) bool {
-	if r.typ == CharDevice && r.size == 0 {
-		return true
+	var attrs map[string]string
+	if r.xattrs > 0 {
+		attrs = c.layer.xattrs[r.xattrs-1]
 	}
-	if r.typ != Regular || r.size != 0 || r.xattrs == 0 {
+	return whiteout(r.typ, r.size, attrs)
+}
+
+// Whiteout reports whether an entry is a whiteout by the rules of overlayfs.
+func (e *Entry) Whiteout() bool {
+	return whiteout(e.Type, e.Size|int64(e.Major)|int64(e.Minor), e.Xattrs)
+}
+
+// whiteout is that of a type, size or device number, and attributes: a device, or an
+// empty file with an attribute, for devices cannot be there where overlays are nested.
+func whiteout(t Type, n int64, attrs map[string]string) bool {
+	if n != 0 || t != CharDevice && t != Regular {
 		return false
 	}
-	for _, prefix := range overlayAttrs {
-		if _, ok := c.layer.xattrs[r.xattrs-1][prefix+"whiteout"]; ok {
-			return true
-		}
-	}
-	return false
+	_, trusted := attrs[overlayAttrs[0]+"whiteout"]
+	_, user := attrs[overlayAttrs[1]+"whiteout"]
+	return t == CharDevice || trusted || user
 }
 
 // marked reports whether a name is a whiteout of OCI, or in one.

@@ -93,20 +93,5 @@ func (f inflater) Inflate(x toc.Extent, off int64) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("erofs: %w: byte %d of an extent of %d at %d", toc.ErrMalformed, off, x.Size, x.Start)
 	}
 	n := x.Size - off
-	return io.NopCloser(&whole{io.NewSectionReader(f.r, x.Start+off, n), n}), nil
-}
-
-// whole reads n bytes, and less of them is an error.
-type whole struct {
-	r    io.Reader
-	left int64
-}
-
-func (w *whole) Read(p []byte) (int, error) {
-	n, err := w.r.Read(p)
-	w.left -= int64(n)
-	if err == io.EOF && w.left > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
+	return io.NopCloser(toc.Exactly(io.NewSectionReader(f.r, x.Start+off, n), n)), nil
 }

@@ -116,7 +116,7 @@ func (w *walker) add(n node) (*listing, error) {
 // which overlayfs gives one inode many names, stay what they are.
 func (w *walker) link(n node, in *inode) {
 	e := &in.entry
-	if e.Type == toc.Directory || in.links == 1 || whiteout(e) {
+	if e.Type == toc.Directory || in.links == 1 || e.Whiteout() {
 		return
 	}
 	if first, ok := w.first[n.number]; ok {
@@ -124,14 +124,6 @@ func (w *walker) link(n node, in *inode) {
 		return
 	}
 	w.first[n.number] = n.name
-}
-
-// whiteout reports whether an entry is one (overlayfs.rst, "whiteouts and opaque
-// directories", "nesting overlayfs mounts").
-func whiteout(e *toc.Entry) bool {
-	_, trusted := e.Xattrs["trusted.overlay.whiteout"]
-	_, user := e.Xattrs["user.overlay.whiteout"]
-	return e.Type == toc.CharDevice && e.Major == 0 && e.Minor == 0 || trusted || user
 }
 
 func (w *walker) target(in *inode, extents []toc.Extent) (string, error) {

@@ -39,7 +39,7 @@ func (f inflater) Inflate(x toc.Extent, off int64) (io.ReadCloser, error) {
 	}
 	n := x.Size - off
 	if stored(x) {
-		return io.NopCloser(&whole{io.NewSectionReader(f.r, x.Start+off, n), n}), nil
+		return io.NopCloser(toc.Exactly(io.NewSectionReader(f.r, x.Start+off, n), n)), nil
 	}
 	p, err := f.block(x.Start, x.End)
 	if err != nil {
@@ -48,7 +48,7 @@ func (f inflater) Inflate(x toc.Extent, off int64) (io.ReadCloser, error) {
 	p = p[min(x.Inner, int64(len(p))):]
 	p = p[min(off, int64(len(p))):]
 	p = p[:min(n, int64(len(p)))]
-	return io.NopCloser(&whole{bytes.NewReader(p), n}), nil
+	return io.NopCloser(toc.Exactly(bytes.NewReader(p), n)), nil
 }
 
 // block returns what is packed in the layer's bytes from start to end.
@@ -99,19 +99,4 @@ func (k *keeper) put(start, end int64, p []byte) {
 	defer k.mu.Unlock()
 	k.all[k.next] = kept{start, end, p}
 	k.next = (k.next + 1) % keptBlocks
-}
-
-// whole reads n bytes, and less of them is an error.
-type whole struct {
-	r    io.Reader
-	left int64
-}
-
-func (w *whole) Read(p []byte) (int, error) {
-	n, err := w.r.Read(p)
-	w.left -= int64(n)
-	if err == io.EOF && w.left > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
 }

@@ -64,7 +64,7 @@ func (p plain) Inflate(x toc.Extent, off int64) (io.ReadCloser, error) {
 	}
 	start := min(x.Start+off, p.size)
 	content := io.NewSectionReader(p.r, start, min(x.Size-off, p.size-start))
-	return io.NopCloser(&exactly{content, x.Size - off}), nil
+	return io.NopCloser(toc.Exactly(content, x.Size-off)), nil
 }
 
 // checkExtent reports an extent that no table of a tar has, and an offset outside.

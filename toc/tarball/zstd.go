@@ -62,11 +62,11 @@ func (p packed) Inflate(x toc.Extent, off int64) (io.ReadCloser, error) {
 		}
 		return nil, err
 	}
-	return &unpacked{exactly{z, x.Size - off}, z}, nil
+	return &unpacked{toc.Exactly(z, x.Size-off), z}, nil
 }
 
 type unpacked struct {
-	exactly
+	io.Reader
 	io.Closer
 }
 
