@@ -220,6 +220,28 @@ func TestPiecesBecomeAChunk(t *testing.T) {
 
 const pieceSize = 64 << 10 // of what is read for a few bytes
 
+// TestARegistryWithoutRangesSendsALayerOnce, and is asked for a part of it once.
+func TestARegistryWithoutRangesSendsALayerOnce(t *testing.T) {
+	var files []any
+	for i := range 6 {
+		files = append(files, fmt.Sprintf("f%d", i), random(1<<20, uint64(i)))
+	}
+	layer := tarOf(t, files...)
+	o := newOrigin()
+	o.noRange = true
+	o.add("app", layer)
+	s := newStack(t, o, true, keepContents(t))
+	d := digest.FromBytes(layer)
+	for i := range 6 {
+		if _, body := s.do(t, http.MethodGet, filePath("app", d, fmt.Sprintf("f%d", i))); !bytes.Equal(body, files[2*i+1].([]byte)) {
+			t.Fatalf("f%d: %d bytes", i, len(body))
+		}
+	}
+	if n := o.gets.Load(); n > 2 {
+		t.Errorf("%d requests for a blob that comes whole", n)
+	}
+}
+
 // TestAContentIsFetchedOnce whatever layer and format it is in, for those who may
 // read one of these layers.
 func TestAContentIsFetchedOnce(t *testing.T) {

@@ -67,7 +67,7 @@ func (r *pieces) read(p []byte, off int64) (int, error) {
 // apart reports whether parts of chunks are read.
 func (r *pieces) apart() bool {
 	peers := r.repository.peers()
-	return r.blob.Size() > chunk.Size && (peers == nil || peers.Alone())
+	return r.blob.Size() > chunk.Size && (peers == nil || peers.Alone()) && !r.repository.registry.rangeless.has(r.repository.Host)
 }
 
 func (r *pieces) ref(off int64) chunk.Ref {
@@ -100,6 +100,7 @@ func (r *pieces) readPieces(p []byte, off int64) (int, error) {
 	end = r.ahead(first, end)
 	b, err := r.fetch(first, end)
 	if errors.Is(err, upstream.ErrNoRanges) {
+		r.repository.registry.rangeless.add(r.repository.Host)
 		return r.readChunks(p, off)
 	}
 	if err != nil {
@@ -185,6 +186,30 @@ func fetchRange(ctx context.Context, up Upstream, d digest.Digest, off, end int6
 		return nil, fmt.Errorf("%s: %w", asked, err)
 	}
 	return p, nil
+}
+
+// hosts are some of which something is remembered, for as long as they are not too
+// many. The zero value is ready to use.
+type hosts struct {
+	mu  sync.Mutex
+	all map[string]bool
+}
+
+const maxHosts = 256
+
+func (h *hosts) add(host string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.all == nil || len(h.all) >= maxHosts {
+		h.all = make(map[string]bool)
+	}
+	h.all[host] = true
+}
+
+func (h *hosts) has(host string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.all[host]
 }
 
 // pieceCache keeps the pieces that were used last. The zero value is ready to use.

@@ -111,6 +111,7 @@ type Registry struct {
 	forgotten forgotten    // tags that were invalidated
 	lists     lists
 	pieces    pieceCache
+	rangeless hosts               // that have sent the whole for a part
 	parsing   *semaphore.Weighted // of pages of lists, and manifests
 	gathering *semaphore.Weighted // bytes of lists
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/flight"
 	"github.com/granary-oci/granary/toc"
 	"github.com/granary-oci/granary/toc/erofs"
@@ -114,6 +115,9 @@ func (l *Layers) Open(ctx context.Context, q Request) (*Layer, error) {
 	opened, err := l.flights.Do(ctx, fmt.Sprintf("%v\n%s", q.Ask != nil, key), openFor, func(ctx context.Context) (any, error) {
 		return l.openOnce(ctx, key, q)
 	})
+	if errors.Is(err, chunk.ErrDenied) { // which binds whoever began, and nobody else
+		opened, err = l.openOnce(ctx, key, q)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", q.Layer.Digest, err)
 	}
