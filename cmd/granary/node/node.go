@@ -214,7 +214,6 @@ func (n *Node) openDisk() (*chunkstore.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.contents = contents
 	n.closers = append(n.closers, contents.Close)
 	disk, err := chunkstore.Open(n.cfg.DataDir, chunkstore.Config{
 		Budget:       budget,
@@ -231,6 +230,7 @@ func (n *Node) openDisk() (*chunkstore.Disk, error) {
 		return nil, err
 	}
 	n.closers = append(n.closers, n.catalog.Close)
+	n.contents = contents
 	return disk, nil
 }
 
