@@ -181,6 +181,34 @@ func TestListing(t *testing.T) {
 	}
 }
 
+// TestALayerAlone has hardlinks to files of other layers, which are nothing here.
+func TestALayerAlone(t *testing.T) {
+	var b toc.Builder
+	for _, e := range []toc.Entry{link("elsewhere", "below"), file("f", 1), link("g", "f")} {
+		if err := b.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table, err := b.Done()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := toc.Alone(&toc.Layer{TOC: table})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := New(Config{Tree: tree, Contents: &pattern{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := names(t, f, 1, 4096), ". .. f g"; got != want {
+		t.Errorf("it has %s, want %s", got, want)
+	}
+	if out := walk(t, f, "elsewhere"); out.NodeId != 0 {
+		t.Errorf("elsewhere is there: %+v", out)
+	}
+}
+
 // names lists a directory in requests of a size, both ways, and checks that what it says
 // of each name is what a lookup says.
 func names(t *testing.T, f *FileSystem, number uint64, size int) string {

@@ -54,11 +54,10 @@ func (f *FileSystem) list(in *gofuse.ReadIn, add func(gofuse.DirEntry, *toc.File
 	start := min(max(in.Offset, afterParent)-afterParent, uint64(f.tree.Len()))
 	for i := range f.tree.Positions(dir.Name, int(start)) {
 		file := f.tree.At(i)
-		name := file.Base()
-		if len(name) > maxName {
+		if !shown(&file) {
 			continue
 		}
-		if !add(gofuse.DirEntry{Name: name, Ino: f.number(i, &file), Mode: kinds[file.Type], Off: uint64(i) + afterFirst}, &file) {
+		if !add(gofuse.DirEntry{Name: file.Base(), Ino: f.number(i, &file), Mode: kinds[file.Type], Off: uint64(i) + afterFirst}, &file) {
 			break
 		}
 	}

@@ -20,8 +20,11 @@ func (f *FileSystem) Lookup(_ <-chan struct{}, in *gofuse.InHeader, name string,
 		return gofuse.ENOENT
 	}
 	out.SetEntryTimeout(keep)
-	if i, ok := f.lookup(&dir, name); ok {
-		found := f.tree.At(i)
+	i, ok := f.lookup(&dir, name)
+	if !ok {
+		return gofuse.OK
+	}
+	if found := f.tree.At(i); shown(&found) {
 		f.entry(f.number(i, &found), &found, out)
 	}
 	return gofuse.OK

@@ -73,12 +73,15 @@ func (n *nodes) parent(name string) uint64 {
 }
 
 // maxName is the length of the longest name, in bytes, that programs can use: NAME_MAX.
-// What has a longer one is not shown, as it could not be unpacked.
 const maxName = 255
+
+// shown reports whether programs see a file: not if its name is too long, as it could not
+// be unpacked, nor if it is a hardlink to what another layer has.
+func shown(f *toc.File) bool { return len(f.Base()) <= maxName && f.Type != toc.Hardlink }
 
 // lookup returns the position of what a directory has under a name.
 func (n *nodes) lookup(dir *toc.File, name string) (position int, ok bool) {
-	if dir.Type != toc.Directory || len(name) > maxName || strings.IndexByte(name, '/') >= 0 {
+	if dir.Type != toc.Directory || strings.IndexByte(name, '/') >= 0 {
 		return 0, false
 	}
 	if dir.Name != "" {
