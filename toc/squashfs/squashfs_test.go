@@ -5,15 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -239,7 +236,7 @@ func TestALayerThatCannotBeReadIsNotMalformed(t *testing.T) {
 	image := read(t, "gzip")
 	down := errors.New("the network is down")
 	for reads := range 2 {
-		r := &failing{r: bytes.NewReader(image), after: reads, err: down}
+		r := &treetest.Failing{R: bytes.NewReader(image), After: reads, Err: down}
 		_, err := squashfs.Open(r, ocispec.Descriptor{Size: int64(len(image))})
 		if !errors.Is(err, down) || errors.Is(err, toc.ErrMalformed) || errors.Is(err, toc.ErrFormat) {
 			t.Errorf("after %d reads: %v", reads, err)
@@ -253,24 +250,10 @@ func TestALayerThatCannotBeReadIsNotMalformed(t *testing.T) {
 	if e.Type == toc.Hardlink {
 		e, _ = l.Lookup(e.Link)
 	}
-	on := l.On(&failing{err: down})
+	on := l.On(&treetest.Failing{Err: down})
 	if _, err := toc.Open(on, &e, nil).ReadAt(make([]byte, 1), 0); !errors.Is(err, down) || errors.Is(err, toc.ErrMalformed) {
 		t.Error(err)
 	}
-}
-
-// failing gives an error from some read on.
-type failing struct {
-	r     io.ReaderAt
-	after int
-	err   error
-}
-
-func (f *failing) ReadAt(p []byte, off int64) (int, error) {
-	if f.after--; f.after < 0 {
-		return 0, f.err
-	}
-	return f.r.ReadAt(p, off)
 }
 
 func TestReaders(t *testing.T) {
@@ -279,29 +262,7 @@ func TestReaders(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for e := range l.All() {
-			for _, x := range e.Extents {
-				testReader(t, l, x)
-			}
-		}
-	}
-}
-
-func testReader(t *testing.T, l *toc.Layer, x toc.Extent) {
-	t.Helper()
-	r, err := l.Inflate(x, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := io.ReadAll(r)
-	if err != nil || int64(len(want)) != x.Size {
-		t.Fatal(len(want), err)
-	}
-	for _, off := range []int64{0, 1, x.Size / 2, x.Size} {
-		if r, err = l.Inflate(x, off); err != nil {
-			t.Fatal(err)
-		}
-		if err := iotest.TestReader(r, want[off:]); err != nil {
+		if err := treetest.CheckReaders(l); err != nil {
 			t.Error(err)
 		}
 	}
@@ -322,22 +283,6 @@ func TestATruncatedLayerEndsUnexpectedly(t *testing.T) {
 	}
 }
 
-// counting counts what is read.
-type counting struct {
-	r            io.ReaderAt
-	reads, bytes atomic.Int64
-}
-
-func (c *counting) ReadAt(p []byte, off int64) (int, error) {
-	c.reads.Add(1)
-	c.bytes.Add(int64(len(p)))
-	return c.r.ReadAt(p, off)
-}
-
-func (c *counting) String() string {
-	return fmt.Sprintf("%d reads, %d bytes", c.reads.Swap(0), c.bytes.Swap(0))
-}
-
 // TestASmallPartIsMoved also tells how much, with -v.
 func TestASmallPartIsMoved(t *testing.T) {
 	dir := makeTree(t, true)
@@ -346,12 +291,12 @@ func TestASmallPartIsMoved(t *testing.T) {
 	}
 	for _, name := range []string{"gzip", "stored"} {
 		image := pack(t, dir, kinds[name])
-		c := &counting{r: bytes.NewReader(image)}
+		c := &treetest.Counting{R: bytes.NewReader(image)}
 		l, err := squashfs.Open(c, ocispec.Descriptor{Size: int64(len(image))})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if moved := c.bytes.Load(); moved > 1<<20 {
+		if moved := c.Bytes.Load(); moved > 1<<20 {
 			t.Errorf("%s: opening moved %d bytes", name, moved)
 		}
 		t.Logf("%s: %d bytes, open: %v", name, len(image), c)
@@ -360,7 +305,7 @@ func TestASmallPartIsMoved(t *testing.T) {
 			if _, err := toc.Open(l, &e, nil).ReadAt(make([]byte, n), 0); err != nil && err != io.EOF {
 				t.Fatal(err)
 			}
-			if moved := c.bytes.Load(); moved > n+1<<20 {
+			if moved := c.Bytes.Load(); moved > n+1<<20 {
 				t.Errorf("%s: reading %d bytes moved %d", name, n, moved)
 			}
 			t.Logf("%s: read %d: %v", name, n, c)
