@@ -22,7 +22,7 @@ import (
 type Contents struct {
 	Store   Store
 	Records Records
-	Report  func(error) // is told of what could not be kept
+	Report  func(error) // is told of what could not be kept; nil ignores it
 }
 
 // Origin is a layer in a repository.
@@ -138,8 +138,16 @@ func (c *readable) Keep(content toc.Digest, size int64, r io.Reader) error {
 	if err := keep(c.ctx, c.Store, content.OCI(), size, r); err != nil {
 		return fmt.Errorf("content %s: %w", content, err)
 	}
-	_ = c.Records.AddOrigin(content.OCI(), c.origin.String()) // reported where it is kept
+	c.addOrigin(content)
 	return nil
+}
+
+// addOrigin records that the content was read where the reader reads. If it cannot be,
+// the content is read there once more.
+func (c *readable) addOrigin(content toc.Digest) {
+	if err := c.Records.AddOrigin(content.OCI(), c.origin.String()); err != nil && c.Report != nil {
+		c.Report(fmt.Errorf("content %s: %w", content, err))
+	}
 }
 
 // Compose implements [toc.Composer].
@@ -151,7 +159,7 @@ func (c *readable) Compose(content toc.Digest, parts []toc.Extent) {
 	}
 	kept := Derived{Store: c.Store, Records: c.Records, Report: c.Report}
 	kept.Put(c.ctx, kindParts, content.OCI(), p)
-	_ = c.Records.AddOrigin(content.OCI(), c.origin.String())
+	c.addOrigin(content)
 }
 
 // partsOf returns the contents that a content consists of, if that is known.

@@ -53,7 +53,7 @@ type Derived struct {
 	// Store and Records keep them. nil for both keeps nothing.
 	Store   Store
 	Records Records
-	// Report is told of what could not be kept.
+	// Report is told of what could not be kept. nil ignores it.
 	Report func(error)
 }
 
@@ -96,7 +96,13 @@ func (s *Derived) Put(ctx context.Context, kind Kind, blob digest.Digest, p []by
 		err = s.Records.SetDerived(string(kind), blob, d, int64(len(p)))
 	}
 	if err != nil {
-		s.Report(fmt.Errorf("%s of %s: %w", kind, blob, err))
+		s.report(fmt.Errorf("%s of %s: %w", kind, blob, err))
+	}
+}
+
+func (s *Derived) report(err error) {
+	if s.Report != nil {
+		s.Report(err)
 	}
 }
 

@@ -136,7 +136,7 @@ func (l *Layers) openOnce(ctx context.Context, key string, q Request) (*Layer, e
 		return layer, nil
 	}
 	if err := l.check(ctx, q.Layer.Digest, layer, q.Source); err != nil {
-		l.derived.Report(err)
+		l.derived.report(err)
 	}
 	if !l.derived.disagrees(q.table) {
 		return layer, nil
