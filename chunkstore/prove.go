@@ -52,7 +52,11 @@ func (s *Disk) Link(ref chunk.Ref, after chunk.Link) {
 	if b == nil || b.total != ref.Total || after == "" {
 		return
 	}
-	if old := b.sums.at(i); old.link != after {
+	old := b.sums.at(i)
+	if b.proven && old.link != "" {
+		return // it is the blob's, and a reader of something else may say what it likes
+	}
+	if old.link != after {
 		b.sums.put(i, sum{digest: old.digest, link: after})
 		b.dirty[i] = time.Now()
 	}
