@@ -10,8 +10,9 @@ import (
 
 // mountCmd mounts an image until it is told to stop, or somebody unmounts it.
 type mountCmd struct {
-	imageFlags `embed:""`
-	Dir        string `arg:"" name:"dir" help:"Empty directory to mount the image at."`
+	imageFlags  `embed:""`
+	Passthrough string `name:"passthrough" default:"auto" enum:"auto,off" help:"Whether the kernel reads large files that are complete on disk by itself: where it can (auto), or never (off). With it one overlay can be laid over the mount; off is for an overlay over that, and for file systems that are mounted from files in it."`
+	Dir         string `arg:"" name:"dir" help:"Empty directory to mount the image at."`
 }
 
 func (c *mountCmd) Run(e *env) error {
@@ -29,7 +30,9 @@ func (c *mountCmd) Run(e *env) error {
 		return fmt.Errorf("%s: %w", img.want, err)
 	}
 	contents := &nodeContents{img: img, connect: c.connect(e, img)}
-	fsys, err := fuse.New(fuse.Config{Tree: t, Contents: contents, Source: img.want.String(), Log: e.log})
+	files, stop := c.files(e)
+	defer stop()
+	fsys, err := fuse.New(fuse.Config{Tree: t, Contents: contents, Files: files, Source: img.want.String(), Log: e.log})
 	if err != nil {
 		return err
 	}
