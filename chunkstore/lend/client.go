@@ -13,7 +13,7 @@ import (
 )
 
 // maxIdle bounds the connections that a client keeps.
-const maxIdle = 4
+const maxIdle = 16
 
 // Client asks a node for files. It is safe for concurrent use.
 type Client struct {

@@ -71,10 +71,9 @@ func (q Request) encode() []byte {
 	return p
 }
 
-// readRequest reads what follows the first byte of a request, which has been read.
-func readRequest(first byte, r io.Reader) (q Request, err error) {
-	h := [header]byte{first}
-	if _, err := io.ReadFull(r, h[1:]); err != nil {
+func readRequest(r io.Reader) (q Request, err error) {
+	var h [header]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return q, err
 	}
 	n := int(binary.BigEndian.Uint32(h[len(magic):]))

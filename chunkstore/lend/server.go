@@ -1,6 +1,7 @@
 package lend
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ type Server struct {
 	path     string
 	done     func()
 	report   func(error)
+
+	once sync.Once // for Close
+	err  error     // its
 }
 
 // Listen makes the socket, in place of one that an earlier process has left. The caller
@@ -51,12 +55,12 @@ func Listen(path string, lender Lender, report func(error)) (*Server, error) {
 
 // Close takes the socket away, and ends Serve.
 func (s *Server) Close() error {
-	err := s.listener.Close()
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	s.done()
-	return errors.Join(err, os.Remove(s.path))
+	s.once.Do(func() {
+		err := s.listener.Close()
+		s.done()
+		s.err = errors.Join(err, os.Remove(s.path))
+	})
+	return s.err
 }
 
 // Serve answers until ctx ends or the server is closed.
@@ -70,7 +74,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	for {
 		conn, err := s.listener.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
-			return nil
+			return s.Close()
 		}
 		if err != nil {
 			return fmt.Errorf("socket %s: %w", s.path, err)
@@ -97,14 +101,14 @@ func (s *Server) answer(conn *net.UnixConn) error {
 	if err := checkPeer(conn); err != nil {
 		return err
 	}
-	var first [1]byte
+	in := bufio.NewReader(conn)
 	for {
 		_ = conn.SetDeadline(time.Now().Add(idleFor))
-		if _, err := conn.Read(first[:]); err != nil {
+		if _, err := in.Peek(1); err != nil {
 			return nil // it has had enough
 		}
 		_ = conn.SetDeadline(time.Now().Add(transferFor))
-		q, err := readRequest(first[0], conn)
+		q, err := readRequest(in)
 		if err != nil {
 			return err
 		}

@@ -29,8 +29,7 @@ func (c *mountCmd) Run(e *env) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", img.want, err)
 	}
-	contents := &nodeContents{img: img, connect: c.connect(e, img)}
-	files, stop := c.files(e)
+	contents, files, stop := c.local(e, &nodeContents{img: img, connect: c.connect(e, img)})
 	defer stop()
 	fsys, err := fuse.New(fuse.Config{Tree: t, Contents: contents, Files: files, Source: img.want.String(), Log: e.log})
 	if err != nil {
