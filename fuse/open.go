@@ -76,6 +76,9 @@ func (f *FileSystem) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) {
 	}()
 }
 
+// Flush says that nothing happens when a file is closed: the kernel tells of it no more.
+func (f *FileSystem) Flush(<-chan struct{}, *gofuse.FlushIn) gofuse.Status { return gofuse.ENOSYS }
+
 func (f *FileSystem) ask(file *toc.File) (*os.File, error) {
 	ctx, done := context.WithTimeout(context.Background(), askFor)
 	defer done()
