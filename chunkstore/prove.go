@@ -86,14 +86,14 @@ func (s *Disk) Refute(d digest.Digest) {
 	s.cfg.Watch(d, Refuted)
 }
 
-// Drop forgets all that is stored of a blob that is not proven.
+// Drop forgets all that is stored of a blob that is not known to be right.
 func (s *Disk) Drop(d digest.Digest) {
 	s.awaitWrites(func(b *blob) bool { return b.digest == d })
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	s.mu.Lock()
 	b := s.blobs[d]
-	if b == nil || b.proven {
+	if b == nil || b.proven || b.whole() {
 		s.mu.Unlock()
 		return
 	}

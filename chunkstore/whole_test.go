@@ -97,6 +97,42 @@ func TestAFileThatIsLentStaysWhatItIs(t *testing.T) {
 	still("a new beginning")
 }
 
+func TestPartsOfChunksAreRead(t *testing.T) {
+	dir := t.TempDir()
+	b, small := storetest.NewBlob(t, digest.SHA256, 2*chunk.Size+17, 1), storetest.NewBlob(t, digest.SHA256, 100, 2)
+	s := open(t, dir, chunkstore.Config{})
+	read(t, s, b, b, nil)
+	fill(t, s, small)
+	s.Drop(small.Blob()) // which is right, whatever comes under its name
+	for again := range 2 {
+		for _, b := range []storetest.Blob{b, small} {
+			for i := range b.Len() {
+				ref := b.At(i)
+				for _, at := range []int64{0, ref.Size / 3, ref.Size - 1} {
+					p := make([]byte, min(50, ref.Size-at))
+					if err := s.ReadAt(context.Background(), ref, p, at); err != nil || !bytes.Equal(p, b.Chunk(i)[at:at+int64(len(p))]) {
+						t.Errorf("%s at %d: %v", ref, at, err)
+					}
+				}
+				if s.ReadAt(context.Background(), ref, make([]byte, 2), ref.Size-1) == nil {
+					t.Error("more was read than there is")
+				}
+			}
+		}
+		if again > 0 {
+			break
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, dir, chunkstore.Config{}) // which has checked nothing
+	}
+	s.Evict(b.Blob())
+	if err := s.ReadAt(context.Background(), b.At(0), make([]byte, 1), 0); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("what was evicted: %v", err)
+	}
+}
+
 // TestAHoleInAProvenBlobTakesTheRightBytesAlone has the disk damage a chunk, and others
 // than the blob's bytes put in its place.
 func TestAHoleInAProvenBlobTakesTheRightBytesAlone(t *testing.T) {
