@@ -23,8 +23,12 @@ import (
 )
 
 // mountVariable names the directory at which this program, run again, mounts kernelTree:
-// who serves a mount must not use it.
-const mountVariable = "GRANARY_TEST_MOUNT"
+// who serves a mount must not use it. filesVariable, if it is set, names the directory
+// with the files that are complete.
+const (
+	mountVariable = "GRANARY_TEST_MOUNT"
+	filesVariable = "GRANARY_TEST_FILES"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(mountVariable); dir != "" {
@@ -44,8 +48,22 @@ func kernelTree() []toc.Entry {
 	secret.Mode = 0o600
 	return []toc.Entry{
 		dir(""), dir("d"), file("d/f", 3<<20), link("again", "d/f"), symlink("s", "d/f"), sparse("d/sparse", 1<<40, 1<<39, 4096),
-		attributed, secret, file("d/bad", 10), file("d/slow", 10), file("d/denied", 10),
+		attributed, secret, known("d/big", 5<<20), known("d/small", 5000), file("d/bad", 10), file("d/slow", 10), file("d/denied", 10),
 	}
+}
+
+// known is a file with a digest.
+func known(name string, size int64) toc.Entry {
+	e := file(name, size)
+	e.Digest = toc.Digest{1}
+	return e
+}
+
+// complete are files that are complete: those of a directory.
+type complete struct{ dir string }
+
+func (c complete) Open(_ context.Context, f *toc.File) (*os.File, error) {
+	return os.Open(filepath.Join(c.dir, f.Base()))
 }
 
 // odd are contents of which some cannot be read.
@@ -82,7 +100,11 @@ func serve(dir string) error {
 	if err != nil {
 		return err
 	}
-	f, err := New(Config{Tree: tree, Contents: odd{}, Source: "the image", Log: slog.New(slog.NewTextHandler(os.Stdout, nil))})
+	cfg := Config{Tree: tree, Contents: odd{}, Source: "the image", Log: slog.New(slog.NewTextHandler(os.Stdout, nil))}
+	if dir := os.Getenv(filesVariable); dir != "" {
+		cfg.Files = complete{dir}
+	}
+	f, err := New(cfg)
 	if err != nil {
 		return err
 	}
@@ -96,7 +118,7 @@ type served struct {
 }
 
 // serveAt mounts kernelTree for as long as the test runs.
-func serveAt(t *testing.T, dir string) *served {
+func serveAt(t *testing.T, dir string, env ...string) *served {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
@@ -106,6 +128,7 @@ func serveAt(t *testing.T, dir string) *served {
 	}
 	s := &served{Cmd: exec.Command(os.Args[0])}
 	s.Env = append(os.Environ(), mountVariable+"="+dir)
+	s.Env = append(s.Env, env...)
 	said, to, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -13,10 +13,11 @@ import (
 
 // mountCmd mounts an image until it is told to stop, or somebody unmounts it.
 type mountCmd struct {
-	imageFlags `embed:""`
-	Prefetch   string  `name:"prefetch" enum:"off,profile,all" default:"profile" help:"What the node fetches before it is read: nothing (off), what earlier runs of the image have read or its layers say is read first (profile), or that and then everything (all)."`
-	PrefetchAt percent `name:"prefetch-all-at" default:"30" placeholder:"PERCENT" help:"Share of the content from which on everything is fetched, unless --prefetch is off."`
-	Dir        string  `arg:"" name:"dir" help:"Empty directory to mount the image at."`
+	imageFlags  `embed:""`
+	Prefetch    string  `name:"prefetch" enum:"off,profile,all" default:"profile" help:"What the node fetches before it is read: nothing (off), what earlier runs of the image have read or its layers say is read first (profile), or that and then everything (all)."`
+	PrefetchAt  percent `name:"prefetch-all-at" default:"30" placeholder:"PERCENT" help:"Share of the content from which on everything is fetched, unless --prefetch is off."`
+	Passthrough string  `name:"passthrough" default:"auto" enum:"auto,off" help:"Whether the kernel reads large files that are complete on disk by itself: where it can (auto), or never (off). With it one overlay can be laid over the mount; off is for an overlay over that, and for file systems that are mounted from files in it."`
+	Dir         string  `arg:"" name:"dir" help:"Empty directory to mount the image at."`
 }
 
 func (c *mountCmd) Run(e *env) error {
@@ -40,8 +41,9 @@ func (c *mountCmd) Run(e *env) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", img.want, err)
 	}
-	contents := &nodeContents{img: img, connect: c.connect(e, img), mount: s.id}
-	fsys, err := fuse.New(fuse.Config{Tree: t, Contents: contents, Source: img.want.String(), Log: e.log})
+	contents, files, stop := c.local(e, &nodeContents{img: img, connect: c.connect(e, img), mount: s.id})
+	defer stop()
+	fsys, err := fuse.New(fuse.Config{Tree: t, Contents: contents, Files: files, Source: img.want.String(), Log: e.log})
 	if err != nil {
 		return err
 	}
