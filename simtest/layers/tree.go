@@ -62,11 +62,11 @@ func (l *lab) unpack(ctx context.Context) (map[string]*found, error) {
 	if out, err := exec.CommandContext(ctx, "umoci", "unpack", "--image", l.blobs()+":v1", bundle).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("umoci: %w\n%s", err, out)
 	}
-	return walk(filepath.Join(bundle, "rootfs"))
+	return walk(filepath.Join(bundle, "rootfs"), func(string) bool { return true })
 }
 
-// walk looks at all that is below a directory.
-func walk(root string) (map[string]*found, error) {
+// walk looks at all that is below a directory, and reads the files that pass.
+func walk(root string, read func(name string) bool) (map[string]*found, error) {
 	all := make(map[string]*found)
 	first := make(map[[2]uint64]*found)
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
@@ -85,7 +85,7 @@ func walk(root string) (map[string]*found, error) {
 		f.First = f.Name
 		if other := first[[2]uint64{st.Dev, st.Ino}]; other != nil {
 			f.First, f.digest = other.First, other.digest
-		} else if first[[2]uint64{st.Dev, st.Ino}] = f; f.Type == "reg" {
+		} else if first[[2]uint64{st.Dev, st.Ino}] = f; f.Type == "reg" && read(f.Name) {
 			f.digest, err = hashFile(path)
 		}
 		all[f.Name] = f
