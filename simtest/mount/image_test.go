@@ -104,7 +104,7 @@ func secondLayer(t *testing.T) []byte {
 
 func (img *image) unpack(t *testing.T, layer []byte, more ...string) {
 	t.Helper()
-	args := append([]string{"--extract", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "--same-permissions", "--directory", img.unpacked}, more...)
+	args := append([]string{"--extract", "--xattrs", "--xattrs-include=*", "--xattrs-exclude=trusted.overlay.*", "--numeric-owner", "--same-owner", "--same-permissions", "--directory", img.unpacked}, more...)
 	cmd := exec.Command("tar", args...)
 	cmd.Stdin = bytes.NewReader(layer)
 	if out, err := cmd.CombinedOutput(); err != nil {
