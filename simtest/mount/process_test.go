@@ -66,13 +66,18 @@ func needFUSE(t *testing.T) {
 	if os.Geteuid() != 0 {
 		err = errors.Join(err, errors.New("this is not root"))
 	}
-	switch {
-	case err == nil:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("MISSING: %v; CI has it", err)
-	default:
-		t.Skipf("MISSING: %v", err)
+	if err != nil {
+		missing(t, err.Error())
 	}
+}
+
+// missing skips a test for want of something, or fails it where all should be there.
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("MISSING: %s; CI has it", what)
+	}
+	t.Skipf("MISSING: %s; run simtest/e2e/install.sh as root, if that installs it", what)
 }
 
 // process is a granary that a test has started.
