@@ -55,9 +55,7 @@ func (t *Tree) At(i int) File {
 	if many, ok := t.links[n.inode]; ok {
 		f.Links = many
 	}
-	if layer.Overlayfs {
-		f.Xattrs = visible(f.Xattrs)
-	}
+	f.Xattrs = visible(f.Xattrs)
 	return f
 }
 
