@@ -27,7 +27,18 @@ import (
 const mountVariable = "GRANARY_TEST_MOUNT"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == assembleCommand {
+		if err := Assemble(os.Stdin); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv(mountVariable); dir != "" {
+		serve := serve
+		if os.Getenv(stackVariable) != "" {
+			serve = serveStack
+		}
 		if err := serve(dir); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -95,8 +106,9 @@ type served struct {
 	out bytes.Buffer // to be read after the end
 }
 
-// serveAt mounts kernelTree for as long as the test runs.
-func serveAt(t *testing.T, dir string) *served {
+// serveAt mounts kernelTree, or what else the environment says, for as long as the test
+// runs.
+func serveAt(t *testing.T, dir string, environment ...string) *served {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
@@ -105,7 +117,7 @@ func serveAt(t *testing.T, dir string) *served {
 		t.Skip("MISSING: root and /dev/fuse")
 	}
 	s := &served{Cmd: exec.Command(os.Args[0])}
-	s.Env = append(os.Environ(), mountVariable+"="+dir)
+	s.Env = append(append(os.Environ(), mountVariable+"="+dir), environment...)
 	said, to, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,239 @@
+package fuse
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/treetest"
+)
+
+// stackVariable, beside [mountVariable], has this program mount a stack of layers in the
+// directory "stack", and the tree of [toc.Overlay] in "all".
+const stackVariable = "GRANARY_TEST_STACK"
+
+// assembleCommand, as first argument, has this program assemble.
+const assembleCommand = "assemble"
+
+// ofLayers are contents that tell the layer and the name that they are of.
+type ofLayers []*toc.Layer
+
+func (l ofLayers) ReadAt(_ context.Context, f *toc.File, p []byte, off int64) error {
+	sum := fnv.New32()
+	fmt.Fprint(sum, slices.Index(l, f.Layer), f.Source)
+	for i := range p {
+		p[i] = byte(sum.Sum32()) + byte(off) + byte(i)
+	}
+	return nil
+}
+
+func serveStack(dir string) error {
+	seed, err := strconv.ParseUint(os.Getenv(stackVariable), 10, 64)
+	if err != nil {
+		return err
+	}
+	layers := layersOf(seed)
+	all, err := toc.Overlay(layers)
+	if err != nil {
+		return err
+	}
+	trees, err := toc.Lowers(layers)
+	if err != nil {
+		return err
+	}
+	cfg := StackConfig{Contents: ofLayers(layers), Assembler: []string{os.Args[0], assembleCommand}}
+	for _, t := range trees {
+		cfg.Layers = append(cfg.Layers, Layer{Tree: t})
+	}
+	stack, err := NewStack(cfg)
+	if err != nil {
+		return err
+	}
+	plain, err := New(Config{Tree: all, Contents: ofLayers(layers)})
+	if err != nil {
+		return err
+	}
+	return serveBoth(stack, plain, dir)
+}
+
+func serveBoth(stack *Stack, plain *FileSystem, dir string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	ended, mounted := make(chan error, 2), make(chan struct{}, 2)
+	go func() { ended <- stack.Serve(ctx, filepath.Join(dir, "stack"), func() { mounted <- struct{}{} }) }()
+	go func() { ended <- plain.Serve(ctx, filepath.Join(dir, "all"), func() { mounted <- struct{}{} }) }()
+	for range 2 {
+		select {
+		case err := <-ended:
+			return err
+		case <-mounted:
+		}
+	}
+	fmt.Println("mounted")
+	for range 2 {
+		if err := <-ended; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// layersOf returns an image of four layers with some hundred small trees in it, which
+// do to each other whatever layers can do. Of them two tell what they remove by names, and
+// two as overlayfs does.
+func layersOf(seed uint64) (layers []*toc.Layer) {
+	random := rand.New(rand.NewPCG(seed, 0))
+	var below []string // names that hardlinks may be made to
+	for len(layers) < 4 {
+		l, err := randomLayer(random, len(layers)%2 == 1, below)
+		if err != nil {
+			panic(err)
+		}
+		tree, err := toc.Overlay(append(slices.Clone(layers), l))
+		if err != nil { // a hardlink to what the layer itself removes
+			continue
+		}
+		layers, below = append(layers, l), nil
+		for f := range tree.All() {
+			if f.Type == toc.Regular {
+				below = append(below, f.Name)
+			}
+		}
+	}
+	return layers
+}
+
+func randomLayer(random *rand.Rand, overlayfs bool, below []string) (*toc.Layer, error) {
+	var b toc.Builder
+	for i := range 150 {
+		for _, e := range randomTree(random, fmt.Sprintf("%03d/", i), overlayfs, below) {
+			if err := b.Add(e); err != nil {
+				return nil, err
+			}
+		}
+	}
+	table, err := b.Done()
+	return &toc.Layer{TOC: table, Overlayfs: overlayfs}, err
+}
+
+// randomTree returns what a layer has of one tree, of directories a and b in each other,
+// with files c and d in them.
+func randomTree(random *rand.Rand, root string, overlayfs bool, below []string) (entries []toc.Entry) {
+	var add func(at string, depth int)
+	add = func(at string, depth int) {
+		for _, name := range []string{"a", "b", "c", "d"} {
+			path := at + name
+			remove := func() {
+				if overlayfs {
+					entries = append(entries, toc.Entry{Name: path, Type: toc.CharDevice, ModTime: time.Unix(5, 0)})
+				} else {
+					entries = append(entries, toc.Entry{Name: at + ".wh." + name, Type: toc.Regular})
+				}
+			}
+			isDir := name < "c" && depth < 3
+			switch k := random.IntN(10); {
+			case k < 3:
+			case k == 3:
+				remove()
+			case k == 4 && !overlayfs:
+				remove()
+				fallthrough
+			case k < 8 && isDir:
+				d := dir(path)
+				d.Mode, d.ModTime = 0o700|uint32(random.IntN(64)), time.Unix(random.Int64N(1e9), 0)
+				switch opaque := random.IntN(5) == 0; {
+				case opaque && overlayfs:
+					d.Xattrs = map[string]string{"trusted.overlay.opaque": "y", "user.seen": "1"}
+				case opaque:
+					entries = append(entries, toc.Entry{Name: path + "/.wh..wh..opq", Type: toc.Regular})
+				}
+				if overlayfs || random.IntN(4) > 0 { // else it is left out
+					entries = append(entries, d)
+				}
+				add(path+"/", depth+1)
+			case k == 8:
+				entries = append(entries, symlink(path, fmt.Sprint("to/", random.IntN(100))))
+			case k == 9 && len(below) > 0 && !overlayfs:
+				to := below[random.IntN(len(below))]
+				if strings.HasPrefix(to, root) && !slices.ContainsFunc(entries, func(e toc.Entry) bool { return strings.Contains(e.Name, ".wh.") }) {
+					entries = append(entries, link(path, to))
+				}
+			default:
+				f := file(path, random.Int64N(5000))
+				f.ModTime = time.Unix(random.Int64N(1e9), 0)
+				entries = append(entries, f)
+			}
+		}
+	}
+	entries = append(entries, dir(root))
+	add(root, 0)
+	return entries
+}
+
+// TestAStackOfLayersIsTheirOverlay has overlayfs lay over each other what this package
+// lays over each other itself.
+func TestAStackOfLayersIsTheirOverlay(t *testing.T) {
+	for seed := range 4 {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			top := t.TempDir()
+			for _, name := range []string{"stack", "all"} {
+				if err := os.Mkdir(filepath.Join(top, name), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Cleanup(func() {
+				_ = unix.Unmount(filepath.Join(top, "stack"), unix.MNT_DETACH)
+				_ = unix.Unmount(filepath.Join(top, "all"), unix.MNT_DETACH)
+			})
+			s := serveAt(t, top, stackVariable+"="+fmt.Sprint(seed))
+			want, got := listing(t, filepath.Join(top, "all")), listing(t, filepath.Join(top, "stack"))
+			if len(want) < 1000 {
+				t.Errorf("there are %d names", len(want))
+			}
+			for i := range max(len(want), len(got)) {
+				if i >= len(want) || i >= len(got) || want[i] != got[i] {
+					t.Fatalf("overlayfs: %s\nhere:      %s", at(got, i), at(want, i))
+				}
+			}
+			if err := s.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func at(lines []string, i int) string {
+	if i < len(lines) {
+		return lines[i]
+	}
+	return "nothing"
+}
+
+// linkCounts differ as [toc.Lowers] says.
+var linkCounts = regexp.MustCompile(`, \d+ names`)
+
+func listing(t *testing.T, dir string) []string {
+	t.Helper()
+	list, err := treetest.Tree(dir, time.Nanosecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(linkCounts.ReplaceAllString(list, ""), "\n")
+}
