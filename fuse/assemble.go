@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -222,9 +221,4 @@ func readMoreAheadOf(path string) {
 		device := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 		_ = os.WriteFile("/sys/class/bdi/"+device+"/read_ahead_kb", fmt.Append(nil, readAhead>>10), 0)
 	}
-}
-
-// validName reports whether an image may have a name.
-func validName(name string) bool {
-	return name != "" && name != "." && name != ".." && len(name) <= maxImageName && !strings.ContainsAny(name, "/\x00")
 }

@@ -110,12 +110,7 @@ type served struct {
 // runs.
 func serveAt(t *testing.T, dir string, environment ...string) *served {
 	t.Helper()
-	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("MISSING: root and /dev/fuse; CI has them")
-		}
-		t.Skip("MISSING: root and /dev/fuse")
-	}
+	needRoot(t)
 	s := &served{Cmd: exec.Command(os.Args[0])}
 	s.Env = append(append(os.Environ(), mountVariable+"="+dir), environment...)
 	said, to, err := os.Pipe()
@@ -140,6 +135,18 @@ func serveAt(t *testing.T, dir string, environment ...string) *served {
 	}
 	go func() { _, _ = io.Copy(&s.out, said) }()
 	return s
+}
+
+// needRoot skips a test where nothing can be mounted, and fails it where all should be
+// there.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("MISSING: root and /dev/fuse; CI has them")
+		}
+		t.Skip("MISSING: root and /dev/fuse")
+	}
 }
 
 func TestTheKernelMounts(t *testing.T) {

@@ -44,14 +44,14 @@ func (l *life) end() {
 	_ = l.file.Close()
 }
 
-// lifeOf returns the path of the life that a mount's source tells of, and what else it
-// tells.
+// lifeOf returns the path of the life that a mount's source tells of, and what is mounted.
 func lifeOf(source string) (path, name string, ok bool) {
 	rest, ok := strings.CutPrefix(source, lives+"/")
 	if !ok {
 		return "", "", false
 	}
 	token, name, ok := strings.Cut(rest, "/")
+	name = strings.TrimPrefix(strings.TrimPrefix(name, imagesDir+"/"), loopsDir+"/")
 	return filepath.Join(lives, token), name, ok && token != "" && !strings.HasPrefix(token, ".")
 }
 

@@ -31,12 +31,17 @@ type Layer struct {
 
 // Image is a layer that is an image of a file system.
 type Image struct {
-	Name   string // in the stack alone; at most 100 bytes, and no slash
+	Name   string // in the stack alone; at most 180 bytes, and no slash
 	Format toc.Format
 	Size   int64 // bytes
 }
 
-const maxImageName = 100
+const maxImageName = 180
+
+func (i *Image) valid() bool {
+	named := i.Name != "" && i.Name != "." && i.Name != ".." && len(i.Name) <= maxImageName && !strings.ContainsAny(i.Name, "/\x00")
+	return named && i.Size >= 0 && (i.Format == toc.EROFS || i.Format == toc.Squashfs)
+}
 
 // StackConfig says what is stacked, and how.
 type StackConfig struct {
@@ -88,7 +93,7 @@ func NewStack(cfg StackConfig) (*Stack, error) {
 				return nil, err
 			}
 			s.trees = append(s.trees, f)
-		case l.Tree == nil && l.Image != nil && validName(l.Image.Name):
+		case l.Tree == nil && l.Image != nil && l.Image.valid():
 			images = append(images, l.Image)
 		default:
 			return nil, fmt.Errorf("fuse: layer %d is neither a tree nor an image", i+1)

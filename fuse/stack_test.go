@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -216,6 +217,114 @@ func TestAStackOfLayersIsTheirOverlay(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestAnAssemblerThatFails leaves nothing.
+func TestAnAssemblerThatFails(t *testing.T) {
+	needRoot(t)
+	for name, c := range map[string]struct {
+		assembler string
+		want      string
+	}{
+		"it hangs":      {"exec sleep 1000", "deadline exceeded"},
+		"it says why":   {"echo no luck; exit 1", "no luck"},
+		"it does less":  {"exit 0", "mount of the layers"},
+		"it cannot run": {"", "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			assembler := []string{"/bin/sh", "-c", c.assembler}
+			if c.assembler == "" {
+				assembler = []string{"/none/such"}
+			}
+			tree := treeOf(t, dir("d"), file("d/f", 10))
+			s, err := NewStack(StackConfig{Layers: []Layer{{Tree: tree}, {Image: &Image{Name: "i", Format: toc.EROFS, Size: 1}}}, Contents: &pattern{}, Images: &pattern{}, Assembler: assembler, AssembleTimeout: time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			mnt := t.TempDir()
+			before := livesNow(t)
+			if err := s.Serve(t.Context(), mnt, func() { t.Error("mounted") }); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+			if m, ok := mountAt(mnt); ok || livesNow(t) != before {
+				t.Errorf("left is %+v", m)
+			}
+		})
+	}
+}
+
+func livesNow(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir(lives)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+func TestStacksThatMakeNoSense(t *testing.T) {
+	tree := treeOf(t, dir("d"))
+	image := func(name string) *Image { return &Image{Name: name, Format: toc.EROFS, Size: 1} }
+	for name, layers := range map[string][]Layer{
+		"nothing":                   {},
+		"an empty layer":            {{}},
+		"a tree and an image":       {{Tree: tree, Image: image("i")}},
+		"two images of one name":    {{Image: image("i")}, {Image: image("i")}},
+		"an image in a directory":   {{Image: image("i/j")}},
+		"an image of a parent":      {{Image: image("..")}},
+		"an image without a name":   {{Image: image("")}},
+		"an image with a long name": {{Image: image(strings.Repeat("i", 200))}},
+		"an image of another kind":  {{Image: &Image{Name: "i", Format: toc.Tar, Size: 1}}},
+		"an image without a size":   {{Image: &Image{Name: "i", Format: toc.EROFS, Size: -1}}},
+	} {
+		if _, err := NewStack(StackConfig{Layers: layers, Contents: &pattern{}, Images: &pattern{}, Assembler: []string{"true"}}); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
+
+// TestPieces reads small parts by pieces, each of them once.
+func TestPieces(t *testing.T) {
+	from := &pattern{}
+	f := &toc.File{Entry: toc.Entry{Name: "i", Size: 1<<20 + 100}}
+	s := &pieces{from: from}
+	for _, c := range []struct {
+		off  int64
+		size int
+		want string // what is read for it
+	}{
+		{1024, 128, "i 0+65536"},
+		{4096, 4096, ""},
+		{pieceSize - 1, 2, "i 65536+65536"},
+		{1 << 20, 100, "i 1048576+100"},
+		{1<<20 + 50, 50, ""},
+		{100, pieceSize, "i 100+65536"},
+		{0, 1 << 20, "i 0+1048576"},
+	} {
+		from.reads = nil
+		p := make([]byte, c.size)
+		if err := s.ReadAt(t.Context(), f, p, c.off); err != nil || strings.Join(from.reads, " ") != c.want {
+			t.Errorf("%d at %d: read %q, %v", c.size, c.off, from.reads, err)
+		}
+		for i := range p {
+			if p[i] != byte(c.off+int64(i)) {
+				t.Fatalf("%d at %d: byte %d is %d", c.size, c.off, i, p[i])
+			}
+		}
+	}
+	other := &toc.File{Entry: toc.Entry{Name: "j", Size: 100 * pieceSize}}
+	for i := range int64(100) {
+		if err := s.ReadAt(t.Context(), other, make([]byte, 1), i*pieceSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.kept) > keptPieces {
+		t.Errorf("%d pieces are kept", len(s.kept))
+	}
+	from.err = errors.New("no luck")
+	if err := s.ReadAt(t.Context(), other, make([]byte, 1), 0); !errors.Is(err, from.err) {
+		t.Errorf("a piece that is gone: %v", err)
 	}
 }
 

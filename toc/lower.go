@@ -3,6 +3,7 @@ package toc
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 )
@@ -88,6 +89,15 @@ func lowerOf(all *Tree, c *changes, layer uint32) *Tree {
 	t.attribute()
 	t.count()
 	return t
+}
+
+// Lowest returns the tree of [Overlay] as overlayfs is to see it below all else: for what
+// differs see [Lowers].
+func (t *Tree) Lowest() *Tree {
+	lowest := *t
+	lowest.lower = &lower{changes: &changes{}, layer: math.MaxUint32, attrs: make(map[string]string)}
+	lowest.attribute()
+	return &lowest
 }
 
 // namesOf returns all names of files, and the directories that those are in.

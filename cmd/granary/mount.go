@@ -14,6 +14,7 @@ import (
 // mountCmd mounts an image until it is told to stop, or somebody unmounts it.
 type mountCmd struct {
 	imageFlags `embed:""`
+	stackFlags `embed:""`
 	Prefetch   string  `name:"prefetch" enum:"off,profile,all" default:"profile" help:"What the node fetches before it is read: nothing (off), what earlier runs of the image have read or its layers say is read first (profile), or that and then everything (all)."`
 	PrefetchAt percent `name:"prefetch-all-at" default:"30" placeholder:"PERCENT" help:"Share of the content from which on everything is fetched, unless --prefetch is off."`
 	Dir        string  `arg:"" name:"dir" help:"Empty directory to mount the image at."`
@@ -21,6 +22,9 @@ type mountCmd struct {
 
 func (c *mountCmd) Run(e *env) error {
 	if _, err := fuse.Prepare(c.Dir); err != nil { // before anything is waited for
+		return err
+	}
+	if err := c.stackFlags.check(); err != nil {
 		return err
 	}
 	img, done, err := c.locate(e)
@@ -35,22 +39,16 @@ func (c *mountCmd) Run(e *env) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(e.ctx))
 	defer cancel()
 	beside.Go(func() { s.run(ctx) })
-	fmt.Fprintf(e.stderr, "%s: waiting for the tables of contents of %d layers\n", img.want, len(img.layers))
-	t, err := img.wait(e)
+	fsys, names, err := c.fileSystem(e, img, &nodeContents{img: img, connect: c.connect(e, img), mount: s.id})
 	if err != nil {
 		return fmt.Errorf("%s: %w", img.want, err)
-	}
-	contents := &nodeContents{img: img, connect: c.connect(e, img), mount: s.id}
-	fsys, err := fuse.New(fuse.Config{Tree: t, Contents: contents, Source: img.want.String(), Log: e.log})
-	if err != nil {
-		return err
 	}
 	if c.Prefetch == "profile" {
 		beside.Go(func() { s.watch(ctx, fsys.Usage, int(c.PrefetchAt)) })
 	}
 	begin := time.Now()
 	err = fsys.Serve(e.ctx, c.Dir, func() {
-		fmt.Fprintf(e.stdout, "%s: mounted at %s: %d names, %s of content\n", img.want, c.Dir, t.Len(), bytesText(fsys.Usage().Content))
+		fmt.Fprintf(e.stdout, "%s: mounted at %s: %s, %s of content\n", img.want, c.Dir, names, bytesText(fsys.Usage().Content))
 	})
 	if err != nil {
 		return err
@@ -62,6 +60,28 @@ func (c *mountCmd) Run(e *env) error {
 		fmt.Fprintf(e.stdout, "%s: read: %s\n%s: fetched ahead: %s\n", img.want, travelText(came.Demanded), img.want, travelText(came.Ahead))
 	}
 	return nil
+}
+
+// mountable is an image that can be mounted.
+type mountable interface {
+	Serve(ctx context.Context, dir string, mounted func()) error
+	Usage() fuse.Usage
+}
+
+// fileSystem returns the image as it is to be mounted, and says what is in it.
+func (c *mountCmd) fileSystem(e *env, img *image, contents *nodeContents) (f mountable, names string, err error) {
+	if c.wanted() {
+		if s, names, err := c.stack(e, img, contents); s != nil || err != nil {
+			return s, names, err
+		}
+	}
+	fmt.Fprintf(e.stderr, "%s: waiting for the tables of contents of %d layers\n", img.want, len(img.layers))
+	t, err := img.wait(e)
+	if err != nil {
+		return nil, "", err
+	}
+	f, err = fuse.New(fuse.Config{Tree: t, Contents: contents, Source: img.want.String(), Log: e.log})
+	return f, fmt.Sprintf("%d names", t.Len()), err
 }
 
 // wait reads the tables of all layers, and lays them over each other.

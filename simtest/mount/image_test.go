@@ -50,10 +50,13 @@ func makeImage(t *testing.T) *image {
 		t.Fatal(err)
 	}
 	img.unpack(t, second, "--exclude=.wh.*")
-	layers := []ocispec.Descriptor{
-		img.add(ocispec.MediaTypeImageLayerGzip, packed(t, first)),
-		img.addStargz(t, second),
-	}
+	img.finish(t, img.add(ocispec.MediaTypeImageLayerGzip, packed(t, first)), img.addStargz(t, second))
+	return img
+}
+
+// finish makes the manifest of layers.
+func (img *image) finish(t *testing.T, layers ...ocispec.Descriptor) {
+	t.Helper()
 	config := img.add(ocispec.MediaTypeImageConfig, []byte("{}"))
 	var err error
 	img.manifest, err = json.Marshal(ocispec.Manifest{
@@ -62,7 +65,6 @@ func makeImage(t *testing.T) *image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return img
 }
 
 // secondLayer is a tar. It says anew what directories are that tar changes the times of.
@@ -165,6 +167,22 @@ type registry struct {
 	*httptest.Server
 	img  *image
 	sent atomic.Int64 // answers with parts of blobs
+	size atomic.Int64 // bytes of those
+
+	stalled atomic.Bool  // of blobs there comes nothing but their beginnings
+	waiting atomic.Int64 // requests that therefore wait
+}
+
+// counted counts the bytes of a body.
+type counted struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (c counted) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 func startRegistry(t *testing.T, img *image) *registry {
@@ -185,7 +203,12 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(r.img.manifest))
 	case strings.Contains(q.URL.Path, "/blobs/") && r.img.blobs[what] != nil:
 		r.sent.Add(1)
-		http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(r.img.blobs[what]))
+		if r.stalled.Load() && !strings.HasPrefix(q.Header.Get("Range"), "bytes=0-") {
+			r.waiting.Add(1)
+			<-q.Context().Done()
+			return
+		}
+		http.ServeContent(counted{w, &r.size}, q, "", time.Time{}, bytes.NewReader(r.img.blobs[what]))
 	default:
 		http.NotFound(w, q)
 	}
