@@ -73,6 +73,21 @@ type Stack struct {
 	cfg    StackConfig
 	images *FileSystem // nil if there are none
 	trees  []*FileSystem
+	giveUp context.CancelFunc // all reads, those that are waited for too
+}
+
+// until are contents that can be read until a context ends.
+type until struct {
+	Contents
+	end context.Context
+}
+
+// ReadAt implements [Contents].
+func (u *until) ReadAt(ctx context.Context, f *toc.File, p []byte, off int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(u.end, cancel)()
+	return u.Contents.ReadAt(ctx, f, p, off)
 }
 
 // NewStack returns the stack that cfg describes.
@@ -83,12 +98,13 @@ func NewStack(cfg StackConfig) (*Stack, error) {
 	if cfg.AssembleTimeout <= 0 {
 		cfg.AssembleTimeout = 5 * time.Minute
 	}
-	s := &Stack{cfg: cfg}
+	end, giveUp := context.WithCancel(context.Background())
+	s := &Stack{cfg: cfg, giveUp: giveUp}
 	var images []*Image
 	for i, l := range cfg.Layers {
 		switch {
 		case l.Tree != nil && l.Image == nil:
-			f, err := s.fileSystem(l.Tree, cfg.Contents)
+			f, err := s.fileSystem(l.Tree, &until{cfg.Contents, end})
 			if err != nil {
 				return nil, err
 			}
@@ -109,7 +125,7 @@ func NewStack(cfg StackConfig) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.images, err = s.fileSystem(tree, &pieces{from: cfg.Images})
+	s.images, err = s.fileSystem(tree, &until{&pieces{from: cfg.Images}, end})
 	return s, err
 }
 
@@ -275,7 +291,8 @@ func (s *Stack) assemble(ctx context.Context, l *life, v *serving) (*os.File, er
 	return receive(ours)
 }
 
-// run runs the assembler. It does not wait for one that cannot be killed.
+// run runs the assembler. One that is killed may wait for what cannot be interrupted: a
+// loop device that reads. It does not wait for one that cannot be killed.
 func (s *Stack) run(ctx context.Context, a assembly, files []*os.File) error {
 	in, err := json.Marshal(a)
 	if err != nil {
@@ -294,6 +311,7 @@ func (s *Stack) run(ctx context.Context, a assembly, files []*os.File) error {
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
+		s.giveUp()
 		select {
 		case err = <-ended:
 		case <-time.After(endPatience):

@@ -203,7 +203,7 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(r.img.manifest))
 	case strings.Contains(q.URL.Path, "/blobs/") && r.img.blobs[what] != nil:
 		r.sent.Add(1)
-		if r.stalled.Load() && !strings.HasPrefix(q.Header.Get("Range"), "bytes=0-") {
+		if part, ok := strings.CutPrefix(q.Header.Get("Range"), "bytes="); ok && r.stalled.Load() && !strings.HasPrefix(part, "0-") {
 			r.waiting.Add(1)
 			<-q.Context().Done()
 			return

@@ -209,10 +209,11 @@ func TestTheKernelMountsDamagedLayers(t *testing.T) {
 // reads.
 func TestTheKernelMountsWhileTheRegistryStalls(t *testing.T) {
 	needFUSE(t)
-	needTools(t, "mkfs.erofs")
+	needTools(t, "mksquashfs")
 	tree := makeTree(t)
+	img := imageOf(t, tree, squashfsType, squashfs(t, tree)) // its tables are at its end
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		r := startRegistry(t, imageOf(t, tree, erofsType, erofs(t, tree)))
+		r := startRegistry(t, img)
 		r.stalled.Store(true)
 		n := startNode(t, r.URL)
 		dir := t.TempDir()
