@@ -31,7 +31,18 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == assembleCommand {
+		if err := Assemble(os.Stdin); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv(mountVariable); dir != "" {
+		serve := serve
+		if os.Getenv(stackVariable) != "" {
+			serve = serveStack
+		}
 		if err := serve(dir); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -117,18 +128,13 @@ type served struct {
 	out bytes.Buffer // to be read after the end
 }
 
-// serveAt mounts kernelTree for as long as the test runs.
-func serveAt(t *testing.T, dir string, env ...string) *served {
+// serveAt mounts kernelTree, or what else the environment says, for as long as the test
+// runs.
+func serveAt(t *testing.T, dir string, environment ...string) *served {
 	t.Helper()
-	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("MISSING: root and /dev/fuse; CI has them")
-		}
-		t.Skip("MISSING: root and /dev/fuse")
-	}
+	needRoot(t)
 	s := &served{Cmd: exec.Command(os.Args[0])}
-	s.Env = append(os.Environ(), mountVariable+"="+dir)
-	s.Env = append(s.Env, env...)
+	s.Env = append(append(os.Environ(), mountVariable+"="+dir), environment...)
 	said, to, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -151,6 +157,18 @@ func serveAt(t *testing.T, dir string, env ...string) *served {
 	}
 	go func() { _, _ = io.Copy(&s.out, said) }()
 	return s
+}
+
+// needRoot skips a test where nothing can be mounted, and fails it where all should be
+// there.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("MISSING: root and /dev/fuse; CI has them")
+		}
+		t.Skip("MISSING: root and /dev/fuse")
+	}
 }
 
 func TestTheKernelMounts(t *testing.T) {

@@ -50,7 +50,7 @@ func (f *FileSystem) Serve(ctx context.Context, dir string, mounted func()) erro
 		return nil
 	case <-ctx.Done():
 	}
-	err = f.unmount(dir)
+	err = takeAway(dir, f.cfg.Log)
 	if err == nil {
 		<-served
 	}
@@ -113,16 +113,16 @@ func readMoreAhead(dir string) {
 	}
 }
 
-// unmount takes the file system out of the tree of files. A program that has just ended
-// may use it for a moment yet.
-func (f *FileSystem) unmount(dir string) (err error) {
+// takeAway takes a file system out of the tree of files. A program that has just ended may
+// use it for a moment yet.
+func takeAway(dir string, log *slog.Logger) (err error) {
 	for range 5 {
 		if err = unmount(dir, 0); err == nil {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	f.cfg.Log.Warn("the mount is in use: it is taken away, and served until what is open has been closed", "dir", dir, "error", err)
+	log.Warn("the mount is in use: it is taken away, and served until what is open has been closed", "dir", dir, "error", err)
 	return unmount(dir, unix.MNT_DETACH)
 }
 

@@ -67,9 +67,10 @@ func (m *Mount) fetchExpected() {
 	m.fetchRuns(all)
 }
 
-// note reports what went wrong with what nobody waits for.
+// note reports what went wrong with what nobody waits for. A layer that only the kernel
+// reads is not.
 func (m *Mount) note(err error) {
-	if m.ctx.Err() == nil {
+	if m.ctx.Err() == nil && !errors.Is(err, toc.ErrUnsupported) {
 		m.p.registry.report(err)
 	}
 }

@@ -31,6 +31,7 @@ type cli struct {
 	Cat     catCmd        `cmd:"" name:"cat" help:"Write files of an image to the standard output."`
 	Stat    statCmd       `cmd:"" name:"stat" help:"Show all that is known of files of an image."`
 	Mount   mountCmd      `cmd:"" help:"Mount an image as a file system, before it has arrived."`
+	Stack   assembleCmd   `cmd:"" hidden:"" name:"assemble-mount" help:"Mount layers for mount, which starts it."`
 	Status  statusCmd     `cmd:"" help:"Show what a running node holds and has served."`
 	Show    configCmd     `cmd:"" name:"config" help:"Show the effective settings of serve, and where each comes from."`
 	Fsck    fsckCmd       `cmd:"" help:"Check every chunk of a store, and drop what is wrong."`
