@@ -112,8 +112,9 @@ func killTheMounter(t *testing.T, c *containerd, n *node, r *registry, ref strin
 		t.Errorf("the node: %v", err)
 	}
 	kill()
+	r.dead.Store(true)
 	n.restart(t)
-	c.checkTree(t, "after the mounter was killed while the node was away", ref)
+	c.checkTree(t, "after the mounter was killed while the node was away, and the registry", ref)
 	if now := r.sent.Load(); now != sent {
 		t.Errorf("%d bytes were fetched again", now-sent)
 	}
