@@ -35,9 +35,10 @@ type Client struct {
 	cfg  ClientConfig
 	http *http.Client
 
-	mu      sync.Mutex
-	waiting chan struct{} // closed when the client is attached; nil while it is
-	err     error         // why it is not, if that is known
+	mu       sync.Mutex
+	attached bool
+	err      error         // why it is not, if that is known
+	changed  chan struct{} // closed when these change
 }
 
 // NewClient returns a client. It asks nothing before it is run.
@@ -46,7 +47,7 @@ func NewClient(cfg ClientConfig) *Client {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	path := filepath.Join(cfg.Dir, socketName)
-	return &Client{cfg: cfg, waiting: make(chan struct{}), http: &http.Client{Transport: &http.Transport{
+	return &Client{cfg: cfg, changed: make(chan struct{}), http: &http.Client{Transport: &http.Transport{
 		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 		MaxIdleConns:    8,
 		IdleConnTimeout: askFor,
@@ -75,7 +76,7 @@ func (c *Client) Run(ctx context.Context) {
 			pause = firstPause
 			c.cfg.Log.Warn("the mounter is gone; its mounts are to be made again", "error", err)
 		} else {
-			c.detached(err)
+			c.set(false, err)
 			c.cfg.Log.Error("there is no mounter: nothing can be mounted", "error", err)
 		}
 		select {
@@ -119,43 +120,40 @@ func (c *Client) attach(ctx context.Context) (attached bool, err error) {
 		return false, err
 	}
 	defer answer.Close()
-	c.mu.Lock()
-	close(c.waiting)
-	c.waiting, c.err = nil, nil
-	c.mu.Unlock()
+	c.set(true, nil)
 	_, err = io.Copy(io.Discard, answer)
-	c.detached(nil)
+	c.set(false, nil)
 	return true, err
 }
 
-// detached takes note that there is no server, and why, if that is known.
-func (c *Client) detached(err error) {
+// set takes note of whether there is a server, and why not, if that is known.
+func (c *Client) set(attached bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.waiting == nil {
-		c.waiting = make(chan struct{})
-	}
-	c.err = err
+	c.attached, c.err = attached, err
+	close(c.changed)
+	c.changed = make(chan struct{})
 }
 
-// Ready waits until there is a server.
+// Ready waits until there is a server, or it is known why there is none.
 func (c *Client) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
-	c.mu.Lock()
-	waiting, err := c.waiting, c.err
-	c.mu.Unlock()
-	switch {
-	case waiting == nil:
-		return nil
-	case err != nil:
-		return fmt.Errorf("there is no mounter: %w", err)
-	}
-	select {
-	case <-waiting:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("there is no mounter: %w", ctx.Err())
+	for {
+		c.mu.Lock()
+		attached, err, changed := c.attached, c.err, c.changed
+		c.mu.Unlock()
+		switch {
+		case attached:
+			return nil
+		case err != nil:
+			return fmt.Errorf("there is no mounter: %w", err)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("there is no mounter: %w", ctx.Err())
+		}
 	}
 }
 

@@ -78,13 +78,13 @@ func (s *Server) serve(m *mounted) {
 	ready := false
 	err := s.open(m, func() { ready = true; close(m.ready) })
 	m.cancel()
+	s.forget(m)
 	if ready {
 		s.cfg.Log.Info("unmounted", "layer", m.Digest, "dir", m.Dir, "error", err)
 	} else {
 		m.err = err
 		close(m.ready)
 	}
-	s.forget(m)
 	close(m.gone)
 }
 

@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -148,9 +149,20 @@ func (r *reader) end() error {
 }
 
 // ask has the container read the MiB at an offset.
-func (r *reader) ask(mib int) error {
-	_, err := fmt.Fprintln(r.to, mib)
-	return err
+func (r *reader) ask(t *testing.T, mib int) {
+	t.Helper()
+	if _, err := fmt.Fprintln(r.to, mib); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// check waits for what the container has read.
+func (r *reader) check(t *testing.T, img *image, mib int) {
+	t.Helper()
+	sum := sha256.Sum256(img.big[mib<<20 : (mib+1)<<20])
+	if got, want := r.answer(), fmt.Sprintf("%d %x", mib, sum); got != want {
+		t.Errorf("the container has read %s, not %s", got, want)
+	}
 }
 
 func (r *reader) answer() string {
