@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,6 +42,9 @@ type layerMounts struct {
 	mu     sync.Mutex
 	from   mounter.Node
 	tables map[string]*table // that came lately
+	// shared are tables that mounts have, and may have together: many images have the
+	// same layers at their bottom.
+	shared map[toc.Digest]weak.Pointer[table]
 }
 
 // attached takes note of the node to ask.
@@ -162,7 +167,7 @@ func (m *layerMounts) table(ctx context.Context, img *image, l ocispec.Descripto
 	got, err := m.flights.Do(ctx, key, limit, func(ctx context.Context) (any, error) {
 		t, err := img.table(ctx, l)
 		if err == nil {
-			m.keep(key, t)
+			t = m.keep(key, t)
 		}
 		return t, err
 	})
@@ -172,12 +177,18 @@ func (m *layerMounts) table(ctx context.Context, img *image, l ocispec.Descripto
 	return got.(*table), nil
 }
 
-// keep keeps a table for a while.
-func (m *layerMounts) keep(key string, t *table) {
+// keep keeps a table for a while, and returns it, or an equal one that is there.
+func (m *layerMounts) keep(key string, t *table) *table {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.tables == nil {
-		m.tables = make(map[string]*table)
+		m.tables, m.shared = make(map[string]*table), make(map[toc.Digest]weak.Pointer[table])
+	}
+	if same := m.shared[t.sum].Value(); same != nil {
+		t = same
+	} else {
+		m.shared[t.sum] = weak.Make(t)
+		runtime.AddCleanup(t, m.unshare, t.sum)
 	}
 	m.tables[key] = t
 	time.AfterFunc(keepTables, func() {
@@ -185,6 +196,16 @@ func (m *layerMounts) keep(key string, t *table) {
 		defer m.mu.Unlock()
 		delete(m.tables, key)
 	})
+	return t
+}
+
+// unshare forgets a table that no mount has any more.
+func (m *layerMounts) unshare(sum toc.Digest) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.shared[sum].Value() == nil { // another one may have come meanwhile
+		delete(m.shared, sum)
+	}
 }
 
 // lower returns what overlayfs is to see of the last layer.
