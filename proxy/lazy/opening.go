@@ -61,6 +61,13 @@ func (o *opening) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// Expect implements [toc.Expecter].
+func (o *opening) Expect(start, end int64) {
+	if len(o.kept) == 0 {
+		toc.Expect(o.from, start, end)
+	}
+}
+
 // note takes note of what was read, while it is not too much.
 func (o *opening) note(s span) {
 	o.mu.Lock()
