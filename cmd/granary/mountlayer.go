@@ -41,7 +41,8 @@ type layerMounts struct {
 
 	mu     sync.Mutex
 	from   mounter.Node
-	tables map[string]*table // that came lately
+	images map[string]*imageMount // of which layers are mounted
+	tables map[string]*table      // that came lately
 	// shared are tables that mounts have, and may have together: many images have the
 	// same layers at their bottom.
 	shared map[toc.Digest]weak.Pointer[table]
@@ -56,12 +57,13 @@ func (m *layerMounts) attached(n mounter.Node) {
 }
 
 // open opens a layer as a file system for overlayfs, once the tables of contents of the
-// layer and of those below it are there.
+// layer and of those below it are there. ctx lives for as long as the mount.
 func (m *layerMounts) open(ctx context.Context, l mounter.Layer) (*fuse.FileSystem, error) {
 	img, err := m.image(ctx, l)
 	if err != nil {
 		return nil, err
 	}
+	whole := m.join(ctx, img)
 	m.openAhead(img, l)
 	img.layers = img.layers[:img.at(l.Digest)+1]
 	if err := m.read(ctx, img); err != nil {
@@ -71,12 +73,12 @@ func (m *layerMounts) open(ctx context.Context, l mounter.Layer) (*fuse.FileSyst
 	if err != nil {
 		return nil, err
 	}
-	return fuse.New(fuse.Config{
-		Tree: t, Source: img.want.Repository.String() + "@" + string(l.Digest), Log: m.log,
-		Contents: &nodeContents{img: img, connect: func(context.Context) (*upstream.Repository, error) {
-			return m.repository(img.want, 0)
-		}},
-	})
+	contents := &nodeContents{img: img, connect: whole.connect, mount: whole.id}
+	f, err := fuse.New(fuse.Config{Tree: t, Source: img.want.Repository.String() + "@" + string(l.Digest), Contents: contents, Log: m.log})
+	if err == nil {
+		whole.mounts(ctx, f)
+	}
+	return f, err
 }
 
 // repository returns an image's repository through a new connection to the node.

@@ -22,7 +22,8 @@ type ServerConfig struct {
 	// Below is the directory that all mounts are in.
 	Below string
 	// Open returns a layer as a file system, whose contents come from the node that was
-	// told to Attached last. It returns soon after ctx has ended.
+	// told to Attached last. ctx lives for as long as the mount, and Open returns soon
+	// after it has ended.
 	Open func(ctx context.Context, l Layer) (*fuse.FileSystem, error)
 	// Attached is told of the node that has attached.
 	Attached func(Node)
