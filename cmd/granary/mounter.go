@@ -41,7 +41,11 @@ func (c *mounterCmd) Run(e *env, all *cli) error {
 
 // keepMounts keeps mounts until it is told to end, or nobody needs it.
 func keepMounts(ctx context.Context, dir, below string, log *slog.Logger, unlock func()) error {
-	setMemoryLimit()
+	// Its end would be that of all containers on the machine: others go first when memory
+	// runs out. That takes root, and is no condition.
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0); err != nil {
+		log.Warn("the kernel may choose this process when memory runs out", "error", err)
+	}
 	layers := &layerMounts{log: log}
 	s, err := mounter.NewServer(mounter.ServerConfig{
 		Dir: dir, Below: below, Open: layers.open, Attached: layers.attached, Log: log,

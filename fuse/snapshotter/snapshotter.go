@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/stargz-snapshotter/snapshot"
 	"google.golang.org/grpc"
 )
@@ -92,6 +93,17 @@ func (p patient) Prepare(ctx context.Context, key, parent string, opts ...snapsh
 func (p patient) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	p.wait(ctx)
 	return p.Snapshotter.View(ctx, key, parent, opts...)
+}
+
+// Cleanup implements [snapshots.Cleaner]: it removes what a process that was killed has
+// left of snapshots that are no more.
+func (p patient) Cleanup(ctx context.Context) error {
+	c, ok := p.Snapshotter.(snapshots.Cleaner)
+	if !ok {
+		return errdefs.ErrNotImplemented
+	}
+	p.wait(ctx)
+	return c.Cleanup(ctx)
 }
 
 // wait waits for the mounter. Without one, images whose layers are all unpacked can be

@@ -70,6 +70,17 @@ func TestAsContainerdAsks(t *testing.T) {
 	if len(m.at) != 0 {
 		t.Errorf("mounted after all was removed: %v", m.at)
 	}
+	left := filepath.Join(Below(root), "17")
+	if err := os.MkdirAll(filepath.Join(left, "fs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.at[filepath.Join(left, "fs")] = true
+	if err := sn.(snapshots.Cleaner).Cleanup(asked); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(left); !os.IsNotExist(err) || len(m.at) != 0 {
+		t.Errorf("after a cleanup: %v, %v", err, m.at)
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
