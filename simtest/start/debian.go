@@ -12,16 +12,23 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
-// steps are the systems that the image's layers are the differences of: what most images
-// of a program in Python are made of. That of mathematics takes the library of linear
-// algebra that the wheels of NumPy bring with them.
+// steps are the systems that the image's layers are the differences of: what many images
+// of a program in Python are made of. Each has the packages of those below it.
 var steps = []struct{ name, packages string }{
 	{"debian", ""},
+	{"tools", "ca-certificates,curl,git,openssh-client,procps"},
 	{"python", "python3"},
-	{"numpy", "python3,python3-numpy,libopenblas0-pthread"},
+	{"numpy", "python3-numpy"},
 }
+
+// recipe names what the image is made of, in names of files.
+func recipe() string { return digest.FromString(fmt.Sprint(steps)).Encoded()[:8] }
 
 // sources returns the image's layers as tars, the lowest first. They are made once, and
 // kept in a folder.
@@ -29,10 +36,11 @@ func sources(ctx context.Context, folder string) (layers []string, err error) {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err
 	}
-	below := ""
+	below, packages := "", ""
 	for _, s := range steps {
+		packages = strings.Trim(packages+","+s.packages, ",")
 		system, layer := filepath.Join(folder, s.name+"-system.tar"), filepath.Join(folder, s.name+".tar")
-		if err := once(system, func(to string) error { return bootstrap(ctx, to, s.packages) }); err != nil {
+		if err := once(system, func(to string) error { return bootstrap(ctx, to, packages) }); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 		if err := once(layer, func(to string) error { return difference(below, system, to) }); err != nil {
@@ -66,6 +74,8 @@ func bootstrap(ctx context.Context, to, packages string) (err error) {
 	for range 3 { // a mirror may fail for a moment
 		cmd := exec.CommandContext(ctx, "mmdebstrap", append(args, "bookworm", to, "http://deb.debian.org/debian")...)
 		cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1750000000")
+		cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) } // it cleans up
+		cmd.WaitDelay = 20 * time.Second
 		out, failed := cmd.CombinedOutput()
 		if err = failed; err == nil || ctx.Err() != nil {
 			return err

@@ -29,7 +29,7 @@ type image struct {
 // ensure makes the image of a format and puts it into the registry, unless an earlier run
 // has.
 func (r *registry) ensure(ctx context.Context, f format, layers []string) (*image, error) {
-	note := filepath.Join(r.work, "images", f.name+".json")
+	note := filepath.Join(filepath.Dir(layers[0]), f.name+".json")
 	img := new(image)
 	if p, err := os.ReadFile(note); err == nil && json.Unmarshal(p, img) == nil && r.holds(ctx, img) {
 		return img, nil
@@ -69,7 +69,7 @@ func (r *registry) ensure(ctx context.Context, f format, layers []string) (*imag
 		return nil, err
 	}
 	p, err = json.Marshal(img)
-	return img, errors.Join(err, os.MkdirAll(filepath.Dir(note), 0o755), os.WriteFile(note, p, 0o644))
+	return img, errors.Join(err, os.WriteFile(note, p, 0o644))
 }
 
 // addLayer writes a layer, and puts it into the registry.

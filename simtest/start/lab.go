@@ -7,8 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // lab is a registry with the image in every format, behind a link, and machines.
@@ -28,7 +31,9 @@ type lab struct {
 // fails.
 func newLab(ctx context.Context, o *options) (l *lab, err error) {
 	l = &lab{images: make(map[string]*image), granary: o.granary, logLevel: o.logLevel, label: "setup", logs: filepath.Join(o.work, "logs")}
-	if l.dir, err = os.MkdirTemp(o.work, "run-"); err != nil {
+	sweepRuns(o.work)
+	l.dir = filepath.Join(o.work, fmt.Sprint("run-", os.Getpid()))
+	if err := os.Mkdir(l.dir, 0o755); err != nil {
 		return l, err
 	}
 	l.secret = filepath.Join(l.dir, "secret")
@@ -42,7 +47,7 @@ func newLab(ctx context.Context, o *options) (l *lab, err error) {
 			return l, err
 		}
 	}
-	if l.net, err = newNetwork(ctx, 2, o.rate, o.delay); err != nil {
+	if l.net, err = newNetwork(ctx, 2, o.rate, o.delay, o.tracer()); err != nil {
 		return l, err
 	}
 	l.registry, err = startRegistry(ctx, l.net.registry, o.work, l.logFile("registry"))
@@ -51,7 +56,7 @@ func newLab(ctx context.Context, o *options) (l *lab, err error) {
 
 // makeImages makes the images that are not there yet.
 func (l *lab) makeImages(ctx context.Context, o *options) error {
-	layers, err := sources(ctx, o.work)
+	layers, err := sources(ctx, filepath.Join(o.work, "image-"+recipe()))
 	if err != nil {
 		return err
 	}
@@ -75,7 +80,34 @@ func (l *lab) close() {
 		l.net.close()
 	}
 	if l.dir != "" {
+		unmountBelow(l.dir)
 		_ = os.RemoveAll(l.dir)
+	}
+}
+
+// unmountBelow unmounts all that is mounted in a directory, the last first.
+func unmountBelow(dir string) {
+	list, _ := os.ReadFile("/proc/self/mountinfo")
+	var all []string
+	for line := range strings.Lines(string(list)) {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			all = append(all, fields[4])
+		}
+	}
+	for _, path := range slices.Backward(all) {
+		_ = unix.Unmount(path, unix.MNT_DETACH)
+	}
+}
+
+// sweepRuns removes what runs that were killed have left.
+func sweepRuns(work string) {
+	names, _ := filepath.Glob(filepath.Join(work, "run-*"))
+	for _, name := range names {
+		_, pid, _ := strings.Cut(filepath.Base(name), "-")
+		if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {
+			unmountBelow(name)
+			_ = os.RemoveAll(name)
+		}
 	}
 }
 
@@ -125,11 +157,16 @@ type stopwatch struct {
 }
 
 func (l *lab) watch() *stopwatch {
+	l.net.wire.trace.start(l.label)
 	return &stopwatch{l: l, begin: time.Now(), bytes: l.net.wire.payload.Load()}
 }
 
-func (w *stopwatch) mounted() { w.at = time.Since(w.begin) }
+func (w *stopwatch) mounted() {
+	w.at = time.Since(w.begin)
+	w.l.net.wire.trace.say("mounted")
+}
 
 func (w *stopwatch) stop() outcome {
+	w.l.net.wire.trace.say("printed")
 	return outcome{mounted: w.at, took: time.Since(w.begin), bytes: w.l.net.wire.payload.Load() - w.bytes}
 }

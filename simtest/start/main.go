@@ -29,6 +29,7 @@ type options struct {
 	formats  []string
 	commands []string
 	verbose  bool
+	trace    bool
 }
 
 func main() {
@@ -66,8 +67,17 @@ func parse() *options {
 	flag.StringVar(&o.granary, "granary", "", "the program (default: built from the source)")
 	flag.StringVar(&o.logLevel, "log-level", "info", "of the nodes")
 	flag.BoolVar(&o.verbose, "v", false, "tell of each run")
+	flag.BoolVar(&o.trace, "trace", false, "tell of each request to the registry, as it gets there")
 	flag.Parse()
 	return o
+}
+
+// tracer returns what tells of requests, or nil.
+func (o *options) tracer() *trace {
+	if !o.trace {
+		return nil
+	}
+	return &trace{w: os.Stdout, begin: time.Now()}
 }
 
 func namesOf[T any](all []T, name func(T) string) (names []string) {

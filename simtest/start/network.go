@@ -40,12 +40,12 @@ const (
 // newNetwork makes a network for so many nodes, whose links have a rate in Mbit/s each
 // way. A round trip to the registry takes longer by trip. It is to be closed, even if
 // this fails.
-func newNetwork(ctx context.Context, nodes, rate int, trip time.Duration) (n *network, err error) {
+func newNetwork(ctx context.Context, nodes, rate int, trip time.Duration, t *trace) (n *network, err error) {
 	sweep()
 	n = &network{site: spaceName("s"), registry: &space{spaceName("r"), registryAddress}}
 	n.all = []string{n.site, n.registry.name}
 	ends := fmt.Sprintf("gst%d", os.Getpid())
-	if n.wire, err = newWire(ends+"r", ends+"s", trip/2); err != nil {
+	if n.wire, err = newWire(ends+"r", ends+"s", trip/2, t); err != nil {
 		return n, err
 	}
 	r, s := n.registry.name, n.site

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"strings"
 )
@@ -31,6 +29,7 @@ type row struct {
 
 var rows = []row{
 	{"pull", []string{"gzip"}, fullPull},
+	{"snapshotter", []string{"estargz", "estargz-first"}, bySnapshotter},
 	{"mount", nil, alone()},
 	{"kernel", []string{"erofs", "squashfs"}, alone("--kernel-mounts")},
 	{"index", []string{"gzip"}, withIndex},
@@ -141,32 +140,4 @@ func inCluster(ctx context.Context, l *lab, img *image, c command) (map[string]o
 		}
 	}
 	return all, nil
-}
-
-// fullPull has containerd pull and unpack the image from the registry, as a runtime does
-// that starts a container.
-func fullPull(ctx context.Context, l *lab, img *image, c command) (map[string]outcome, error) {
-	d, err := l.startContainerd(ctx, l.net.nodes[0])
-	if err != nil {
-		return nil, err
-	}
-	defer d.end()
-	root, err := os.MkdirTemp(l.dir, "root-")
-	if err != nil {
-		return nil, err
-	}
-	name := l.registry.address() + "/" + img.Format + ":" + tag
-	w := l.watch()
-	if err := d.ctr(ctx, "image", "pull", "--plain-http", "--platform", platform, name); err != nil {
-		return nil, err
-	}
-	if err := d.ctr(ctx, "image", "mount", "--platform", platform, name, root); err != nil {
-		return nil, err
-	}
-	defer d.unmount(root)
-	w.mounted()
-	if err := c.run(ctx, root); err != nil {
-		return nil, fmt.Errorf("containerd: %w", err)
-	}
-	return map[string]outcome{"": w.stop()}, nil
 }

@@ -20,6 +20,7 @@ type wire struct {
 	ends      [2]*os.File
 	delay     time.Duration // each way
 	payload   atomic.Int64  // bytes of TCP that came out of the far end
+	trace     *trace        // of requests that came out of the near end; nil for none
 	lost      atomic.Int64  // packets that a device refused
 }
 
@@ -33,15 +34,15 @@ const (
 )
 
 // newWire makes a cable whose ends are in the caller's namespace, until they are moved.
-func newWire(near, far string, delay time.Duration) (w *wire, err error) {
-	w = &wire{near: near, far: far, delay: delay}
+func newWire(near, far string, delay time.Duration, t *trace) (w *wire, err error) {
+	w = &wire{near: near, far: far, delay: delay, trace: t}
 	for i, name := range []string{near, far} {
 		if w.ends[i], err = openEnd(name); err != nil {
 			return nil, errors.Join(fmt.Errorf("device %s: %w", name, err), w.close())
 		}
 	}
-	go w.carry(w.ends[0], w.ends[1], &w.payload)
-	go w.carry(w.ends[1], w.ends[0], new(atomic.Int64))
+	go w.carry(w.ends[0], w.ends[1], func(p []byte) { w.payload.Add(int64(len(p))) })
+	go w.carry(w.ends[1], w.ends[0], t.request)
 	return w, nil
 }
 
@@ -79,12 +80,13 @@ type packet struct {
 	due   time.Time
 }
 
-// carry takes packets from one end to the other, until an end is closed.
-func (w *wire) carry(from, to *os.File, payload *atomic.Int64) {
+// carry takes packets from one end to the other, until an end is closed. arrived is told
+// what of TCP they carry.
+func (w *wire) carry(from, to *os.File, arrived func(payload []byte)) {
 	under := make(chan packet, inFlight)
 	go func() {
 		for p := range under {
-			w.deliver(to, p, payload)
+			w.deliver(to, p, arrived)
 		}
 	}()
 	defer close(under)
@@ -102,7 +104,7 @@ func (w *wire) carry(from, to *os.File, payload *atomic.Int64) {
 
 // deliver hands over a packet when it is due: to the tenth of a millisecond, which the
 // timers of the language are not.
-func (w *wire) deliver(to *os.File, p packet, payload *atomic.Int64) {
+func (w *wire) deliver(to *os.File, p packet, arrived func(payload []byte)) {
 	if wait := time.Until(p.due); wait > 0 {
 		sleep := unix.NsecToTimespec(int64(wait))
 		_ = unix.Nanosleep(&sleep, nil)
@@ -111,18 +113,19 @@ func (w *wire) deliver(to *os.File, p packet, payload *atomic.Int64) {
 		w.lost.Add(1)
 		return
 	}
-	payload.Add(int64(tcpPayload(p.bytes[offloadHeader:])))
+	arrived(tcpPayload(p.bytes[offloadHeader:]))
 }
 
-// tcpPayload returns how many bytes of a packet of IPv4 are a program's (RFC 791, RFC
-// 9293), or 0 if it is not TCP.
-func tcpPayload(p []byte) int {
+// tcpPayload returns what of a packet of IPv4 is a program's (RFC 791, RFC 9293): nothing
+// if it is not TCP.
+func tcpPayload(p []byte) []byte {
 	if len(p) < 40 || p[0]>>4 != 4 || p[9] != unix.IPPROTO_TCP {
-		return 0
+		return nil
 	}
 	ip := int(p[0]&15) * 4
 	if len(p) < ip+20 {
-		return 0
+		return nil
 	}
-	return max(0, min(len(p), int(binary.BigEndian.Uint16(p[2:])))-ip-int(p[ip+12]>>4)*4)
+	end := min(len(p), int(binary.BigEndian.Uint16(p[2:])))
+	return p[min(end, ip+int(p[ip+12]>>4)*4):end]
 }
