@@ -83,6 +83,14 @@ func (s *Disk) Completed() (all []digest.Digest) {
 	return all
 }
 
+// Has reports whether a chunk is stored.
+func (s *Disk) Has(ref chunk.Ref) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.blobs[ref.Blob]
+	return b != nil && b.total == ref.Total && b.have.has(ref.Index())
+}
+
 // Have returns a bit for each chunk of a blob that is stored, the lowest first.
 func (s *Disk) Have(d digest.Digest) []byte {
 	s.mu.Lock()

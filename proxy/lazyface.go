@@ -99,14 +99,38 @@ func (p *paced) Write(b []byte) (int, error) {
 	return p.w.Write(b)
 }
 
-// file answers a request for the content of a file of a layer. If what another member
-// has said of the layer is wrong, it is found out here, and asked again.
+// file answers a request for the content of a file of a layer.
 func (h *Handler) file(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
+	from, m := new(travel), h.registry.mountFor(r.Header.Get(MountHeader), p)
+	r = r.WithContext(withTravel(r.Context(), from))
+	out := &counted{ResponseWriter: w}
+	defer func() { h.registry.served(m, from, out.n) }()
+	return h.checkedFile(out, r, p, req, m)
+}
+
+// counted counts the bytes of an answer.
+type counted struct {
+	http.ResponseWriter
+	n int64
+}
+
+// Unwrap is for [http.ResponseController].
+func (c *counted) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// checkedFile is file. If what another member has said of the layer is wrong, it is found
+// out here, and asked again.
+func (h *Handler) checkedFile(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request, m *Mount) (sent bool, err error) {
 	l, err := h.layer(r, p, req)
 	if err != nil {
 		return false, err
 	}
-	sent, err = h.fileOf(w, r, l, req)
+	sent, err = h.fileOf(w, r, l, req, m)
 	l.Release()
 	if !l.Borrowed || !layerFault(err) {
 		return sent, err
@@ -120,10 +144,10 @@ func (h *Handler) file(w http.ResponseWriter, r *http.Request, p *Repository, re
 		return false, err
 	}
 	defer l.Release()
-	return h.fileOf(w, r, l, req)
+	return h.fileOf(w, r, l, req, m)
 }
 
-func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req ref.Request) (sent bool, err error) {
+func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req ref.Request, m *Mount) (sent bool, err error) {
 	e, err := fileNamed(l, toc.Clean(r.URL.Query().Get("path")))
 	if err != nil {
 		return false, err
@@ -134,6 +158,9 @@ func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req r
 		ETag: fileTag(req.Digest, &e),
 		Size: e.Size,
 		Open: func(part content.Part) (content.Body, error) {
+			if m != nil {
+				m.reading(req.Digest, &e, part.Offset, part.Length)
+			}
 			return openFile(http.NewResponseController(w), l.Content(&e), part)
 		},
 	})

@@ -1,17 +1,22 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/granary-oci/granary/fuse"
+	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/toc"
 )
 
 // mountCmd mounts an image until it is told to stop, or somebody unmounts it.
 type mountCmd struct {
 	imageFlags `embed:""`
-	Dir        string `arg:"" name:"dir" help:"Empty directory to mount the image at."`
+	Prefetch   string  `name:"prefetch" enum:"off,profile,all" default:"profile" help:"What the node fetches before it is read: nothing (off), what earlier runs of the image have read or its layers say is read first (profile), or that and then everything (all)."`
+	PrefetchAt percent `name:"prefetch-all-at" default:"30" placeholder:"PERCENT" help:"Share of the content from which on everything is fetched, unless --prefetch is off."`
+	Dir        string  `arg:"" name:"dir" help:"Empty directory to mount the image at."`
 }
 
 func (c *mountCmd) Run(e *env) error {
@@ -23,15 +28,25 @@ func (c *mountCmd) Run(e *env) error {
 		return err
 	}
 	defer done()
+	s := newSession(img, c.Dir, c.connect(e, img))
+	s.prefetch, s.rest = c.Prefetch != "off", c.Prefetch == "all"
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(e.ctx))
+	defer cancel()
+	beside.Go(func() { s.run(ctx) })
 	fmt.Fprintf(e.stderr, "%s: waiting for the tables of contents of %d layers\n", img.want, len(img.layers))
 	t, err := img.wait(e)
 	if err != nil {
 		return fmt.Errorf("%s: %w", img.want, err)
 	}
-	contents := &nodeContents{img: img, connect: c.connect(e, img)}
+	contents := &nodeContents{img: img, connect: c.connect(e, img), mount: s.id}
 	fsys, err := fuse.New(fuse.Config{Tree: t, Contents: contents, Source: img.want.String(), Log: e.log})
 	if err != nil {
 		return err
+	}
+	if c.Prefetch == "profile" {
+		beside.Go(func() { s.watch(ctx, fsys.Usage, int(c.PrefetchAt)) })
 	}
 	begin := time.Now()
 	err = fsys.Serve(e.ctx, c.Dir, func() {
@@ -41,6 +56,11 @@ func (c *mountCmd) Run(e *env) error {
 		return err
 	}
 	fmt.Fprintf(e.stdout, "%s: unmounted after %v: %s\n", img.want, time.Since(begin).Round(time.Second), usageText(fsys.Usage()))
+	if came, err := s.now(ctx); err != nil {
+		fmt.Fprintf(e.stderr, "%s: the node does not say where bytes came from: %v\n", img.want, err)
+	} else {
+		fmt.Fprintf(e.stdout, "%s: read: %s\n%s: fetched ahead: %s\n", img.want, travelText(came.Demanded), img.want, travelText(came.Ahead))
+	}
 	return nil
 }
 
@@ -50,6 +70,11 @@ func (img *image) wait(e *env) (*toc.Tree, error) {
 		return nil, err
 	}
 	return img.tree()
+}
+
+// travelText says where bytes came from.
+func travelText(t proxy.Travelled) string {
+	return fmt.Sprintf("%s from upstream, %s from members, %s from disk, %s from memory", bytesText(t.Upstream), bytesText(t.Peer), bytesText(t.Disk), bytesText(t.Memory))
 }
 
 // usageText says what of an image was read.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/upstream"
 	"github.com/granary-oci/granary/toc"
 )
@@ -31,6 +32,8 @@ type nodeContents struct {
 	img *image
 	// connect returns the image's repository through a new connection to the node.
 	connect func(context.Context) (*upstream.Repository, error)
+	// mount is what the node knows the mount by.
+	mount string
 
 	mu         sync.Mutex
 	from       *upstream.Repository // nil before the first read, and after a failed one
@@ -55,7 +58,7 @@ func (n *nodeContents) ReadAt(ctx context.Context, f *toc.File, p []byte, off in
 	for pause := firstReadPause; ; pause = min(2*pause, longReadPause) {
 		from, err := n.node(ctx)
 		if err == nil {
-			err = n.img.readAt(ctx, from, f, p, off)
+			err = n.readAt(ctx, from, f, p, off)
 		}
 		switch {
 		case errors.Is(err, chunk.ErrDenied):
@@ -138,11 +141,13 @@ func (n *nodeContents) node(ctx context.Context) (*upstream.Repository, error) {
 
 // readAt reads all of p at off of a file's content, and checks of it what can be checked
 // without more: the node has checked the rest.
-func (img *image) readAt(ctx context.Context, from *upstream.Repository, f *toc.File, p []byte, off int64) error {
-	query := img.query()
+func (n *nodeContents) readAt(ctx context.Context, from *upstream.Repository, f *toc.File, p []byte, off int64) error {
+	query := n.img.query()
 	query.Set("path", f.Source)
 	last := off + int64(len(p)) - 1
-	resp, err := from.Get(ctx, "_granary/file/"+string(img.layerOf(*f)), query, http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", off, last)}})
+	resp, err := from.Get(ctx, "_granary/file/"+string(n.img.layerOf(*f)), query, http.Header{
+		"Range": {fmt.Sprintf("bytes=%d-%d", off, last)}, proxy.MountHeader: {n.mount},
+	})
 	if err != nil {
 		return err
 	}

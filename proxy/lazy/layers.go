@@ -217,6 +217,11 @@ func (l *Layers) Derived(ctx context.Context, kind Kind, blob digest.Digest) ([]
 	return l.derived.Get(ctx, kind, blob)
 }
 
+// SetDerived keeps an object that was derived elsewhere.
+func (l *Layers) SetDerived(ctx context.Context, kind Kind, of digest.Digest, p []byte) {
+	l.derived.Put(ctx, kind, of, p)
+}
+
 // openAs opens a layer as what it is.
 func (l *Layers) openAs(ctx context.Context, q Request) (*Layer, error) {
 	r := q.Source.ReaderAt(ctx)

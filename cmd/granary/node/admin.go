@@ -19,6 +19,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/tracker"
 )
@@ -41,6 +42,8 @@ type Status struct {
 	Served map[string]int64 `json:"served"`
 	// Received counts bytes that came from upstream registries.
 	Received int64 `json:"received"`
+	// Mounts are the images that are mounted through the node.
+	Mounts []proxy.MountStatus `json:"mounts,omitempty"`
 	// Cluster is nil for a node alone.
 	Cluster *ClusterStatus `json:"cluster,omitempty"`
 }
@@ -78,6 +81,7 @@ func (n *Node) Status() Status {
 		Upstreams: n.upstreams.names(),
 		Served:    make(map[string]int64),
 		Received:  n.metrics.upstream.Load(),
+		Mounts:    n.registry.Mounts(),
 		Cluster:   n.clusterStatus(),
 	}
 	if n.store.Disk == nil {

@@ -285,6 +285,7 @@ func (n *Node) AdminURL() string {
 func (n *Node) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	registry := n.server(n.handler)
+	registry.RegisterOnShutdown(n.registry.EndMounts)
 	for _, l := range n.listeners {
 		g.Go(func() error { return ignoreShutdown(registry.Serve(l)) })
 	}
