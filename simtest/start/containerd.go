@@ -72,7 +72,7 @@ func (d *daemon) end() {
 
 // pullAndRun has containerd pull an image from the registry, mount what it has made of it,
 // and runs the command there: what a runtime does, but for the container's own isolation.
-func (d *daemon) pullAndRun(ctx context.Context, img *image, c command, snapshotter string) (map[string]outcome, error) {
+func (d *daemon) pullAndRun(ctx context.Context, img *image, c command, snapshotter string) ([]measured, error) {
 	root, err := os.MkdirTemp(d.dir, "root-")
 	if err != nil {
 		return nil, err
@@ -89,11 +89,11 @@ func (d *daemon) pullAndRun(ctx context.Context, img *image, c command, snapshot
 	if err := c.run(ctx, root); err != nil {
 		return nil, fmt.Errorf("containerd: %w", err)
 	}
-	return map[string]outcome{"": w.stop()}, nil
+	return []measured{{outcome: w.stop()}}, nil
 }
 
 // fullPull has containerd pull and unpack the image from the registry.
-func fullPull(ctx context.Context, l *lab, img *image, c command) (map[string]outcome, error) {
+func fullPull(ctx context.Context, l *lab, img *image, c command) ([]measured, error) {
 	d, err := l.startContainerd(ctx, l.net.nodes[0])
 	if err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func fullPull(ctx context.Context, l *lab, img *image, c command) (map[string]ou
 }
 
 // bySnapshotter has containerd's snapshotter for eStargz mount the image.
-func bySnapshotter(ctx context.Context, l *lab, img *image, c command) (map[string]outcome, error) {
+func bySnapshotter(ctx context.Context, l *lab, img *image, c command) ([]measured, error) {
 	program, err := tool("containerd-stargz-grpc")
 	if err != nil {
 		return nil, err

@@ -30,9 +30,8 @@ var steps = []struct{ name, packages string }{
 // recipe names what the image is made of, in names of files.
 func recipe() string { return digest.FromString(fmt.Sprint(steps)).Encoded()[:8] }
 
-// sources returns the image's layers as tars, the lowest first. They are made once, and
-// kept in a folder.
-func sources(ctx context.Context, folder string) (layers []string, err error) {
+// pythonLayers returns the layers of the image that is measured. They are made once.
+func pythonLayers(ctx context.Context, folder string) (layers []string, err error) {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 type format struct {
 	name      string
 	mediaType string
+	ordered   bool // files may be put first that are read first
 	// write writes a layer, of which from is the tar, and says what the manifest is to
 	// say of it. first are names of files that are to be read first, for formats that
 	// know such.
@@ -35,13 +36,13 @@ type said struct {
 }
 
 var formats = []format{
-	{"gzip", ocispec.MediaTypeImageLayerGzip, writeGzip},
-	{"estargz", ocispec.MediaTypeImageLayerGzip, writeStargz},
-	{"estargz-first", ocispec.MediaTypeImageLayerGzip, writeStargzFirst},
-	{"zstd-stargz", ocispec.MediaTypeImageLayerZstd, writeChunkedStargz},
-	{"zstd-storage", ocispec.MediaTypeImageLayerZstd, writeChunkedStorage},
-	{"erofs", "application/vnd.erofs.layer.v1", writeEROFS},
-	{"squashfs", "application/vnd.oci.image.layer.v1.squashfs", writeSquashfs},
+	{name: "gzip", mediaType: ocispec.MediaTypeImageLayerGzip, write: writeGzip},
+	{name: "estargz", mediaType: ocispec.MediaTypeImageLayerGzip, write: writeStargz},
+	{name: "estargz-first", mediaType: ocispec.MediaTypeImageLayerGzip, ordered: true, write: writeStargzFirst},
+	{name: "zstd-stargz", mediaType: ocispec.MediaTypeImageLayerZstd, write: writeChunkedStargz},
+	{name: "zstd-storage", mediaType: ocispec.MediaTypeImageLayerZstd, write: writeChunkedStorage},
+	{name: "erofs", mediaType: "application/vnd.erofs.layer.v1", write: writeEROFS},
+	{name: "squashfs", mediaType: "application/vnd.oci.image.layer.v1.squashfs", write: writeSquashfs},
 }
 
 func formatNamed(name string) (format, error) {

@@ -27,24 +27,33 @@ type image struct {
 }
 
 // ensure makes the image of a format and puts it into the registry, unless an earlier run
-// has.
-func (r *registry) ensure(ctx context.Context, f format, layers []string) (*image, error) {
-	note := filepath.Join(filepath.Dir(layers[0]), f.name+".json")
+// has, and left a note of it. Of formats that say so, what the commands read comes first.
+func (r *registry) ensure(ctx context.Context, f format, note string, layers []string, commands []command) (*image, error) {
 	img := new(image)
 	if p, err := os.ReadFile(note); err == nil && json.Unmarshal(p, img) == nil && r.holds(ctx, img) {
 		return img, nil
 	}
 	fmt.Fprintln(os.Stderr, "make the image of", f.name)
 	var first []string
-	if f.name == "estargz-first" {
+	if f.ordered {
 		var err error
-		if first, err = filesOf(ctx, layers, commandsOf); err != nil {
+		if first, err = filesOf(ctx, layers, commands); err != nil {
 			return nil, err
 		}
 	}
+	img, err := r.make(ctx, f, layers, first)
+	if err != nil {
+		return nil, err
+	}
+	p, err := json.Marshal(img)
+	return img, errors.Join(err, os.WriteFile(note, p, 0o644))
+}
+
+// make writes the image of a format, and puts it into the registry.
+func (r *registry) make(ctx context.Context, f format, layers, first []string) (*image, error) {
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, RootFS: ocispec.RootFS{Type: "layers"}}
-	img = &image{Format: f.name}
+	img := &image{Format: f.name}
 	for _, from := range layers {
 		desc, diffID, err := r.addLayer(ctx, f, from, first)
 		if err != nil {
@@ -65,11 +74,7 @@ func (r *registry) ensure(ctx context.Context, f format, layers []string) (*imag
 		return nil, err
 	}
 	img.Manifest = ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(p), Size: int64(len(p))}
-	if err := r.pushManifest(ctx, f.name, m.MediaType, p); err != nil {
-		return nil, err
-	}
-	p, err = json.Marshal(img)
-	return img, errors.Join(err, os.WriteFile(note, p, 0o644))
+	return img, r.pushManifest(ctx, f.name, m.MediaType, p)
 }
 
 // addLayer writes a layer, and puts it into the registry.

@@ -56,7 +56,11 @@ func newLab(ctx context.Context, o *options) (l *lab, err error) {
 
 // makeImages makes the images that are not there yet.
 func (l *lab) makeImages(ctx context.Context, o *options) error {
-	layers, err := sources(ctx, filepath.Join(o.work, "image-"+recipe()))
+	folder := filepath.Join(o.work, "image-"+o.subject.name)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	layers, err := o.subject.layers(ctx, folder)
 	if err != nil {
 		return err
 	}
@@ -65,7 +69,8 @@ func (l *lab) makeImages(ctx context.Context, o *options) error {
 		if err != nil {
 			return err
 		}
-		if l.images[name], err = l.registry.ensure(ctx, f, layers); err != nil {
+		note := filepath.Join(folder, name+".json")
+		if l.images[name], err = l.registry.ensure(ctx, f, note, layers, o.subject.commands); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,34 @@
-// Command start
+// Command start measures what a mount is for: how long it takes until the first command of
+// an image has printed, and how much has travelled until then.
+//
+//	go run ./simtest/start [-runs 5] [-rows mount,profile] [-formats estargz,gzip]
+//
+// The image is a Debian with Python and NumPy, of four layers, by mmdebstrap: the same
+// bytes each time, but for what Debian changes. It is made once, in each format that there
+// is a writer for, and kept. The registry is the CNCF's, at the end of a link of 200 Mbit/s
+// each way and 10 ms of delay: packets cross it through a pair of network devices that this
+// program serves (wire.go), so that the kernel's own TCP pays for each connection and its
+// slow start. What the link does to programs is measured first, and told.
+//
+// A row begins with nothing of the image on the machine, and a node that runs. The clock
+// runs from the start of "granary mount" until the command has ended, whose output is
+// checked; it runs by chroot, without what a container takes beside. Bytes are those of
+// TCP that came from the registry.
+//
+//	pull         containerd pulls and unpacks the image
+//	snapshotter  containerd's snapshotter for eStargz mounts it, with its own settings
+//	mount        a node mounts it
+//	kernel       the same, with the kernel's own drivers for layers that are file systems
+//	index        the node has the index of all layers, made beforehand, and nothing else
+//	cluster      one of two members of a cluster mounts it, and then the other; they are
+//	             near each other, each behind a link of its own
+//	profile      the node has a profile of an earlier run of the command, and the indexes
+//	             of layers, and nothing else
+//	again        the node has all that the command reads
+//
+// The format estargz-first is eStargz with the files put first that the commands read.
+// Rows take turns, so that a busy machine is one for all of them. It takes root, and what
+// simtest/e2e/install.sh puts into $GRANARY_TOOLS; -rows and -formats take less.
 package main
 
 import (
@@ -7,7 +37,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -19,6 +48,7 @@ import (
 
 // options are the command line.
 type options struct {
+	subject  subject
 	work     string
 	granary  string
 	logLevel string
@@ -44,7 +74,7 @@ func main() {
 }
 
 func parse() *options {
-	o := new(options)
+	o := &options{subject: python}
 	list := func(name string, to *[]string, all []string, usage string) {
 		*to = all
 		flag.Func(name, usage+": "+strings.Join(all, ", ")+" (default all)", func(s string) error {
@@ -57,9 +87,16 @@ func parse() *options {
 			return nil
 		})
 	}
-	list("rows", &o.rows, namesOf(rows, func(r row) string { return r.name }), "what is measured")
+	list("rows", &o.rows, namesOf(rows, func(r row) string { return r.name }), "what is measured, separated by commas")
 	list("formats", &o.formats, namesOf(formats, func(f format) string { return f.name }), "of which images")
-	list("commands", &o.commands, namesOf(commandsOf, func(c command) string { return c.name }), "with which commands")
+	flag.Func("commands", "with which commands: print(1), numpy (default all)", func(s string) error {
+		o.commands = strings.Split(s, ",")
+		return nil
+	})
+	flag.BoolFunc("small", "try the program with a smaller image, of one layer, and the commands sh and awk", func(string) error {
+		o.subject = small
+		return nil
+	})
 	flag.IntVar(&o.runs, "runs", 5, "how often each is measured; what is printed is the median")
 	flag.IntVar(&o.rate, "rate", 200, "Mbit/s of each node's link, each way")
 	flag.DurationVar(&o.delay, "delay", 10*time.Millisecond, "by how much a round trip to the registry takes longer")
@@ -131,45 +168,63 @@ func run(ctx context.Context, o *options) error {
 	for _, name := range o.formats {
 		fmt.Printf("%-14s %4.0f MB\n", name, float64(l.images[name].Size)/1e6)
 	}
-	if !granaryKnows(l.granary, "mount", "--kernel-mounts") {
-		fmt.Println("the row kernel is left out: this granary has no --kernel-mounts")
-		o.rows = slices.DeleteFunc(o.rows, func(name string) bool { return name == "kernel" })
-	}
 	return l.measure(ctx, o)
 }
 
-// measure runs all rows in turn, and again.
+// trial is a row, for one format and command.
+type trial struct {
+	row     row
+	format  string
+	command command
+}
+
+// trials are those that are asked for, and can be had.
+func (l *lab) trials(o *options) (all []trial) {
+	var left []row
+	for _, r := range rows {
+		if !slices.Contains(o.rows, r.name) {
+			continue
+		}
+		if r.missing != nil {
+			if why := r.missing(l); why != "" {
+				fmt.Printf("the row %s is left out: %s\n", r.name, why)
+				continue
+			}
+		}
+		left = append(left, r)
+	}
+	for _, c := range o.subject.commands {
+		for _, r := range left {
+			for _, f := range o.formats {
+				if r.suits(f) && (o.commands == nil || slices.Contains(o.commands, c.name)) {
+					all = append(all, trial{r, f, c})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// measure tries all in turn, and again.
 func (l *lab) measure(ctx context.Context, o *options) error {
 	var all results
 	defer func() { all.print(os.Stdout) }()
+	trials := l.trials(o)
 	for i := range o.runs {
-		for _, c := range commandsOf {
-			for _, r := range rows {
-				for _, format := range o.formats {
-					if !slices.Contains(o.commands, c.name) || !slices.Contains(o.rows, r.name) || !r.suits(format) {
-						continue
-					}
-					l.label = fmt.Sprintf("%d-%s-%s-%.5s", i+1, r.name, format, c.name)
-					got, err := r.run(ctx, l, l.images[format], c)
-					if err != nil {
-						return fmt.Errorf("%s of %s with %s: %w", r.name, format, c.name, errors.Join(ctx.Err(), err))
-					}
-					for more, one := range got {
-						name := strings.TrimSpace(r.name + " " + more)
-						all.add(name, format, c.name, one)
-						if o.verbose {
-							fmt.Printf("%s, %s, %s: %v\n", name, format, c.name, one)
-						}
-					}
+		for _, t := range trials {
+			l.label = fmt.Sprintf("%d-%s-%s-%.5s", i+1, t.row.name, t.format, t.command.name)
+			got, err := t.row.run(ctx, l, l.images[t.format], t.command)
+			if err != nil {
+				return fmt.Errorf("%s of %s with %s: %w", t.row.name, t.format, t.command.name, errors.Join(ctx.Err(), err))
+			}
+			for _, m := range got {
+				name := strings.TrimSpace(t.row.name + " " + m.part)
+				all.add(name, t.format, t.command.name, m.outcome)
+				if o.verbose {
+					fmt.Printf("%s, %s, %s: %v\n", name, t.format, t.command.name, m.outcome)
 				}
 			}
 		}
 	}
 	return nil
-}
-
-// granaryKnows tells whether a command has a flag.
-func granaryKnows(granary, command, flag string) bool {
-	out, _ := exec.Command(granary, command, "--help").CombinedOutput()
-	return strings.Contains(string(out), flag)
 }

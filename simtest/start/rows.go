@@ -3,53 +3,64 @@ package main
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"slices"
 	"strings"
 )
 
-// command is one that is run in the image.
-type command struct {
-	name   string
-	args   []string
-	prints string
-}
-
-var commandsOf = []command{
-	{"print(1)", []string{"python3", "-c", "print(1)"}, "1\n"},
-	{"numpy", []string{"python3", "-c", "import numpy; print(numpy.arange(10).sum())"}, "45\n"},
-}
-
-// row is a way to start a command from an image. run does it once, and returns what it
-// took, by what is to be added to the row's name: "" for most.
+// row is a way to start a command from an image.
 type row struct {
 	name    string
 	formats []string // that it is for; nil is all
-	run     func(ctx context.Context, l *lab, img *image, c command) (map[string]outcome, error)
+	// missing says what it takes that is not there; nil for nothing.
+	missing func(l *lab) string
+	// run does it once.
+	run func(ctx context.Context, l *lab, img *image, c command) ([]measured, error)
+}
+
+// measured is what a part of a row took; most have one part, without a name.
+type measured struct {
+	part string
+	outcome
 }
 
 var rows = []row{
-	{"pull", []string{"gzip"}, fullPull},
-	{"snapshotter", []string{"estargz", "estargz-first"}, bySnapshotter},
-	{"mount", nil, alone()},
-	{"kernel", []string{"erofs", "squashfs"}, alone("--kernel-mounts")},
-	{"index", []string{"gzip"}, withIndex},
-	{"cluster", []string{"estargz", "gzip"}, inCluster},
-	{"profile", []string{"estargz", "gzip"}, withProfile},
-	{"again", []string{"estargz"}, again},
+	{name: "pull", formats: []string{"gzip"}, run: fullPull},
+	{name: "snapshotter", formats: []string{"estargz", "estargz-first"}, missing: noSnapshotter, run: bySnapshotter},
+	{name: "mount", run: alone()},
+	{name: "kernel", formats: []string{"erofs", "squashfs"}, missing: noKernelMounts, run: alone("--kernel-mounts")},
+	{name: "index", formats: []string{"gzip"}, run: withIndex},
+	{name: "cluster", formats: []string{"estargz", "gzip"}, run: inCluster},
+	{name: "profile", formats: []string{"estargz", "gzip"}, run: withProfile},
+	{name: "again", formats: []string{"estargz"}, run: again},
 }
 
 func (r row) suits(format string) bool { return r.formats == nil || slices.Contains(r.formats, format) }
 
+func noSnapshotter(*lab) string {
+	if _, err := tool("containerd-stargz-grpc"); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func noKernelMounts(l *lab) string {
+	if out, _ := exec.Command(l.granary, "mount", "--help").CombinedOutput(); !strings.Contains(string(out), "--kernel-mounts") {
+		return "this granary has no --kernel-mounts"
+	}
+	return ""
+}
+
 // alone mounts the image through a node that has nothing.
-func alone(flags ...string) func(context.Context, *lab, *image, command) (map[string]outcome, error) {
-	return func(ctx context.Context, l *lab, img *image, c command) (map[string]outcome, error) {
+func alone(flags ...string) func(context.Context, *lab, *image, command) ([]measured, error) {
+	return func(ctx context.Context, l *lab, img *image, c command) ([]measured, error) {
 		n, err := l.startNode(ctx, 0, "")
 		if err != nil {
 			return nil, err
 		}
 		defer n.end()
 		o, err := n.time(ctx, img, c, flags...)
-		return map[string]outcome{"": o}, err
+		return []measured{{outcome: o}}, err
 	}
 }
 
@@ -73,7 +84,7 @@ func (n *node) time(ctx context.Context, img *image, c command, flags ...string)
 
 // withIndex mounts the image through a node that has the index of its layers, which was
 // made beforehand, and nothing else of it.
-func withIndex(ctx context.Context, l *lab, img *image, c command) (map[string]outcome, error) {
+func withIndex(ctx context.Context, l *lab, img *image, c command) ([]measured, error) {
 	return l.secondRun(ctx, img, c, []string{"gzip-index"}, func(n *node) error {
 		return n.granary(ctx, "ls", img.Format+":"+tag)
 	})
@@ -81,7 +92,7 @@ func withIndex(ctx context.Context, l *lab, img *image, c command) (map[string]o
 
 // withProfile mounts the image through a node that has a profile of what an earlier run
 // has read, and nothing else of the image but the indexes of its layers.
-func withProfile(ctx context.Context, l *lab, img *image, c command) (map[string]outcome, error) {
+func withProfile(ctx context.Context, l *lab, img *image, c command) ([]measured, error) {
 	return l.secondRun(ctx, img, c, []string{"gzip-index", "profile"}, func(n *node) error {
 		_, err := n.time(ctx, img, c)
 		return err
@@ -90,7 +101,7 @@ func withProfile(ctx context.Context, l *lab, img *image, c command) (map[string
 
 // secondRun has a node do something, takes all from it but what it has derived from
 // layers, of some kinds, and measures the command then.
-func (l *lab) secondRun(ctx context.Context, img *image, c command, kinds []string, first func(*node) error) (map[string]outcome, error) {
+func (l *lab) secondRun(ctx context.Context, img *image, c command, kinds []string, first func(*node) error) ([]measured, error) {
 	n, err := l.startNode(ctx, 0, "")
 	if err != nil {
 		return nil, err
@@ -109,11 +120,11 @@ func (l *lab) secondRun(ctx context.Context, img *image, c command, kinds []stri
 	}
 	n = second
 	o, err := n.time(ctx, img, c)
-	return map[string]outcome{"": o}, err
+	return []measured{{outcome: o}}, err
 }
 
 // again mounts the image once more through a node that has all that the command reads.
-func again(ctx context.Context, l *lab, img *image, c command) (map[string]outcome, error) {
+func again(ctx context.Context, l *lab, img *image, c command) ([]measured, error) {
 	n, err := l.startNode(ctx, 0, "")
 	if err != nil {
 		return nil, err
@@ -123,21 +134,23 @@ func again(ctx context.Context, l *lab, img *image, c command) (map[string]outco
 		return nil, err
 	}
 	o, err := n.time(ctx, img, c)
-	return map[string]outcome{"": o}, err
+	return []measured{{outcome: o}}, err
 }
 
 // inCluster mounts the image through one member of a cluster, and then through another.
-func inCluster(ctx context.Context, l *lab, img *image, c command) (map[string]outcome, error) {
+func inCluster(ctx context.Context, l *lab, img *image, c command) ([]measured, error) {
 	nodes, end, err := l.startCluster(ctx)
 	defer end()
 	if err != nil {
 		return nil, err
 	}
-	all := make(map[string]outcome)
+	var all []measured
 	for i, n := range nodes {
-		if all[[]string{"first node", "second node"}[i]], err = n.time(ctx, img, c); err != nil {
+		o, err := n.time(ctx, img, c)
+		if err != nil {
 			return nil, err
 		}
+		all = append(all, measured{[]string{"first node", "second node"}[i], o})
 	}
 	return all, nil
 }
