@@ -150,6 +150,7 @@ type outcome struct {
 	bytes    int64         // that came from the registry, of TCP
 	peers    int64         // that came from other members, of chunks
 	requests int           // to the registry; 0 is not known
+	cpu      float64       // seconds that the node and the mount have used; 0 is not known
 	note     string
 }
 

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -66,6 +68,22 @@ func (p *process) ready(ctx context.Context, is func() bool) error {
 func (p *process) output() string {
 	out, _ := os.ReadFile(p.log)
 	return string(out[max(0, len(out)-4000):])
+}
+
+// cpu returns the CPU seconds, of user and system, that the process has used, or 0 if it
+// has ended.
+func (p *process) cpu() float64 {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // proc(5): utime and stime, in ticks of 10 ms
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100
 }
 
 // stop ends the process, by force if it does not go within 20 seconds.

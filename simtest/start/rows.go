@@ -67,6 +67,7 @@ func alone(flags ...string) func(context.Context, *lab, *image, command) ([]meas
 // time mounts the image, runs the command in it, and unmounts it.
 func (n *node) time(ctx context.Context, img *image, c command, flags ...string) (o outcome, err error) {
 	peers, asked := n.metric(ctx, "granary_peer_bytes_total", `"in"`), n.metric(ctx, "granary_upstream_requests_total", "")
+	cpu := n.cpu()
 	w := n.lab.watch()
 	m, err := n.mount(ctx, img.Format, flags...)
 	if err != nil {
@@ -75,9 +76,11 @@ func (n *node) time(ctx context.Context, img *image, c command, flags ...string)
 	w.mounted()
 	err = c.run(ctx, m.dir)
 	o = w.stop()
+	o.cpu = n.cpu() - cpu
 	o.peers = int64(n.metric(ctx, "granary_peer_bytes_total", `"in"`) - peers)
 	o.requests = int(n.metric(ctx, "granary_upstream_requests_total", "") - asked)
 	err = errors.Join(err, m.end())
+	o.cpu += (m.ProcessState.UserTime() + m.ProcessState.SystemTime()).Seconds()
 	o.note = strings.TrimSpace(m.said.String())
 	return o, err
 }

@@ -66,7 +66,7 @@ func testTable(t *testing.T, program, work string, args []string) {
 		switch {
 		case len(f) == 3 && f[0] == "estargz" && f[2] == "MB":
 			size, err = strconv.ParseFloat(f[1], 64)
-		case len(f) == 9 && f[1] == "estargz":
+		case len(f) == 10 && f[1] == "estargz":
 			moved[f[0]+" "+f[2]], err = strconv.ParseFloat(f[6], 64)
 		}
 		if err != nil {

@@ -29,14 +29,15 @@ func (r *results) add(row, format, command string, o outcome) *result {
 
 // print prints a table of medians.
 func (r *results) print(w io.Writer) {
-	fmt.Fprintf(w, "\n%-22s %-14s %-9s %8s %15s %9s %9s %9s %9s\n", "row", "image", "command", "seconds", "least to most", "mounted", "MB", "MB peers", "requests")
+	fmt.Fprintf(w, "\n%-22s %-14s %-9s %8s %15s %9s %9s %9s %9s %6s\n", "row", "image", "command", "seconds", "least to most", "mounted", "MB", "MB peers", "requests", "CPU s")
 	for _, x := range r.all {
 		took := x.each(func(o outcome) float64 { return o.took.Seconds() })
-		fmt.Fprintf(w, "%-22s %-14s %-9s %8.2f %7.2f–%-7.2f %9.2f %9.2f %9.2f %9.0f\n", x.row, x.format, x.command, middle(took), took[0], took[len(took)-1],
+		fmt.Fprintf(w, "%-22s %-14s %-9s %8.2f %7.2f–%-7.2f %9.2f %9.2f %9.2f %9.0f %6.2f\n", x.row, x.format, x.command, middle(took), took[0], took[len(took)-1],
 			middle(x.each(func(o outcome) float64 { return o.mounted.Seconds() })),
 			middle(x.each(func(o outcome) float64 { return float64(o.bytes) / 1e6 })),
 			middle(x.each(func(o outcome) float64 { return float64(o.peers) / 1e6 })),
-			middle(x.each(func(o outcome) float64 { return float64(o.requests) })))
+			middle(x.each(func(o outcome) float64 { return float64(o.requests) })),
+			middle(x.each(func(o outcome) float64 { return o.cpu })))
 	}
 }
 
@@ -59,6 +60,9 @@ func (o outcome) String() string {
 	}
 	if o.requests > 0 {
 		s += fmt.Sprintf(", %d requests", o.requests)
+	}
+	if o.cpu > 0 {
+		s += fmt.Sprintf(", %.2f s of CPU time", o.cpu)
 	}
 	if _, read, ok := strings.Cut(o.note, ": unmounted after "); ok {
 		s += "; " + read
