@@ -15,7 +15,8 @@ import (
 
 // Lender opens the file of a content: all of it, as its digest has it, and nothing else.
 // The caller closes the file. ok is false if there is none; the answer must not take
-// long, but the lender may see to it that there is one the next time.
+// long, but the lender may see to it that there is one the next time. It is called by
+// several goroutines.
 type Lender func(q Request) (f *os.File, ok bool)
 
 // Server answers requests at a socket.
