@@ -77,8 +77,10 @@ func (s *Server) Serve(ctx context.Context) error {
 		if errors.Is(err, net.ErrClosed) {
 			return s.Close()
 		}
-		if err != nil {
-			return fmt.Errorf("socket %s: %w", s.path, err)
+		if err != nil { // there are too many open files, say
+			s.report(fmt.Errorf("socket %s: %w", s.path, err))
+			time.Sleep(acceptPause)
+			continue
 		}
 		select {
 		case places <- struct{}{}:
