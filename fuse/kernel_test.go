@@ -23,8 +23,12 @@ import (
 )
 
 // mountVariable names the directory at which this program, run again, mounts kernelTree:
-// who serves a mount must not use it.
-const mountVariable = "GRANARY_TEST_MOUNT"
+// who serves a mount must not use it. filesVariable, if it is set, names the directory
+// with the files that are complete.
+const (
+	mountVariable = "GRANARY_TEST_MOUNT"
+	filesVariable = "GRANARY_TEST_FILES"
+)
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == assembleCommand {
@@ -55,8 +59,22 @@ func kernelTree() []toc.Entry {
 	secret.Mode = 0o600
 	return []toc.Entry{
 		dir(""), dir("d"), file("d/f", 3<<20), link("again", "d/f"), symlink("s", "d/f"), sparse("d/sparse", 1<<40, 1<<39, 4096),
-		attributed, secret, file("d/bad", 10), file("d/slow", 10), file("d/denied", 10),
+		attributed, secret, known("d/big", 5<<20), known("d/small", 5000), file("d/bad", 10), file("d/slow", 10), file("d/denied", 10),
 	}
+}
+
+// known is a file with a digest.
+func known(name string, size int64) toc.Entry {
+	e := file(name, size)
+	e.Digest = toc.Digest{1}
+	return e
+}
+
+// complete are files that are complete: those of a directory.
+type complete struct{ dir string }
+
+func (c complete) Open(_ context.Context, f *toc.File) (*os.File, error) {
+	return os.Open(filepath.Join(c.dir, f.Base()))
 }
 
 // odd are contents of which some cannot be read.
@@ -93,7 +111,11 @@ func serve(dir string) error {
 	if err != nil {
 		return err
 	}
-	f, err := New(Config{Tree: tree, Contents: odd{}, Source: "the image", Log: slog.New(slog.NewTextHandler(os.Stdout, nil))})
+	cfg := Config{Tree: tree, Contents: odd{}, Source: "the image", Log: slog.New(slog.NewTextHandler(os.Stdout, nil))}
+	if dir := os.Getenv(filesVariable); dir != "" {
+		cfg.Files = complete{dir}
+	}
+	f, err := New(cfg)
 	if err != nil {
 		return err
 	}
@@ -108,11 +130,12 @@ type served struct {
 
 // serveAt mounts kernelTree, or what else the environment says, for as long as the test
 // runs.
-func serveAt(t *testing.T, dir string, environment ...string) *served {
+func serveAt(t *testing.T, dir string, env ...string) *served {
 	t.Helper()
 	needRoot(t)
 	s := &served{Cmd: exec.Command(os.Args[0])}
-	s.Env = append(append(os.Environ(), mountVariable+"="+dir), environment...)
+	s.Env = append(os.Environ(), mountVariable+"="+dir)
+	s.Env = append(s.Env, env...)
 	said, to, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -88,6 +88,10 @@ func (f *FileSystem) mountAsRoot(dir string) (device int, err error) {
 }
 
 func (f *FileSystem) options(forHelper ...string) *gofuse.MountOptions {
+	var disabled uint64
+	if f.cfg.Files == nil {
+		disabled = gofuse.CAP_PASSTHROUGH // which would make the mount one more layer of file systems
+	}
 	return &gofuse.MountOptions{
 		Name: fsName, FsName: f.cfg.Source, Options: forHelper,
 		Logger:   slog.NewLogLogger(f.cfg.Log.Handler(), slog.LevelDebug),
@@ -96,9 +100,8 @@ func (f *FileSystem) options(forHelper ...string) *gofuse.MountOptions {
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true,
 		// A directory is listed with attributes only for programs that ask for them.
-		ExtraCapabilities: gofuse.CAP_READDIRPLUS_AUTO | gofuse.CAP_NO_OPENDIR_SUPPORT,
-		// With passthrough, one overlay fewer could be laid over the mount.
-		DisabledCapabilities: gofuse.CAP_PASSTHROUGH,
+		ExtraCapabilities:    gofuse.CAP_READDIRPLUS_AUTO | gofuse.CAP_NO_OPENDIR_SUPPORT,
+		DisabledCapabilities: disabled,
 	}
 }
 

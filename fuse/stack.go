@@ -47,8 +47,9 @@ func (i *Image) valid() bool {
 type StackConfig struct {
 	// Layers are those of the image, the lowest first.
 	Layers []Layer
-	// Contents are the contents of the trees' files.
+	// Contents are the contents of the trees' files, and Files see [Config].
 	Contents Contents
+	Files    Files
 	// Images are the bytes of images: files of their names.
 	Images Contents
 	// Upper is a directory that what is written is kept in, in its directory "upper";
@@ -104,7 +105,7 @@ func NewStack(cfg StackConfig) (*Stack, error) {
 	for i, l := range cfg.Layers {
 		switch {
 		case l.Tree != nil && l.Image == nil:
-			f, err := s.fileSystem(l.Tree, &until{cfg.Contents, end})
+			f, err := s.fileSystem(l.Tree, &until{cfg.Contents, end}, cfg.Files)
 			if err != nil {
 				return nil, err
 			}
@@ -125,12 +126,14 @@ func NewStack(cfg StackConfig) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.images, err = s.fileSystem(tree, &until{&pieces{from: cfg.Images}, end})
+	// With passthrough the kernel would mount no file of it (EROFS, fileio.c): too many
+	// file systems would be over each other.
+	s.images, err = s.fileSystem(tree, &until{&pieces{from: cfg.Images}, end}, nil)
 	return s, err
 }
 
-func (s *Stack) fileSystem(t *toc.Tree, from Contents) (*FileSystem, error) {
-	return New(Config{Tree: t, Contents: from, Source: s.cfg.Source, ReadTimeout: s.cfg.ReadTimeout, Log: s.cfg.Log})
+func (s *Stack) fileSystem(t *toc.Tree, from Contents, files Files) (*FileSystem, error) {
+	return New(Config{Tree: t, Contents: from, Files: files, Source: s.cfg.Source, ReadTimeout: s.cfg.ReadTimeout, Log: s.cfg.Log})
 }
 
 // Usage returns what has been read so far: of images, their bytes.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
@@ -195,18 +196,27 @@ func fileTag(layer digest.Digest, e *toc.Entry) string {
 // fileBlock is how much of a file is read at a time, in bytes: an extent of eStargz.
 const fileBlock = 4 << 20
 
+var fileBlocks = sync.Pool{New: func() any { p := make([]byte, fileBlock); return &p }}
+
 // layerFile sends a part of a file, of which the first block is there before.
 type layerFile struct {
 	client *http.ResponseController
 	from   *toc.Content
 	part   content.Part
 	buf    []byte    // what is read, and not sent
+	all    *[]byte   // buf's memory, if it is to be used again
 	read   int64     // bytes of the part that have been
 	sum    hash.Hash // of what was read, if all of the file is; or nil
 }
 
 func openFile(client *http.ResponseController, c *toc.Content, part content.Part) (content.Body, error) {
-	f := &layerFile{client: client, from: c, part: part, buf: make([]byte, 0, min(part.Length, fileBlock))}
+	f := &layerFile{client: client, from: c, part: part}
+	if part.Length <= fileBlock/64 {
+		f.buf = make([]byte, 0, part.Length)
+	} else {
+		f.all = fileBlocks.Get().(*[]byte)
+		f.buf = (*f.all)[:0:min(part.Length, fileBlock)]
+	}
 	if part.Length == c.Size() && c.Digest().Known() {
 		f.sum = sha256.New()
 	}
@@ -260,7 +270,13 @@ func (f *layerFile) WriteTo(w io.Writer) (sent int64, err error) {
 	return sent, nil
 }
 
-func (f *layerFile) Close() error { return nil }
+func (f *layerFile) Close() error {
+	if f.all != nil {
+		fileBlocks.Put(f.all)
+		f.all, f.buf = nil, nil
+	}
+	return nil
+}
 
 // layerFault reports whether err says that a layer is not what it should be.
 func layerFault(err error) bool {

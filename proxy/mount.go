@@ -40,7 +40,7 @@ type Mount struct {
 	begun    sync.Once              // the fetching of the rest
 
 	mu      sync.Mutex
-	saved   int64              // what read was when the run was put into the image's profile
+	saved   int64               // what read was when the run was put into the image's profile
 	streams map[fileRef]*onward // files that are read from one end on
 }
 

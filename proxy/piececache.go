@@ -45,6 +45,7 @@ type pieceCache struct {
 	all    map[pieceKey]*linked.Element
 	order  linked.List // of *piece, the one that was used last is the first
 	size   int
+	misses []pieceKey // that somebody has had to wait for, the latest last
 }
 
 // find returns a piece that is there, or on its way; or nil.
@@ -56,6 +57,33 @@ func (c *pieceCache) find(k pieceKey) *piece {
 		return e.Value.(*piece)
 	}
 	return c.coming[k]
+}
+
+// has reports whether a piece is there, or on its way.
+func (c *pieceCache) has(k pieceKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all[k] != nil || c.coming[k] != nil
+}
+
+// maxMisses bounds the misses that are remembered.
+const maxMisses = 256
+
+// miss takes note of a piece that somebody has to wait for, and returns how many other
+// ones within reach, in bytes, there have been lately.
+func (c *pieceCache) miss(k pieceKey, reach int64) (near int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.misses {
+		if m.host == k.host && m.blob == k.blob && max(m.offset-k.offset, k.offset-m.offset) <= reach {
+			near++
+		}
+	}
+	if len(c.misses) == maxMisses {
+		c.misses = append(c.misses[:0], c.misses[maxMisses/2:]...)
+	}
+	c.misses = append(c.misses, k)
+	return near
 }
 
 // claim takes it on to fetch pieces from k on, up to byte end and up to the first one

@@ -15,14 +15,16 @@ import (
 )
 
 const (
-	// pieceSize is what is fetched for a read of a few bytes, from an upstream.
-	pieceSize = 64 << 10
+	// pieceSize is what parts of blobs are fetched in multiples of, from an upstream, and
+	// smallRead the least that is fetched where nothing says what is read next.
+	pieceSize = 16 << 10
+	smallRead = 64 << 10
 	// runOfPieces is how much is fetched with one request at the most.
 	runOfPieces = chunk.StripeSize
 )
 
 // pieces reads a blob here and there. What is read of a chunk that is not here comes
-// from the upstream, in pieces of 64 KiB, and not the chunk. In a cluster that is done
+// from the upstream, in small pieces, and not the chunk. In a cluster that is done
 // by whoever reads a file's content for all; of other things the chunk is got: its owner
 // fetches it once for all who read some of it.
 type pieces struct {
@@ -177,11 +179,36 @@ func (r *pieces) key(offset int64) pieceKey {
 // requests.
 func (r *pieces) ahead(first, end int64) int64 {
 	before := first
-	for before > 0 && first-before < runOfPieces && r.repository.registry.pieces.find(r.key(before-pieceSize)) != nil {
+	if !r.contents {
+		end = max(end, (first/smallRead+1)*smallRead)
+	}
+	for before > 0 && first-before < runOfPieces && r.repository.registry.pieces.has(r.key(before-pieceSize)) {
 		before -= pieceSize
 	}
 	return r.runEnd(first, max(end, first+first-before))
 }
+
+// neighbourhood returns how much of what is behind a run is worth fetching with it, and
+// has as much fetched of what is before it: the more has been read here and there near
+// it. Files that are read together, as those of a directory, are near each other in a
+// layer.
+func (r *pieces) neighbourhood(start, end int64) int64 {
+	near := 0
+	if end-start <= 2*smallRead {
+		near = r.repository.registry.pieces.miss(r.key(start), reach)
+	}
+	if near < 2 {
+		return 0
+	}
+	size := min(int64(pieceSize)<<near, reach)
+	before := *r
+	before.ctx = withUrgency(r.ctx, expected)
+	go before.Expect(max(start-size, 0), start)
+	return size
+}
+
+// reach is how far two reads of a layer may be apart, in bytes, to be near each other.
+const reach = 256 << 10
 
 // runEnd returns the end of a run of pieces that begins at first, and is to hold what is
 // before end: where the blob ends, or a chunk begins that is stored.
@@ -201,10 +228,13 @@ func (r *pieces) runEnd(first, end int64) int64 {
 // Expect implements [toc.Expecter]: what is said to be read soon is fetched at once, and
 // with few requests.
 func (r *pieces) Expect(start, end int64) {
-	if end-start <= pieceSize || !r.apart() {
+	if start >= end || !r.apart() {
 		return
 	}
 	at := start / pieceSize * pieceSize
+	if urgencyOf(r.ctx) == demanded && !r.repository.registry.pieces.has(r.key(at)) && !r.blob.near.Has(r.ref(at)) {
+		end += r.neighbourhood(at, end)
+	}
 	for end = min(end, r.blob.Size()); at < end; {
 		next := min(at+pieceSize, end)
 		if !r.blob.near.Has(r.ref(at)) {

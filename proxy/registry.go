@@ -115,7 +115,7 @@ type Registry struct {
 	pieces    pieceCache
 	turns     turns
 	mounts    mounts
-	profiling sync.Mutex // held while a profile changes
+	profiling sync.Mutex          // held while a profile changes
 	rangeless hosts               // that have sent the whole for a part
 	parsing   *semaphore.Weighted // of pages of lists, and manifests
 	gathering *semaphore.Weighted // bytes of lists

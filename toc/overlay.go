@@ -56,9 +56,7 @@ func (t *Tree) At(i int) File {
 	if many, ok := t.links[n.inode]; ok {
 		f.Links = many
 	}
-	if layer.Overlayfs || t.lower != nil {
-		f.Xattrs = visible(f.Xattrs)
-	}
+	f.Xattrs = visible(f.Xattrs)
 	if t.lower != nil {
 		t.lower.mark(&f, n, t.record(n.inode))
 	}

@@ -167,13 +167,15 @@ func TestAttributesOfDirectories(t *testing.T) {
 func TestOverlayfsAttributesAreNotSeen(t *testing.T) {
 	d := with(dir("d"), "trusted.overlay.opaque", "y")
 	d.Xattrs["user.mine"] = "1"
-	tree, err := Overlay([]*Layer{overlayfs(layer(t, d))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, _ := tree.Lookup("d")
-	if len(f.Xattrs) != 1 || f.Xattrs["user.mine"] != "1" {
-		t.Errorf("attributes %v", f.Xattrs)
+	for _, l := range []*Layer{overlayfs(layer(t, d)), layer(t, d)} {
+		tree, err := Overlay([]*Layer{l})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, _ := tree.Lookup("d")
+		if len(f.Xattrs) != 1 || f.Xattrs["user.mine"] != "1" {
+			t.Errorf("overlayfs %v: attributes %v", l.Overlayfs, f.Xattrs)
+		}
 	}
 }
 

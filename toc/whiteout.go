@@ -132,7 +132,8 @@ func (c *changes) replaces(dir string) bool {
 	return ok && c.layer.records[i].typ != Directory && !c.marks(&c.layer.records[i])
 }
 
-// visible returns attributes without those that overlayfs keeps to itself.
+// visible returns attributes without those that overlayfs keeps to itself. They are none
+// of a file's: an overlay on what a layer smuggles in with them would refuse, or redirect.
 func visible(attrs map[string]string) map[string]string {
 	private := func(name string, _ string) bool {
 		return strings.HasPrefix(name, overlayAttrs[0]) || strings.HasPrefix(name, overlayAttrs[1])

@@ -13,11 +13,12 @@ import (
 
 // mountCmd mounts an image until it is told to stop, or somebody unmounts it.
 type mountCmd struct {
-	imageFlags `embed:""`
-	stackFlags `embed:""`
-	Prefetch   string  `name:"prefetch" enum:"off,profile,all" default:"profile" help:"What the node fetches before it is read: nothing (off), what earlier runs of the image have read or its layers say is read first (profile), or that and then everything (all)."`
-	PrefetchAt percent `name:"prefetch-all-at" default:"30" placeholder:"PERCENT" help:"Share of the content from which on everything is fetched, unless --prefetch is off."`
-	Dir        string  `arg:"" name:"dir" help:"Empty directory to mount the image at."`
+	imageFlags  `embed:""`
+	stackFlags  `embed:""`
+	Prefetch    string  `name:"prefetch" enum:"off,profile,all" default:"profile" help:"What the node fetches before it is read: nothing (off), what earlier runs of the image have read or its layers say is read first (profile), or that and then everything (all)."`
+	PrefetchAt  percent `name:"prefetch-all-at" default:"30" placeholder:"PERCENT" help:"Share of the content from which on everything is fetched, unless --prefetch is off."`
+	Passthrough string  `name:"passthrough" default:"auto" enum:"auto,off" help:"Whether the kernel reads large files that are complete on disk by itself: where it can (auto), or never (off). With it one overlay can be laid over the mount; off is for an overlay over that, and for file systems that are mounted from files in it."`
+	Dir         string  `arg:"" name:"dir" help:"Empty directory to mount the image at."`
 }
 
 func (c *mountCmd) Run(e *env) error {
@@ -39,7 +40,10 @@ func (c *mountCmd) Run(e *env) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(e.ctx))
 	defer cancel()
 	beside.Go(func() { s.run(ctx) })
-	fsys, names, err := c.fileSystem(e, img, &nodeContents{img: img, connect: c.connect(e, img), mount: s.id})
+	sent := &nodeContents{img: img, connect: c.connect(e, img), mount: s.id}
+	contents, files, stop := c.local(e, sent)
+	defer stop()
+	fsys, names, err := c.fileSystem(e, img, sent, contents, files)
 	if err != nil {
 		return fmt.Errorf("%s: %w", img.want, err)
 	}
@@ -68,10 +72,11 @@ type mountable interface {
 	Usage() fuse.Usage
 }
 
-// fileSystem returns the image as it is to be mounted, and says what is in it.
-func (c *mountCmd) fileSystem(e *env, img *image, contents *nodeContents) (f mountable, names string, err error) {
+// fileSystem returns the image as it is to be mounted, and says what is in it. What is not
+// in files is sent by the node.
+func (c *mountCmd) fileSystem(e *env, img *image, sent *nodeContents, contents fuse.Contents, files fuse.Files) (f mountable, names string, err error) {
 	if c.wanted() {
-		if s, names, err := c.stack(e, img, contents); s != nil || err != nil {
+		if s, names, err := c.stack(e, img, sent, contents, files); s != nil || err != nil {
 			return s, names, err
 		}
 	}
@@ -80,7 +85,7 @@ func (c *mountCmd) fileSystem(e *env, img *image, contents *nodeContents) (f mou
 	if err != nil {
 		return nil, "", err
 	}
-	f, err = fuse.New(fuse.Config{Tree: t, Contents: contents, Source: img.want.String(), Log: e.log})
+	f, err = fuse.New(fuse.Config{Tree: t, Contents: contents, Files: files, Source: img.want.String(), Log: e.log})
 	return f, fmt.Sprintf("%d names", t.Len()), err
 }
 

@@ -53,10 +53,10 @@ func (assembleCmd) Run() error { return fuse.Assemble(os.Stdin) }
 
 // stack returns the image as a stack of what is mounted layer by layer, or nil if that
 // takes no stack.
-func (c *mountCmd) stack(e *env, img *image, contents *nodeContents) (mountable, string, error) {
+func (c *mountCmd) stack(e *env, img *image, sent *nodeContents, contents fuse.Contents, files fuse.Files) (mountable, string, error) {
 	formats := make([]toc.Format, len(img.layers)) // "" is one that the kernel does not mount
 	if c.KernelMounts {
-		if err := img.recognize(e.ctx, contents, formats); err != nil {
+		if err := img.recognize(e.ctx, blobContents{sent}, formats); err != nil {
 			return nil, "", err
 		}
 	}
@@ -69,7 +69,7 @@ func (c *mountCmd) stack(e *env, img *image, contents *nodeContents) (mountable,
 		return nil, "", err
 	}
 	s, err := fuse.NewStack(fuse.StackConfig{
-		Layers: layers, Contents: contents, Images: blobContents{contents}, Upper: c.Upper,
+		Layers: layers, Contents: contents, Files: files, Images: blobContents{sent}, Upper: c.Upper,
 		Assembler: []string{"/proc/self/exe", "assemble-mount"}, Source: img.want.String(), Log: e.log,
 	})
 	return s, fmt.Sprintf("%d layers, %d of them mounted by the kernel", len(formats), images), err
@@ -85,12 +85,12 @@ func count(formats []toc.Format, f toc.Format) (n int) {
 }
 
 // recognize finds the layers that the kernel can mount, by their first bytes.
-func (img *image) recognize(ctx context.Context, contents *nodeContents, formats []toc.Format) error {
+func (img *image) recognize(ctx context.Context, blobs blobContents, formats []toc.Format) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for i, l := range img.layers {
 		g.Go(func() error {
-			all, err := toc.Recognize(&blobReader{ctx, blobContents{contents}, imageOf(i, l)}, l.Size)
+			all, err := toc.Recognize(&blobReader{ctx, blobs, imageOf(i, l)}, l.Size)
 			if err != nil {
 				return explained(err)
 			}

@@ -87,19 +87,25 @@ func TestTheSameFileOnAPeer(t *testing.T) {
 // single makes an image of one layer, and pushes it.
 func (l *lab) single(t *testing.T, repository, mediaType string, layer []byte, annotations map[string]string) *image {
 	t.Helper()
-	desc, err := l.add(mediaType, func(w io.Writer) error { _, err := w.Write(layer); return err })
+	desc, err := l.addBytes(mediaType, layer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	desc.Annotations = annotations
 	img := &image{name: repository, layers: []ocispec.Descriptor{desc}}
-	if err := l.finish(img, []digest.Digest{desc.Digest}); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.push(t.Context(), repository, img); err != nil {
-		t.Fatal(err)
-	}
+	l.finishAndPush(t, img, desc.Digest)
 	return img
+}
+
+// finishAndPush makes an image of the layers that it has.
+func (l *lab) finishAndPush(t *testing.T, img *image, diffIDs ...digest.Digest) {
+	t.Helper()
+	if err := l.finish(img, diffIDs); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.push(t.Context(), img.name, img); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // padding is more than is read of a layer to list it.

@@ -122,6 +122,10 @@ func (l *lab) addJSON(mediaType string, v any) (ocispec.Descriptor, error) {
 	return l.add(mediaType, func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
 }
 
+func (l *lab) addBytes(mediaType string, p []byte) (ocispec.Descriptor, error) {
+	return l.add(mediaType, func(w io.Writer) error { _, err := w.Write(p); return err })
+}
+
 // add writes a blob.
 func (l *lab) add(mediaType string, write func(io.Writer) error) (desc ocispec.Descriptor, err error) {
 	if err := os.MkdirAll(filepath.Join(l.blobs(), "blobs/sha256"), 0o755); err != nil {

@@ -40,10 +40,10 @@ type lab struct {
 	registry  *registry
 	sources   []source
 	unpacking sync.Mutex // of layers, for those who make images of directories
-	processes []*process
 
-	mu     sync.Mutex
-	images map[string]*image // by format
+	mu        sync.Mutex
+	images    map[string]*image // by format
+	processes []*process
 }
 
 // newLab makes the images, of layers that are kept in $GRANARY_LAYERS from an earlier

@@ -26,6 +26,21 @@ type process struct {
 
 // start starts a program, and waits until it answers at url.
 func (l *lab) start(ctx context.Context, url, name string, args ...string) (*process, error) {
+	p, err := l.begin(name, args...)
+	if err != nil {
+		return nil, err
+	}
+	for range 600 {
+		if answers(ctx, url) {
+			return p, nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return nil, fmt.Errorf("%s does not answer at %s:\n%s", name, url, p.output())
+}
+
+// begin starts a program.
+func (l *lab) begin(name string, args ...string) (*process, error) {
 	log, err := os.CreateTemp(l.dir, filepath.Base(name)+"-*.log")
 	if err != nil {
 		return nil, err
@@ -37,14 +52,10 @@ func (l *lab) start(ctx context.Context, url, name string, args ...string) (*pro
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.processes = append(l.processes, p)
-	for range 600 {
-		if answers(ctx, url) {
-			return p, nil
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return nil, fmt.Errorf("%s does not answer at %s:\n%s", name, url, p.output())
+	return p, nil
 }
 
 func answers(ctx context.Context, url string) bool {

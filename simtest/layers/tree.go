@@ -38,14 +38,20 @@ type found struct {
 	digest string // of a regular file's content
 }
 
-// unpack unpacks the image with umoci, and returns what that has made, by name, the
-// root left out. The image is that of plain tars without sparse files, of which umoci
-// does not know all kinds; what is in them is the same.
+// unpack unpacks the images' tree with umoci, and returns what that has made. The image is
+// that of plain tars without sparse files, of which umoci does not know all kinds; what is
+// in them is the same.
 func (l *lab) unpack(ctx context.Context) (map[string]*found, error) {
 	img, err := l.build(format{name: "reference", mediaType: tarType, write: copyTar})
 	if err != nil {
 		return nil, err
 	}
+	return l.unpackImage(ctx, img)
+}
+
+// unpackImage unpacks an image with umoci, and returns what that has made, by name, the
+// root left out. It is to be called for one image at a time.
+func (l *lab) unpackImage(ctx context.Context, img *image) (map[string]*found, error) {
 	named := img.manifest
 	named.Annotations = map[string]string{ocispec.AnnotationRefName: "v1"}
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{named}}
@@ -58,15 +64,15 @@ func (l *lab) unpack(ctx context.Context) (map[string]*found, error) {
 	if err != nil {
 		return nil, err
 	}
-	bundle := filepath.Join(l.dir, "bundle")
+	bundle := filepath.Join(l.dir, "bundle-"+img.manifest.Digest.Encoded())
 	if out, err := exec.CommandContext(ctx, "umoci", "unpack", "--image", l.blobs()+":v1", bundle).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("umoci: %w\n%s", err, out)
 	}
-	return walk(filepath.Join(bundle, "rootfs"))
+	return walk(filepath.Join(bundle, "rootfs"), func(string) bool { return true })
 }
 
-// walk looks at all that is below a directory.
-func walk(root string) (map[string]*found, error) {
+// walk looks at all that is below a directory, and reads the files that pass.
+func walk(root string, read func(name string) bool) (map[string]*found, error) {
 	all := make(map[string]*found)
 	first := make(map[[2]uint64]*found)
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
@@ -85,7 +91,7 @@ func walk(root string) (map[string]*found, error) {
 		f.First = f.Name
 		if other := first[[2]uint64{st.Dev, st.Ino}]; other != nil {
 			f.First, f.digest = other.First, other.digest
-		} else if first[[2]uint64{st.Dev, st.Ino}] = f; f.Type == "reg" {
+		} else if first[[2]uint64{st.Dev, st.Ino}] = f; f.Type == "reg" && read(f.Name) {
 			f.digest, err = hashFile(path)
 		}
 		all[f.Name] = f

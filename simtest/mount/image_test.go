@@ -6,13 +6,10 @@ import (
 	"encoding/json"
 	"io"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,11 +47,15 @@ func makeImage(t *testing.T) *image {
 		t.Fatal(err)
 	}
 	img.unpack(t, second, "--exclude=.wh.*")
-	img.finish(t, img.add(ocispec.MediaTypeImageLayerGzip, packed(t, first)), img.addStargz(t, second))
+	layers := []ocispec.Descriptor{
+		img.add(ocispec.MediaTypeImageLayerGzip, packed(t, first)),
+		img.addStargz(t, second),
+	}
+	img.finish(t, layers...)
 	return img
 }
 
-// finish makes the manifest of layers.
+// finish gives the image its manifest.
 func (img *image) finish(t *testing.T, layers ...ocispec.Descriptor) {
 	t.Helper()
 	config := img.add(ocispec.MediaTypeImageConfig, []byte("{}"))
@@ -106,7 +107,7 @@ func secondLayer(t *testing.T) []byte {
 
 func (img *image) unpack(t *testing.T, layer []byte, more ...string) {
 	t.Helper()
-	args := append([]string{"--extract", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "--same-permissions", "--directory", img.unpacked}, more...)
+	args := append([]string{"--extract", "--xattrs", "--xattrs-include=*", "--xattrs-exclude=trusted.overlay.*", "--numeric-owner", "--same-owner", "--same-permissions", "--directory", img.unpacked}, more...)
 	cmd := exec.Command("tar", args...)
 	cmd.Stdin = bytes.NewReader(layer)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -160,56 +161,4 @@ func command(t *testing.T, name string, args ...string) []byte {
 		t.Fatalf("%s: %v", name, err)
 	}
 	return out
-}
-
-// registry serves an image as app:v1.
-type registry struct {
-	*httptest.Server
-	img  *image
-	sent atomic.Int64 // answers with parts of blobs
-	size atomic.Int64 // bytes of those
-
-	stalled atomic.Bool  // of blobs there comes nothing but their beginnings
-	waiting atomic.Int64 // requests that therefore wait
-}
-
-// counted counts the bytes of a body.
-type counted struct {
-	http.ResponseWriter
-	n *atomic.Int64
-}
-
-func (c counted) Write(p []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(p)
-	c.n.Add(int64(n))
-	return n, err
-}
-
-func startRegistry(t *testing.T, img *image) *registry {
-	t.Helper()
-	r := &registry{img: img}
-	r.Server = httptest.NewServer(r)
-	t.Cleanup(r.Close)
-	return r
-}
-
-func (r *registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	what := q.URL.Path[strings.LastIndexByte(q.URL.Path, '/')+1:]
-	switch manifest := string(digest.FromBytes(r.img.manifest)); {
-	case q.URL.Path == "/v2/":
-	case strings.Contains(q.URL.Path, "/manifests/") && (what == "v1" || what == manifest):
-		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
-		w.Header().Set("Docker-Content-Digest", manifest)
-		http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(r.img.manifest))
-	case strings.Contains(q.URL.Path, "/blobs/") && r.img.blobs[what] != nil:
-		r.sent.Add(1)
-		if part, ok := strings.CutPrefix(q.Header.Get("Range"), "bytes="); ok && r.stalled.Load() && !strings.HasPrefix(part, "0-") {
-			r.waiting.Add(1)
-			<-q.Context().Done()
-			return
-		}
-		http.ServeContent(counted{w, &r.size}, q, "", time.Time{}, bytes.NewReader(r.img.blobs[what]))
-	default:
-		http.NotFound(w, q)
-	}
 }

@@ -214,11 +214,11 @@ func TestTheKernelMountsWhileTheRegistryStalls(t *testing.T) {
 	img := imageOf(t, tree, squashfsType, squashfs(t, tree)) // its tables are at its end
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		r := startRegistry(t, img)
-		r.stalled.Store(true)
+		r.state.Store(stuckLater)
 		n := startNode(t, r.URL)
 		dir := t.TempDir()
 		p := start(t, "mount", "app:v1", dir, "--default-upstream", "registry.test", "--node", n.admin, "--kernel-mounts", "--prefetch", "off")
-		eventually(t, "the kernel reads", func() bool { return r.waiting.Load() > 0 })
+		eventually(t, "the kernel reads", func() bool { return r.held.Load() > 0 })
 		children := strings.Fields(string(command(t, "pgrep", "--parent", fmt.Sprint(p.cmd.Process.Pid))))
 		if len(children) != 1 {
 			t.Errorf("%d processes mount", len(children))

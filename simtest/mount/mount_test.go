@@ -34,7 +34,7 @@ func throughANode(t *testing.T, img *image) {
 
 	readWhileTheNodeIsReplaced(t, n, img, dir)
 	compare(t, img, dir)
-	runInOverlay(t, dir)
+	t.Run("InAnOverlay", func(t *testing.T) { runInOverlay(t, dir) })
 
 	if err := first.end(syscall.SIGKILL); err == nil {
 		t.Error("a killed mount ended well")
@@ -116,24 +116,7 @@ func readWhileTheNodeIsReplaced(t *testing.T, n *node, img *image, dir string) {
 
 // runInOverlay runs a program of the image, as a container would.
 func runInOverlay(t *testing.T, dir string) {
-	top := t.TempDir()
-	var paths []string
-	for _, name := range []string{"upper", "work", "merged"} {
-		path := filepath.Join(top, name)
-		if err := os.Mkdir(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		paths = append(paths, path)
-	}
-	upper, work, merged := paths[0], paths[1], paths[2]
-	if err := unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+dir+",upperdir="+upper+",workdir="+work); err != nil {
-		t.Fatal("overlay: ", err)
-	}
-	defer func() {
-		if err := unix.Unmount(merged, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	}()
+	merged := overlayOn(t, dir)
 	cmd := exec.Command("/app/granary", "version")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: merged}
 	cmd.Dir = "/"
@@ -154,6 +137,27 @@ func runInOverlay(t *testing.T, dir string) {
 	if p, err := os.ReadFile(filepath.Join(dir, "etc/hello")); string(p) != "hello\n" {
 		t.Errorf("what is below: %q, %v", p, err)
 	}
+}
+
+// overlayOn lays an empty directory over a mount until the test ends.
+func overlayOn(t *testing.T, dir string) (merged string) {
+	t.Helper()
+	top := t.TempDir()
+	for _, name := range []string{"upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(top, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	merged = filepath.Join(top, "merged")
+	if err := unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+dir+",upperdir="+top+"/upper,workdir="+top+"/work"); err != nil {
+		t.Fatal("overlay: ", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(merged, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return merged
 }
 
 // endWell ends a mount as a user does.

@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,13 +66,18 @@ func needFUSE(t *testing.T) {
 	if os.Geteuid() != 0 {
 		err = errors.Join(err, errors.New("this is not root"))
 	}
-	switch {
-	case err == nil:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("MISSING: %v; CI has it", err)
-	default:
-		t.Skipf("MISSING: %v", err)
+	if err != nil {
+		missing(t, err.Error())
 	}
+}
+
+// missing skips a test for want of something, or fails it where all should be there.
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("MISSING: %s; CI has it", what)
+	}
+	t.Skipf("MISSING: %s; run simtest/e2e/install.sh as root, if that installs it", what)
 }
 
 // process is a granary that a test has started.
@@ -141,13 +148,13 @@ type node struct {
 	args  []string
 }
 
-func startNode(t *testing.T, upstream string) *node {
+func startNode(t *testing.T, upstream string, more ...string) *node {
 	t.Helper()
 	admin := freeAddress(t)
-	n := &node{admin: "http://" + admin, args: []string{
+	n := &node{admin: "http://" + admin, args: append([]string{
 		"serve", "--data-dir", t.TempDir(), "--cache-size", "4GiB", "--listen", freeAddress(t), "--admin", admin,
 		"--upstream", "registry.test=" + upstream, "--default-upstream", "registry.test",
-	}}
+	}, more...)}
 	n.restart(t)
 	return n
 }
@@ -164,6 +171,28 @@ func (n *node) restart(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
 	})
+}
+
+// metric sums the values of a metric whose labels contain a text.
+func (n *node) metric(t *testing.T, name, labels string) (sum float64) {
+	t.Helper()
+	resp, err := http.Get(n.admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		what, value, _ := strings.Cut(lines.Text(), " ")
+		if !strings.HasPrefix(what, name+"{") || !strings.Contains(what, labels) {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += v
+	}
+	return sum
 }
 
 func freeAddress(t *testing.T) string {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/chunkstore/lend"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/proxy"
@@ -32,6 +34,7 @@ type Status struct {
 	Admin     string    `json:"admin"`
 	DataDir   string    `json:"dataDir"`
 	Degraded  string    `json:"degraded,omitempty"` // why nothing is kept, if so
+	Files     string    `json:"files,omitempty"`    // Unix socket at which files of contents are lent
 	Upstreams []string  `json:"upstreams"`          // registries that have been asked
 
 	Store chunkstore.Usage `json:"store"`
@@ -88,6 +91,9 @@ func (n *Node) Status() Status {
 		s.Degraded = "the data directory cannot be used; nothing is kept"
 	} else {
 		s.Store, s.Contents = n.store.Disk.Usage(), n.contents.Usage()
+	}
+	if path, err := filepath.Abs(lend.Path(n.cfg.DataDir)); err == nil && n.lending != nil {
+		s.Files = path
 	}
 	for i, source := range sources {
 		s.Served[source] = n.metrics.bySource[i].Load()
