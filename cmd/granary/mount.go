@@ -25,7 +25,7 @@ func (c *mountCmd) Run(e *env) error {
 	if _, err := fuse.Prepare(c.Dir); err != nil { // before anything is waited for
 		return err
 	}
-	if err := c.stackFlags.check(); err != nil {
+	if err := c.checkStack(); err != nil {
 		return err
 	}
 	img, done, err := c.locate(e)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -27,8 +26,8 @@ type stackFlags struct {
 
 func (f *stackFlags) wanted() bool { return f.KernelMounts || f.Upper != "" }
 
-// check looks at what can be known before anything is waited for.
-func (f *stackFlags) check() error {
+// checkStack looks at what can be known before anything is waited for.
+func (f *stackFlags) checkStack() error {
 	if f.wanted() && os.Geteuid() != 0 {
 		return errors.New("--kernel-mounts and --upper take root")
 	}
@@ -116,13 +115,18 @@ func (img *image) stacked(e *env, formats []toc.Format) ([]fuse.Layer, error) {
 	if err := img.readFor(e.ctx, formats, last+1); err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(formats, func(f toc.Format) bool { return f != "" }) {
-		all, err := img.tree()
-		if err != nil {
-			return nil, err
-		}
-		return []fuse.Layer{{Tree: all.Lowest()}}, nil
+	if count(formats, "") < len(formats) {
+		return img.apart(formats)
 	}
+	all, err := img.tree()
+	if err != nil {
+		return nil, err
+	}
+	return []fuse.Layer{{Tree: all.Lowest()}}, nil
+}
+
+// apart returns each layer as one of a stack.
+func (img *image) apart(formats []toc.Format) ([]fuse.Layer, error) {
 	var known []*toc.Layer
 	for _, t := range img.tables {
 		known = append(known, t.Layer)
@@ -137,9 +141,8 @@ func (img *image) stacked(e *env, formats []toc.Format) ([]fuse.Layer, error) {
 			layers[i].Tree = trees[i]
 			continue
 		}
-		image := imageOf(i, img.layers[i])
-		image.Format = f
-		layers[i].Image = image
+		layers[i].Image = imageOf(i, img.layers[i])
+		layers[i].Image.Format = f
 	}
 	return layers, nil
 }
@@ -176,12 +179,12 @@ func unreadable(err error) bool {
 	return errors.As(err, &said) && said.Code == http.StatusUnprocessableEntity
 }
 
-// imageOf returns a layer as the kernel mounts it, under a name that [blobOf] understands.
+// imageOf returns a layer as the kernel mounts it, under a name that blobOf understands.
 func imageOf(i int, l ocispec.Descriptor) *fuse.Image {
 	return &fuse.Image{Name: fmt.Sprintf("%d-%s", i+1, l.Digest), Size: l.Size}
 }
 
-// blobContents are layers as they are: files of the names that [imageOf] gives.
+// blobContents are layers as they are: files of the names that imageOf gives.
 type blobContents struct{ *nodeContents }
 
 // ReadAt implements [fuse.Contents].
