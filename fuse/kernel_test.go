@@ -130,12 +130,11 @@ type served struct {
 
 // serveAt mounts kernelTree, or what else the environment says, for as long as the test
 // runs.
-func serveAt(t *testing.T, dir string, env ...string) *served {
+func serveAt(t *testing.T, dir string, environment ...string) *served {
 	t.Helper()
 	needRoot(t)
 	s := &served{Cmd: exec.Command(os.Args[0])}
-	s.Env = append(os.Environ(), mountVariable+"="+dir)
-	s.Env = append(s.Env, env...)
+	s.Env = append(append(os.Environ(), mountVariable+"="+dir), environment...)
 	said, to, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -38,6 +38,7 @@ type cli struct {
 	GC      gcCmd         `cmd:"" name:"gc" help:"Evict what has not been read for longest."`
 	Forget  invalidateCmd `cmd:"" name:"invalidate" help:"Make a node ask its upstream about a tag again."`
 	Peers   peersCmd      `cmd:"" help:"Show the members of a node's cluster, and what the node makes of them."`
+	Mounter mounterCmd    `cmd:"" hidden:"" help:"Keep the mounts of a node's snapshotter; the node starts it."`
 	Demo    demoCmd       `cmd:"" help:"Show a cluster at work: a registry, three nodes and an image, all in this process."`
 	Version versionCmd    `cmd:"" help:"Show the version."`
 }
@@ -92,7 +93,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	e := env{ctx: ctx, stdout: stdout, stderr: stderr, log: newLogger(stderr, c.LogLevel, c.LogFormat)}
-	err = parsed.Run(&e, s)
+	err = parsed.Run(&e, s, &c)
 	var bad *node.SettingError
 	switch {
 	case errors.As(err, &bad):

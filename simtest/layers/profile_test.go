@@ -12,8 +12,8 @@ import (
 	"github.com/granary-oci/granary/proxy"
 )
 
-// mount tells a node of a mount of an image, as granary mount does, until end is called.
-func (n *node) mount(t *testing.T, img *image, id string) (end func()) {
+// tellOfMount tells a node of a mount of an image, as granary mount does, until end is called.
+func (n *node) tellOfMount(t *testing.T, img *image, id string) (end func()) {
 	t.Helper()
 	ctx, end := context.WithCancel(t.Context())
 	t.Cleanup(end)
@@ -61,7 +61,7 @@ func TestAMemberKnowsWhatIsRead(t *testing.T) {
 	img := l.images["estargz"]
 	files := []string{smallFile, largeFile}
 
-	end := a.mount(t, img, "first")
+	end := a.tellOfMount(t, img, "first")
 	for _, name := range files {
 		a.read(t, img, "first", name)
 	}
@@ -76,7 +76,7 @@ func TestAMemberKnowsWhatIsRead(t *testing.T) {
 
 	b.mustRun(t, "ls", img.name+":v1")
 	moved := l.moved(func() {
-		end := b.mount(t, img, "second")
+		end := b.tellOfMount(t, img, "second")
 		defer end()
 		b.eventually(t, "the second member has what the first has read", func() bool {
 			all := b.mounted(t)

@@ -214,7 +214,7 @@ func TestTheKernelMountsWhileTheRegistryStalls(t *testing.T) {
 	img := imageOf(t, tree, squashfsType, squashfs(t, tree)) // its tables are at its end
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		r := startRegistry(t, img)
-		r.state.Store(stuckLater)
+		r.state.Store(stuckInside)
 		n := startNode(t, r.URL)
 		dir := t.TempDir()
 		p := start(t, "mount", "app:v1", dir, "--default-upstream", "registry.test", "--node", n.admin, "--kernel-mounts", "--prefetch", "off")

@@ -15,10 +15,10 @@ import (
 
 // What a registry does with requests for blobs, those that it is at included.
 const (
-	answering int32 = iota
-	dead            // breaks off
-	stuck           // waits until it is another
-	stuckLater      // waits with all but the beginnings of blobs
+	answering   int32 = iota
+	dead              // breaks off
+	stuck             // waits until it is another
+	stuckInside       // the same, but for beginnings of blobs
 )
 
 // registry serves an image as app:v1.
@@ -75,11 +75,12 @@ func (f *failing) Write(p []byte) (int, error) {
 	if f.r.state.Load() == dead {
 		panic(http.ErrAbortHandler)
 	}
-	f.r.size.Add(int64(len(p)))
-	return f.ResponseWriter.Write(p)
+	n, err := f.ResponseWriter.Write(p)
+	f.r.size.Add(int64(n))
+	return n, err
 }
 
 func (f *failing) waits() bool {
 	state := f.r.state.Load()
-	return state == stuck || state == stuckLater && !strings.HasPrefix(f.q.Header.Get("Range"), "bytes=0-")
+	return state == stuck || state == stuckInside && !strings.HasPrefix(f.q.Header.Get("Range"), "bytes=0-")
 }

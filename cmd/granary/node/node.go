@@ -63,6 +63,7 @@ type Node struct {
 	registry  *proxy.Registry
 	handler   http.Handler
 	tagRules  []proxy.TagRule
+	snapshots *snapshots         // nil if containerd's are not made here
 	completed chan digest.Digest // blobs of which all is stored now
 	lender    *lender            // and where it is asked; nil if nothing is lent
 	lending   *lend.Server
@@ -135,6 +136,9 @@ func (n *Node) open() (err error) {
 	}
 	if n.store.Disk != nil {
 		n.metrics.watch(n.store.Disk.Usage, n.contents.Usage)
+	}
+	if err := n.openSnapshots(); err != nil {
+		return err
 	}
 	if !n.cfg.clustered() {
 		return nil
@@ -311,6 +315,9 @@ func (n *Node) Run(ctx context.Context) error {
 	admin := n.server(n.adminHandler())
 	if n.admin != nil {
 		g.Go(func() error { return ignoreShutdown(admin.Serve(n.admin)) })
+	}
+	if n.snapshots != nil {
+		g.Go(func() error { return n.snapshots.run(gctx) })
 	}
 	g.Go(func() error { return n.scrub(gctx) })
 	g.Go(func() error { n.checkLayers(gctx); return nil })
