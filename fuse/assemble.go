@@ -98,29 +98,19 @@ func (a *assembly) at(names ...string) string {
 
 // mountLayers returns the paths of the layers that are seen, the lowest first.
 func (a *assembly) mountLayers() (lowers []string, err error) {
-	next := uintptr(firstMount)
-	attachNext := func(path string) error {
-		mnt := os.NewFile(next, path)
-		next++
-		defer mnt.Close()
-		if err := attach(mnt, path); err != nil {
-			return err
-		}
-		readMoreAheadOf(path)
-		return nil
-	}
+	given := &givenMounts{next: firstMount}
 	if a.Images {
-		if err := attachNext(a.at(imagesDir)); err != nil {
+		if err := given.attach(a.at(imagesDir)); err != nil {
 			return nil, err
 		}
 	}
 	for i, p := range a.Layers {
 		path := a.at(strconv.Itoa(i))
-		if err := os.Mkdir(path, 0o700); err != nil {
+		if err = os.Mkdir(path, 0o700); err != nil {
 			return nil, err
 		}
 		if p.Format == "" {
-			err = attachNext(path)
+			err = given.attach(path)
 		} else {
 			err = a.mountImage(p, path)
 		}
@@ -133,6 +123,21 @@ func (a *assembly) mountLayers() (lowers []string, err error) {
 		lowers = append(lowers, path)
 	}
 	return lowers, nil
+}
+
+// givenMounts are those that the process was started with.
+type givenMounts struct{ next uintptr }
+
+// attach mounts the next one at a path.
+func (m *givenMounts) attach(path string) error {
+	mnt := os.NewFile(m.next, path)
+	defer mnt.Close()
+	m.next++
+	if err := attach(mnt, path); err != nil {
+		return err
+	}
+	readMoreAheadOf(path)
+	return nil
 }
 
 func (a *assembly) mountImage(p part, path string) error {

@@ -25,7 +25,7 @@ func (c *mountCmd) Run(e *env) error {
 	if _, err := fuse.Prepare(c.Dir); err != nil { // before anything is waited for
 		return err
 	}
-	if err := c.stackFlags.check(); err != nil {
+	if err := c.checkStack(); err != nil {
 		return err
 	}
 	img, done, err := c.locate(e)
@@ -72,10 +72,11 @@ type mountable interface {
 	Usage() fuse.Usage
 }
 
-// fileSystem returns the image as it is to be mounted, and says what is in it.
+// fileSystem returns the image as it is to be mounted, and says what is in it. What is not
+// in files is sent by the node.
 func (c *mountCmd) fileSystem(e *env, img *image, sent *nodeContents, contents fuse.Contents, files fuse.Files) (f mountable, names string, err error) {
 	if c.wanted() {
-		if s, names, err := c.stack(e, img, sent, contents); s != nil || err != nil {
+		if s, names, err := c.stack(e, img, sent, contents, files); s != nil || err != nil {
 			return s, names, err
 		}
 	}

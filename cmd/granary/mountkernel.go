@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -27,8 +26,8 @@ type stackFlags struct {
 
 func (f *stackFlags) wanted() bool { return f.KernelMounts || f.Upper != "" }
 
-// check looks at what can be known before anything is waited for.
-func (f *stackFlags) check() error {
+// checkStack looks at what can be known before anything is waited for.
+func (f *stackFlags) checkStack() error {
 	if f.wanted() && os.Geteuid() != 0 {
 		return errors.New("--kernel-mounts and --upper take root")
 	}
@@ -53,10 +52,10 @@ func (assembleCmd) Run() error { return fuse.Assemble(os.Stdin) }
 
 // stack returns the image as a stack of what is mounted layer by layer, or nil if that
 // takes no stack.
-func (c *mountCmd) stack(e *env, img *image, sent *nodeContents, contents fuse.Contents) (mountable, string, error) {
+func (c *mountCmd) stack(e *env, img *image, sent *nodeContents, contents fuse.Contents, files fuse.Files) (mountable, string, error) {
 	formats := make([]toc.Format, len(img.layers)) // "" is one that the kernel does not mount
 	if c.KernelMounts {
-		if err := img.recognize(e.ctx, sent, formats); err != nil {
+		if err := img.recognize(e.ctx, blobContents{sent}, formats); err != nil {
 			return nil, "", err
 		}
 	}
@@ -69,7 +68,7 @@ func (c *mountCmd) stack(e *env, img *image, sent *nodeContents, contents fuse.C
 		return nil, "", err
 	}
 	s, err := fuse.NewStack(fuse.StackConfig{
-		Layers: layers, Contents: contents, Images: blobContents{sent}, Upper: c.Upper,
+		Layers: layers, Contents: contents, Files: files, Images: blobContents{sent}, Upper: c.Upper,
 		Assembler: []string{"/proc/self/exe", "assemble-mount"}, Source: img.want.String(), Log: e.log,
 	})
 	return s, fmt.Sprintf("%d layers, %d of them mounted by the kernel", len(formats), images), err
@@ -85,12 +84,12 @@ func count(formats []toc.Format, f toc.Format) (n int) {
 }
 
 // recognize finds the layers that the kernel can mount, by their first bytes.
-func (img *image) recognize(ctx context.Context, contents *nodeContents, formats []toc.Format) error {
+func (img *image) recognize(ctx context.Context, blobs blobContents, formats []toc.Format) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for i, l := range img.layers {
 		g.Go(func() error {
-			all, err := toc.Recognize(&blobReader{ctx, blobContents{contents}, imageOf(i, l)}, l.Size)
+			all, err := toc.Recognize(&blobReader{ctx, blobs, imageOf(i, l)}, l.Size)
 			if err != nil {
 				return explained(err)
 			}
@@ -116,13 +115,18 @@ func (img *image) stacked(e *env, formats []toc.Format) ([]fuse.Layer, error) {
 	if err := img.readFor(e.ctx, formats, last+1); err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(formats, func(f toc.Format) bool { return f != "" }) {
-		all, err := img.tree()
-		if err != nil {
-			return nil, err
-		}
-		return []fuse.Layer{{Tree: all.Lowest()}}, nil
+	if count(formats, "") < len(formats) {
+		return img.apart(formats)
 	}
+	all, err := img.tree()
+	if err != nil {
+		return nil, err
+	}
+	return []fuse.Layer{{Tree: all.Lowest()}}, nil
+}
+
+// apart returns each layer as one of a stack.
+func (img *image) apart(formats []toc.Format) ([]fuse.Layer, error) {
 	var known []*toc.Layer
 	for _, t := range img.tables {
 		known = append(known, t.Layer)
@@ -137,9 +141,8 @@ func (img *image) stacked(e *env, formats []toc.Format) ([]fuse.Layer, error) {
 			layers[i].Tree = trees[i]
 			continue
 		}
-		image := imageOf(i, img.layers[i])
-		image.Format = f
-		layers[i].Image = image
+		layers[i].Image = imageOf(i, img.layers[i])
+		layers[i].Image.Format = f
 	}
 	return layers, nil
 }
@@ -176,12 +179,12 @@ func unreadable(err error) bool {
 	return errors.As(err, &said) && said.Code == http.StatusUnprocessableEntity
 }
 
-// imageOf returns a layer as the kernel mounts it, under a name that [blobOf] understands.
+// imageOf returns a layer as the kernel mounts it, under a name that blobOf understands.
 func imageOf(i int, l ocispec.Descriptor) *fuse.Image {
 	return &fuse.Image{Name: fmt.Sprintf("%d-%s", i+1, l.Digest), Size: l.Size}
 }
 
-// blobContents are layers as they are: files of the names that [imageOf] gives.
+// blobContents are layers as they are: files of the names that imageOf gives.
 type blobContents struct{ *nodeContents }
 
 // ReadAt implements [fuse.Contents].

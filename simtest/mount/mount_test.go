@@ -163,7 +163,12 @@ func overlayOn(t *testing.T, dir string) (merged string) {
 // endWell ends a mount as a user does.
 func endWell(t *testing.T, p *process, dir string) {
 	t.Helper()
-	if err := p.end(syscall.SIGTERM); err != nil {
+	endWith(t, syscall.SIGTERM, p, dir)
+}
+
+func endWith(t *testing.T, signal syscall.Signal, p *process, dir string) {
+	t.Helper()
+	if err := p.end(signal); err != nil {
 		t.Errorf("mount: %v", err)
 	}
 	if !strings.Contains(p.printed(), "unmounted after") || !strings.Contains(p.printed(), "of content came") {
@@ -191,7 +196,8 @@ func unmountInUse(t *testing.T, p *process, dir string) {
 		t.Errorf("%d bytes of an open file: %v", n, err)
 	}
 	f.Close()
-	endWell(t, p, dir)
+	const none = 0 // a second SIGTERM would end it at once
+	endWith(t, none, p, dir)
 }
 
 // withoutANode mounts an image with no node running: the mount has its own.
