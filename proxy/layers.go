@@ -165,7 +165,7 @@ func (p *Repository) contents(ctx context.Context, of LayerRef) *contents {
 	if kept == nil {
 		return nil
 	}
-	c := &contents{Contents: kept, ctx: ctx, of: of, turns: &p.registry.turns}
+	c := &contents{Readable: kept, ctx: ctx, of: of, turns: &p.registry.turns}
 	if peers := p.peers(); peers != nil && !peers.Alone() && !p.maker {
 		c.peers, c.in = peers, p.in(p.identities()[0])
 	}
@@ -175,7 +175,7 @@ func (p *Repository) contents(ctx context.Context, of LayerRef) *contents {
 // contents are contents that are kept, and others that one member reads from layers for
 // all.
 type contents struct {
-	toc.Contents
+	lazy.Readable
 	ctx   context.Context // of the reader
 	of    LayerRef
 	turns *turns
@@ -188,18 +188,11 @@ func (c *contents) shared() bool { return c.peers != nil }
 
 // ReadAt implements [toc.Contents].
 func (c *contents) ReadAt(d toc.Digest, size int64, p []byte, off int64) (int, error) {
-	n, err := c.Contents.ReadAt(d, size, p, off)
+	n, err := c.Readable.ReadAt(d, size, p, off)
 	if err == nil {
 		travelled(c.ctx, "disk", n)
 	}
 	return n, err
-}
-
-// Compose implements [toc.Composer].
-func (c *contents) Compose(d toc.Digest, parts []toc.Extent) {
-	if kept, ok := c.Contents.(toc.Composer); ok {
-		kept.Compose(d, parts)
-	}
 }
 
 // Fetch implements [toc.Fetcher].

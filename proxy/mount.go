@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -163,6 +164,39 @@ func (m *Mount) reading(layer digest.Digest, e *toc.Entry, off, size int64) {
 	}
 	m.readOn(fileRef{layer, e.Name}, off, size, e.Size)
 }
+
+// File returns a regular file of a layer that a mount is about to open by itself, and
+// takes note of that. It is false if there is no such mount, or nobody reads the file's
+// content there: all of it, or its extents, has to have been read from a layer that may be read by
+// who has mounted the image.
+func (r *Registry) File(id string, layer digest.Digest, path string) (e toc.Entry, ok bool) {
+	m := r.mounts.find(id)
+	if m == nil || !slices.ContainsFunc(m.layers, func(l ocispec.Descriptor) bool { return l.Digest == layer }) {
+		return e, false
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, openFor)
+	defer cancel()
+	l, err := m.p.Layer(ctx, layer, m.manifest())
+	if err != nil {
+		return e, false
+	}
+	defer l.Release()
+	e, err = fileNamed(l, toc.Clean(path))
+	if err != nil || l.files == nil || !e.Digest.Known() {
+		return e, false
+	}
+	may := func(x toc.Extent) bool { return x.Digest.Known() && l.files.May(x.Digest) }
+	if !l.files.May(e.Digest) && (len(e.Extents) == 0 || slices.ContainsFunc(e.Extents, func(x toc.Extent) bool { return !may(x) })) {
+		return e, false
+	}
+	if time.Since(m.started) < recordFor {
+		m.recorder.Opened(layer, e.Name)
+	}
+	return e, true
+}
+
+// openFor bounds the search for a file that is to be opened.
+const openFor = 5 * time.Second
 
 // saveNowAndThen saves what the run reads, for it may never end.
 func (m *Mount) saveNowAndThen() {

@@ -273,3 +273,44 @@ func TestALearnedProfileIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// TestAFileIsOpenedWhereItMayBeRead, and not by who only knows its digest.
+func TestAFileIsOpenedWhereItMayBeRead(t *testing.T) {
+	o := newOrigin()
+	secret := random(300_000, 1)
+	private, public := gzipped(tarOf(t, "secret", secret)), gzipped(tarOf(t, "stolen", secret, "own", []byte("own")))
+	theirs, ours := o.add("private", private), o.add("public", public)
+	o.private["private"] = "basic"
+	s := newStack(t, o, true, keepContents(t))
+	if resp, _ := s.do(t, http.MethodGet, filePath("private", digest.FromBytes(private), "secret"), "Authorization", basic(password)); resp.StatusCode != http.StatusOK {
+		t.Fatal(resp.Status)
+	}
+	s.mount(t, mountPath("public", ours, "id"))
+	layer := digest.FromBytes(public)
+	if _, ok := s.registry.File("id", layer, "stolen"); ok {
+		t.Error("a content that was read from a private layer alone is opened for another one")
+	}
+	for _, name := range []string{"own", "stolen"} { // as who mounts it may
+		if resp, _ := s.do(t, http.MethodGet, filePath("public", layer, name), proxy.MountHeader, "id"); resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		}
+		if e, ok := s.registry.File("id", layer, name); !ok || e.Name != name {
+			t.Errorf("%s: %v, %v", name, e, ok)
+		}
+	}
+	for name, c := range map[string]struct {
+		id    string
+		layer digest.Digest
+		path  string
+	}{
+		"no mount":            {"other", layer, "own"},
+		"no file":             {"id", layer, "nothing"},
+		"another's layer":     {"id", digest.FromBytes(private), "secret"},
+		"another's manifest":  {"id", theirs, "secret"},
+		"a layer of no image": {"id", "nonsense", "own"},
+	} {
+		if _, ok := s.registry.File(c.id, c.layer, c.path); ok {
+			t.Errorf("%s: it is opened", name)
+		}
+	}
+}

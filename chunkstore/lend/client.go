@@ -49,7 +49,7 @@ func (c *Client) Reach() error {
 // Open returns a file that holds the content that q wants, which the caller closes, or
 // [ErrNot]. Every other error is for a node that is away, or busy until ctx ended.
 func (c *Client) Open(ctx context.Context, q Request) (*os.File, error) {
-	if len(q.Parts) > MaxParts {
+	if !q.sendable() {
 		return nil, ErrNot
 	}
 	for {

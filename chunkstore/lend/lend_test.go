@@ -40,8 +40,8 @@ func serve(t *testing.T, path, dir string) (stop func()) {
 	return stop
 }
 
-func wanted(name string, size int64, parts int) lend.Request {
-	q := lend.Request{Content: lend.Content{Size: size}, Parts: make([]lend.Content, parts)}
+func wanted(name string, size int64) lend.Request {
+	q := lend.Request{Mount: "mount", Layer: "sha256:layer", Path: "a/path", Size: size}
 	copy(q.Digest[:], name)
 	return q
 }
@@ -67,10 +67,12 @@ func TestFilesAreLent(t *testing.T) {
 		}
 		c := lend.NewClient(path)
 		defer c.Close()
-		for _, parts := range []int{0, 3, lend.MaxParts} {
-			f, err := c.Open(t.Context(), wanted("a", 7, parts))
+		for _, path := range []string{"", "f", strings.Repeat("x", 4096)} {
+			q := wanted("a", 7)
+			q.Path = path
+			f, err := c.Open(t.Context(), q)
 			if err != nil {
-				t.Fatalf("with %d parts: %v", parts, err)
+				t.Fatalf("with a path of %d bytes: %v", len(path), err)
 			}
 			if p, err := io.ReadAll(f); err != nil || string(p) != "content" {
 				t.Errorf("%q, %v", p, err)
@@ -79,13 +81,15 @@ func TestFilesAreLent(t *testing.T) {
 				t.Error("it can be written to")
 			}
 			f.Close()
-			for _, q := range []lend.Request{wanted("b", 7, parts), wanted("a", 7, lend.MaxParts+1)} {
+			long, negative := wanted("a", 7), wanted("a", -1)
+			long.Path = strings.Repeat("x", 4097)
+			for _, q := range []lend.Request{wanted("b", 7), long, negative} {
 				if _, err := c.Open(t.Context(), q); !errors.Is(err, lend.ErrNot) {
 					t.Errorf("what is not there: %v", err)
 				}
 			}
 		}
-		if _, err := c.Open(t.Context(), wanted("a", 8, 0)); err == nil || errors.Is(err, lend.ErrNot) {
+		if _, err := c.Open(t.Context(), wanted("a", 8)); err == nil || errors.Is(err, lend.ErrNot) {
 			t.Errorf("a file of another size: %v", err)
 		}
 		stop()
@@ -111,7 +115,7 @@ func TestAServerIsReplaced(t *testing.T) {
 		var all sync.WaitGroup
 		for range 20 {
 			all.Go(func() {
-				f, err := c.Open(t.Context(), wanted("a", 7, 2))
+				f, err := c.Open(t.Context(), wanted("a", 7))
 				if err != nil {
 					t.Error(err)
 					return
@@ -121,7 +125,7 @@ func TestAServerIsReplaced(t *testing.T) {
 		}
 		all.Wait()
 		stop()
-		if _, err := c.Open(t.Context(), wanted("a", 7, 0)); err == nil || errors.Is(err, lend.ErrNot) {
+		if _, err := c.Open(t.Context(), wanted("a", 7)); err == nil || errors.Is(err, lend.ErrNot) {
 			t.Errorf("without a server: %v", err)
 		}
 	}
@@ -138,7 +142,7 @@ func TestASlowServerIsNotWaitedFor(t *testing.T) {
 	defer cancel()
 	c := lend.NewClient(path)
 	defer c.Close()
-	if _, err := c.Open(ctx, wanted("a", 7, 0)); err == nil {
+	if _, err := c.Open(ctx, wanted("a", 7)); err == nil {
 		t.Error("an answer of nobody")
 	}
 }
@@ -152,14 +156,23 @@ func TestHostileFrames(t *testing.T) {
 	frame := func(magic string, n uint32, body ...byte) []byte {
 		return slices.Concat([]byte(magic), []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, body)
 	}
-	negative := append(append([]byte("a"), make([]byte, 31)...), bytes.Repeat([]byte{255}, 8)...)
+	body := func(size byte, texts ...string) (p []byte) {
+		for _, s := range texts {
+			p = append(append(p, byte(len(s)>>8), byte(len(s))), s...)
+		}
+		return append(append(append(p, 'a'), make([]byte, 31)...), bytes.Repeat([]byte{size}, 8)...)
+	}
+	whole := body(0, "", "", "")
 	for name, p := range map[string][]byte{
-		"another version": frame("GLF2", 40, negative...),
-		"nothing":         frame("GLF1", 0),
-		"part of one":     frame("GLF1", 41, make([]byte, 41)...),
-		"too long":        frame("GLF1", 40*(lend.MaxParts+2)),
-		"longest":         frame("GLF1", 1<<32-1),
-		"negative":        frame("GLF1", 40, negative...),
+		"another version": frame("GLF1", uint32(len(whole)), whole...),
+		"nothing":         frame("GLF2", 0),
+		"more than one":   frame("GLF2", uint32(len(whole)+1), append(slices.Clone(whole), 0)...),
+		"a text too few":  frame("GLF2", uint32(len(body(0, "mount, layer and path"))), body(0, "mount, layer and path")...),
+		"a long mount":    frame("GLF2", uint32(len(body(0, strings.Repeat("x", 65), "", ""))), body(0, strings.Repeat("x", 65), "", "")...),
+		"a long text":     frame("GLF2", uint32(len(whole)), append([]byte{255, 255}, whole[2:]...)...),
+		"too long":        frame("GLF2", 8<<10),
+		"longest":         frame("GLF2", 1<<32-1),
+		"negative":        frame("GLF2", uint32(len(whole)), body(255, "", "", "")...),
 	} {
 		conn, err := net.Dial("unix", path)
 		if err != nil {
@@ -178,8 +191,8 @@ func FuzzRequest(f *testing.F) {
 	dir := f.TempDir()
 	path := lend.Path(dir)
 	s, err := lend.Listen(path, func(q lend.Request) (*os.File, bool) {
-		if q.Size < 0 || len(q.Parts) > lend.MaxParts {
-			f.Errorf("%d bytes in %d parts are asked for", q.Size, len(q.Parts))
+		if q.Size < 0 || len(q.Mount) > 64 || len(q.Path) > 4096 {
+			f.Errorf("%+v is asked for", q)
 		}
 		return nil, false
 	}, func(error) {})
@@ -188,8 +201,8 @@ func FuzzRequest(f *testing.F) {
 	}
 	go func() { _ = s.Serve(context.Background()) }()
 	f.Cleanup(func() { _ = s.Close() })
-	f.Add([]byte("GLF1\x00\x00\x00\x28" + strings.Repeat("a", 32) + "\x00\x00\x00\x00\x00\x00\x00\x07"))
-	f.Add([]byte("GLF1\xff\xff\xff\xff"))
+	f.Add([]byte("GLF2\x00\x00\x00\x2f\x00\x01m\x00\x00\x00\x00" + strings.Repeat("a", 32) + "\x00\x00\x00\x00\x00\x00\x00\x07"))
+	f.Add([]byte("GLF2\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: path})
 		if err != nil {

@@ -21,8 +21,10 @@ const (
 // lent are the contents that the node has on this machine's disk, as files, and those
 // that it sends. It is safe for concurrent use.
 type lent struct {
-	node *lend.Client
-	sent fuse.Contents
+	node  *lend.Client
+	sent  fuse.Contents
+	img   *image
+	mount string // what the node knows the mount by
 
 	mu    sync.RWMutex // read-locked while any of open is read
 	open  map[toc.Digest]*os.File
@@ -32,7 +34,7 @@ type lent struct {
 // local returns contents that are read from the node's files where they can be, which
 // need not be sent then, and the files themselves. Both are as they were, and nil, if
 // the node is elsewhere. done is to be called after.
-func (c *mountCmd) local(e *env, sent fuse.Contents) (contents fuse.Contents, files fuse.Files, done func()) {
+func (c *mountCmd) local(e *env, sent *nodeContents) (contents fuse.Contents, files fuse.Files, done func()) {
 	path := lend.Path(c.DataDir)
 	if s, err := c.status(e.ctx); err == nil {
 		path = s.Files
@@ -42,7 +44,7 @@ func (c *mountCmd) local(e *env, sent fuse.Contents) (contents fuse.Contents, fi
 		e.log.Debug("files are not read from the node's disk", "error", err)
 		return sent, nil, func() {}
 	}
-	l := &lent{node: node, sent: sent, open: make(map[toc.Digest]*os.File)}
+	l := &lent{node: node, sent: sent, img: sent.img, mount: sent.mount, open: make(map[toc.Digest]*os.File)}
 	done = func() { l.closeAll(); node.Close() }
 	if c.Passthrough == "off" || os.Geteuid() != 0 {
 		return l, nil, done
@@ -55,28 +57,8 @@ func (l *lent) Open(ctx context.Context, f *toc.File) (*os.File, error) {
 	if !f.Digest.Known() {
 		return nil, lend.ErrNot
 	}
-	q := lend.Request{Content: lend.Content{Digest: f.Digest, Size: f.Size}}
-	if len(f.Extents) > 1 {
-		q.Parts = parts(f)
-	}
+	q := lend.Request{Mount: l.mount, Layer: string(l.img.layerOf(*f)), Path: f.Source, Digest: f.Digest, Size: f.Size}
 	return l.node.Open(ctx, q)
-}
-
-// parts returns the contents that a file consists of, or nil if they are not known, or
-// leave holes.
-func parts(f *toc.File) (all []lend.Content) {
-	end := int64(0)
-	for _, x := range f.Extents {
-		if x.Offset != end || !x.Digest.Known() || len(all) == lend.MaxParts {
-			return nil
-		}
-		all = append(all, lend.Content{Digest: x.Digest, Size: x.Size})
-		end += x.Size
-	}
-	if end != f.Size {
-		return nil
-	}
-	return all
 }
 
 // ReadAt implements [fuse.Contents].

@@ -51,7 +51,7 @@ func lentFrom(t *testing.T, dir string) (l *lent, sent *counted, asked *atomic.I
 		}
 	})
 	sent = new(counted)
-	l = &lent{node: lend.NewClient(path), sent: sent, open: make(map[toc.Digest]*os.File)}
+	l = &lent{node: lend.NewClient(path), sent: sent, img: &image{tables: []*table{{}}}, open: make(map[toc.Digest]*os.File)}
 	t.Cleanup(func() { l.closeAll(); l.node.Close() })
 	return l, sent, asked
 }
@@ -124,23 +124,9 @@ func TestSoManyFilesAreKeptOpen(t *testing.T) {
 	}
 }
 
-func TestPartsOfAFile(t *testing.T) {
-	known := toc.Digest{1}
-	for name, is := range map[string]struct {
-		extents []toc.Extent
-		want    int
-	}{
-		"two":            {[]toc.Extent{{Size: 3, Digest: known}, {Offset: 3, Size: 7, Digest: known}}, 2},
-		"a gap":          {[]toc.Extent{{Size: 3, Digest: known}, {Offset: 4, Size: 6, Digest: known}}, 0},
-		"a hole behind":  {[]toc.Extent{{Size: 3, Digest: known}, {Offset: 3, Size: 6, Digest: known}}, 0},
-		"without digest": {[]toc.Extent{{Size: 3}, {Offset: 3, Size: 7, Digest: known}}, 0},
-	} {
-		if got := parts(&toc.File{Entry: toc.Entry{Size: 10, Extents: is.extents}}); len(got) != is.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
+func TestAFileWithoutADigestIsNotAskedFor(t *testing.T) {
 	l, _, asked := lentFrom(t, t.TempDir())
 	if _, err := l.Open(t.Context(), &toc.File{Entry: toc.Entry{Size: 10}}); !errors.Is(err, lend.ErrNot) || asked.Load() > 0 {
-		t.Errorf("a file without a digest is asked for: %v", err)
+		t.Errorf("it is asked for: %v", err)
 	}
 }

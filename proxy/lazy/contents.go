@@ -46,14 +46,22 @@ const maxOrigins = 8
 
 // For returns the contents as a reader of origin sees them, for as long as ctx
 // lives. mayRead reports whether the reader may read another layer too.
-func (c *Contents) For(ctx context.Context, origin Origin, mayRead func(Origin) bool) toc.Contents {
+func (c *Contents) For(ctx context.Context, origin Origin, mayRead func(Origin) bool) Readable {
 	if c.Store == nil {
 		return nil
 	}
 	return &readable{c, ctx, origin, mayRead}
 }
 
-// readable are contents as somebody may read them.
+// Readable are contents as somebody may read them.
+type Readable interface {
+	toc.Contents
+	toc.Composer
+	// May reports whether a content that is kept may be read.
+	May(content toc.Digest) bool
+}
+
+// readable implements [Readable].
 type readable struct {
 	*Contents
 	ctx     context.Context // of the reader
@@ -112,6 +120,9 @@ func (c *readable) readOne(content toc.Digest, size int64, p []byte, off int64) 
 	}
 	return n, nil
 }
+
+// May implements [Readable].
+func (c *readable) May(content toc.Digest) bool { return c.allowed(content.OCI()) }
 
 // allowed reports whether the reader may read a layer that has the content.
 func (c *readable) allowed(content digest.Digest) bool {

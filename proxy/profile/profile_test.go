@@ -72,6 +72,18 @@ func TestRangesOfRunsAreJoined(t *testing.T) {
 	}
 }
 
+func TestAFileThatIsOnlyOpened(t *testing.T) {
+	var two Recorder
+	two.Opened(layer, "libc")
+	two.Opened(layer, "new")
+	two.Opened(layer, "")
+	p := Profile{}.Add(run("sh", "libc"), false).Add(two.Files(), false)
+	check(t, p.Likely(), "libc", "new", "sh")
+	if got := p.Files[0].Ranges; !reflect.DeepEqual(got, []Range{{0, 100}}) {
+		t.Errorf("libc: %v", got)
+	}
+}
+
 func TestRecorder(t *testing.T) {
 	var r Recorder
 	for _, i := range rand.New(rand.NewPCG(1, 2)).Perm(1000) {

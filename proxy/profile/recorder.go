@@ -26,24 +26,42 @@ func (r *Recorder) Read(layer digest.Digest, path string, off, size int64) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := fileKey{layer, path}
+	f := r.file(fileKey{layer, path})
+	if f == nil {
+		return
+	}
+	f.Ranges = joinWithin(insert(f.Ranges, Range{off, size}), near)
+	if len(f.Ranges) > maxRanges {
+		f.Ranges = join(f.Ranges)
+	}
+}
+
+// Opened takes note that a file was opened whose content is here: what of it is read
+// nobody knows, but it is likely to be what other runs have read.
+func (r *Recorder) Opened(layer digest.Digest, path string) {
+	if path == "" || len(path) > maxPath {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.file(fileKey{layer, path})
+}
+
+// file returns the record of a file, or nil if there are too many. r.mu is held.
+func (r *Recorder) file(key fileKey) *File {
 	i, ok := r.at[key]
 	if !ok {
 		if len(r.files) == maxFiles {
-			return
+			return nil
 		}
 		if r.at == nil {
 			r.at = make(map[fileKey]int)
 		}
 		i = len(r.files)
 		r.at[key] = i
-		r.files = append(r.files, File{Layer: layer, Path: path})
+		r.files = append(r.files, File{Layer: key.layer, Path: key.path})
 	}
-	f := &r.files[i]
-	f.Ranges = joinWithin(insert(f.Ranges, Range{off, size}), near)
-	if len(f.Ranges) > maxRanges {
-		f.Ranges = join(f.Ranges)
-	}
+	return &r.files[i]
 }
 
 // insert puts a range where it belongs.

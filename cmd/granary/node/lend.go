@@ -2,8 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"os"
 	"slices"
@@ -28,52 +26,72 @@ const (
 // by this process, or is kept in parts, is made ready for the next time that somebody
 // asks, one content after the other.
 type lender struct {
+	find     func(lend.Request) (toc.Entry, bool) // the file, if who asks may read it
 	store    *chunkstore.Disk
 	contents *lazy.Contents
 	dir      string // of the store
 	report   func(error)
-	queue    chan lend.Request
+	queue    chan toc.Entry
 
 	mu     sync.Mutex
-	queued map[[32]byte]bool // by request
-	vain   map[[32]byte]bool // whose parts do not make what was said
+	queued map[toc.Digest]bool // by content
+	vain   map[toc.Digest]bool // whose parts do not make what was said
 }
 
-func newLender(store *chunkstore.Disk, contents *lazy.Contents, dir string, report func(error)) *lender {
+func newLender(find func(lend.Request) (toc.Entry, bool), store *chunkstore.Disk, contents *lazy.Contents, dir string, report func(error)) *lender {
 	return &lender{
-		store: store, contents: contents, dir: dir, report: report, queue: make(chan lend.Request, lendQueue),
-		queued: make(map[[32]byte]bool), vain: make(map[[32]byte]bool),
+		find: find, store: store, contents: contents, dir: dir, report: report, queue: make(chan toc.Entry, lendQueue),
+		queued: make(map[toc.Digest]bool), vain: make(map[toc.Digest]bool),
 	}
 }
 
 // open implements [lend.Lender].
 func (l *lender) open(q lend.Request) (*os.File, bool) {
-	if f, ok := l.store.LendWhole(digestOf(q.Content), q.Size); ok {
+	e, ok := l.find(q)
+	if !ok || e.Digest != q.Digest || e.Size != q.Size {
+		return nil, false
+	}
+	if f, ok := l.store.LendWhole(e.Digest.OCI(), e.Size); ok {
 		return f, true
 	}
-	if l.whole(q.Content) || len(q.Parts) > 0 && !slices.ContainsFunc(q.Parts, func(c lend.Content) bool { return !l.whole(c) }) {
-		l.later(q)
+	missing := func(x toc.Extent) bool { return !l.whole(x) }
+	if l.whole(all(&e)) || inParts(&e) && !slices.ContainsFunc(e.Extents, missing) {
+		l.later(e)
 	}
 	return nil, false
 }
 
+// all returns a file's content as one extent.
+func all(e *toc.Entry) toc.Extent { return toc.Extent{Size: e.Size, Digest: e.Digest} }
+
+// inParts reports whether a file consists of several contents, without holes.
+func inParts(e *toc.Entry) bool {
+	end := int64(0)
+	for _, x := range e.Extents {
+		if x.Offset != end || !x.Digest.Known() {
+			return false
+		}
+		end += x.Size
+	}
+	return len(e.Extents) > 1 && end == e.Size
+}
+
 // whole reports whether all of a content is kept.
-func (l *lender) whole(c lend.Content) bool {
-	info, err := l.store.Stat(digestOf(c))
-	return err == nil && info.Size == c.Size && info.Stored == c.Size && (info.Proven || c.Size <= chunk.Size)
+func (l *lender) whole(x toc.Extent) bool {
+	info, err := l.store.Stat(x.Digest.OCI())
+	return err == nil && info.Size == x.Size && info.Stored == x.Size && (info.Proven || x.Size <= chunk.Size)
 }
 
 // later has a content made ready, if not too many wait for that.
-func (l *lender) later(q lend.Request) {
-	key := keyOf(q)
+func (l *lender) later(e toc.Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.queued[key] || l.vain[key] {
+	if l.queued[e.Digest] || l.vain[e.Digest] {
 		return
 	}
 	select {
-	case l.queue <- q:
-		l.queued[key] = true
+	case l.queue <- e:
+		l.queued[e.Digest] = true
 	default:
 	}
 }
@@ -84,20 +102,20 @@ func (l *lender) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case q := <-l.queue:
-			err := l.ready(ctx, q)
+		case e := <-l.queue:
+			err := l.ready(ctx, e)
 			if err != nil && ctx.Err() == nil && !errors.Is(err, toc.ErrNotKept) && !errors.Is(err, chunk.ErrNotFound) {
 				l.report(err)
 			}
-			l.done(q, err)
+			l.done(e.Digest, err)
 		}
 	}
 }
 
-func (l *lender) done(q lend.Request, err error) {
+func (l *lender) done(d toc.Digest, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.queued, keyOf(q))
+	delete(l.queued, d)
 	var corrupt *toc.CorruptError
 	if !errors.As(err, &corrupt) && !errors.Is(err, toc.ErrMalformed) {
 		return
@@ -105,34 +123,28 @@ func (l *lender) done(q lend.Request, err error) {
 	if len(l.vain) >= lendVain {
 		clear(l.vain)
 	}
-	l.vain[keyOf(q)] = true
+	l.vain[d] = true
 }
 
 // ready checks a content that is there, or makes it of its parts. These are not kept
 // beside it then: who reads the file reads the whole, and disks are not that large. A
 // part that something else needs too is inflated again.
-func (l *lender) ready(ctx context.Context, q lend.Request) error {
-	if l.whole(q.Content) {
-		return l.store.CheckWhole(ctx, digestOf(q.Content), q.Size)
+func (l *lender) ready(ctx context.Context, e toc.Entry) error {
+	if l.whole(all(&e)) {
+		return l.store.CheckWhole(ctx, e.Digest.OCI(), e.Size)
 	}
-	if !l.room(q.Size) {
+	if !l.room(e.Size) {
 		return nil
 	}
-	parts, evict := make([]toc.Extent, len(q.Parts)), make([]digest.Digest, len(q.Parts))
-	off := int64(0)
-	for i, p := range q.Parts {
-		parts[i] = toc.Extent{Offset: off, Size: p.Size, Digest: p.Digest}
-		evict[i] = digestOf(p)
-		off += p.Size
-	}
-	if off != q.Size {
-		return toc.ErrMalformed
-	}
-	if err := l.contents.Assemble(ctx, q.Digest, parts); err != nil {
+	if err := l.contents.Assemble(ctx, e.Digest, e.Extents); err != nil {
 		return err
 	}
-	if l.whole(q.Content) && l.contents.Known(digestOf(q.Content)) {
-		l.store.Evict(evict...)
+	if l.whole(all(&e)) && l.contents.Known(e.Digest.OCI()) {
+		var parts []digest.Digest
+		for _, x := range e.Extents {
+			parts = append(parts, x.Digest.OCI())
+		}
+		l.store.Evict(parts...)
 	}
 	return nil
 }
@@ -146,17 +158,4 @@ func (l *lender) room(size int64) bool {
 	}
 	var fs unix.Statfs_t
 	return unix.Statfs(l.dir, &fs) == nil && int64(fs.Bavail)*fs.Bsize > 2*size
-}
-
-func digestOf(c lend.Content) digest.Digest {
-	return digest.NewDigestFromBytes(digest.SHA256, c.Digest[:])
-}
-
-func keyOf(q lend.Request) (key [32]byte) {
-	h := sha256.New()
-	for _, c := range append([]lend.Content{q.Content}, q.Parts...) {
-		_, _ = h.Write(binary.BigEndian.AppendUint64(c.Digest[:], uint64(c.Size)))
-	}
-	h.Sum(key[:0])
-	return key
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
 	"github.com/granary-oci/granary/proxy/lazy"
+	"github.com/granary-oci/granary/toc"
 )
 
 // Memory that a node spends on bytes. With what the runtime and the kernel add,
@@ -103,11 +104,11 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		face.Contents = &lazy.Contents{Store: n.contents, Records: n.catalog, Report: n.faults.report}
 	}
 	face.Layers = lazy.NewLayers(derived)
-	n.lend(face.Contents)
 	if n.cluster != nil {
 		face.Peers, face.OwnRanges = peers{n.cluster, n.store.Proven}, cfg.UnprovenRanges == "upstream"
 	}
 	n.registry = proxy.NewRegistry(face)
+	n.lend(face.Contents)
 	n.handler = proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log), proxy.Limits{
 		Total: cfg.MaxRequests, PerClient: cfg.MaxRequestsPerClient, Queue: maxQueue, Wait: maxQueueing,
 	})
@@ -157,7 +158,10 @@ func (n *Node) lend(contents *lazy.Contents) {
 	if contents == nil || n.cfg.VerifyReads == "always" {
 		return
 	}
-	n.lender = newLender(n.contents, contents, n.cfg.DataDir, n.faults.report)
+	find := func(q lend.Request) (toc.Entry, bool) {
+		return n.registry.File(q.Mount, digest.Digest(q.Layer), q.Path)
+	}
+	n.lender = newLender(find, n.contents, contents, n.cfg.DataDir, n.faults.report)
 	s, err := lend.Listen(lend.Path(n.cfg.DataDir), n.lender.open, func(err error) { n.log.Debug("files of contents", "error", err) })
 	if err != nil {
 		n.log.Warn("files of contents are not lent to mounts", "error", err)
