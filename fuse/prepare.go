@@ -35,6 +35,9 @@ func Prepare(dir string) (string, error) {
 		if err := unmount(path, unix.MNT_DETACH); err != nil {
 			return "", fmt.Errorf("mount at %s: a dead mount: %w", dir, err)
 		}
+		if life, _, stacked := lifeOf(m.source); stacked {
+			_ = os.Remove(life)
+		}
 	}
 	if err := checkEmpty(path); err != nil {
 		return "", fmt.Errorf("mount at %s: %w", dir, err)

@@ -41,6 +41,21 @@ func TestMountWantsAnEmptyDirectory(t *testing.T) {
 	}
 }
 
+func TestMountWantsADirectoryToKeepWhatIsWritten(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := "not a directory"
+	if os.Geteuid() != 0 {
+		want = "take root"
+	}
+	status, _, errs := granary(t, "mount", "registry.test/app:v1", t.TempDir(), "--upper", file, "--node", "http://127.0.0.1:1", "--data-dir", t.TempDir())
+	if status != 1 || !strings.Contains(errs, want) {
+		t.Errorf("%d, %s; want %s", status, errs, want)
+	}
+}
+
 const layerOfF = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 var contentOfF = bytes.Repeat([]byte("content"), 100)

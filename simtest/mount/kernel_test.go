@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -101,6 +102,29 @@ func TestTheKernelMountsSomeLayers(t *testing.T) {
 	if mounts := mountsNow(t, dir); len(mounts) > 0 {
 		t.Errorf("left are %q", mounts)
 	}
+}
+
+// TestTheKernelMountsOverAnOpaqueRoot has a layer that hides all below it, twice.
+func TestTheKernelMountsOverAnOpaqueRoot(t *testing.T) {
+	needFUSE(t)
+	needTools(t, "mkfs.erofs")
+	below, above := t.TempDir(), t.TempDir()
+	write(t, below, "below", []byte("below"))
+	write(t, above, "above", []byte("above"))
+	if err := unix.Setxattr(above, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+		t.Fatal(err)
+	}
+	img := &image{blobs: make(map[string][]byte)}
+	opaque := img.add(erofsType, erofs(t, above))
+	top := img.add(ocispec.MediaTypeImageLayer, tarOf(t, [2]string{"top", "top"}))
+	img.finish(t, img.add(erofsType, erofs(t, below)), opaque, opaque, top)
+	n := startNode(t, startRegistry(t, img).URL)
+	dir := t.TempDir()
+	p := mount(t, dir, "--node", n.admin, "--kernel-mounts")
+	if seen := strings.TrimSpace(string(command(t, "ls", dir))); seen != "above\ntop" {
+		t.Errorf("seen is %q", seen)
+	}
+	endWell(t, p, dir)
 }
 
 // writeToMount runs a program in a mount that can be written to, and changes what is
