@@ -174,3 +174,30 @@ func TestAHoleInAProvenBlobTakesTheRightBytesAlone(t *testing.T) {
 		t.Errorf("the right bytes: %v", err)
 	}
 }
+
+// BenchmarkSmallReads reads 4 KiB of chunks that have been checked: alone, and as a part
+// of all.
+func BenchmarkSmallReads(b *testing.B) {
+	blob := storetest.NewBlob(b, digest.SHA256, 8*chunk.Size, 1)
+	s := open(b, b.TempDir(), chunkstore.Config{})
+	read(b, s, blob, blob, nil)
+	p := make([]byte, 4096)
+	b.Run("alone", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := range b.N {
+			if err := s.ReadAt(context.Background(), blob.At(i%8), p, int64(i%200)*4096); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("of all", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := range b.N {
+			all, err := s.Get(context.Background(), blob.At(i%8))
+			if err != nil {
+				b.Fatal(err)
+			}
+			copy(p, all[i%200*4096:])
+		}
+	})
+}

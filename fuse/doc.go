@@ -14,7 +14,15 @@
 // # Caches
 //
 // Nothing changes, so the kernel may keep all it has been told: names, that there is no
-// such name, attributes, links, listings and contents. Opening a file asks nobody.
+// such name, attributes, links, listings and contents. Opening a file asks nobody, unless
+// the kernel may read files by itself.
+//
+// # Passed files
+//
+// [Files] that are complete on disk are passed to the kernel when they are opened: what a
+// program reads of them, or maps, does not come through this process. It must be asked
+// about each file that is opened then, small ones too, for the kernel can be told only
+// once, and of all files, that this is not needed.
 //
 // # Failures
 //

@@ -69,6 +69,9 @@ func New(cfg Config) (*FileSystem, error) {
 	if cfg.Tree == nil || cfg.Contents == nil {
 		return nil, errors.New("fuse: a file system without a tree, or without contents")
 	}
+	if !anyPassable(cfg.Tree) {
+		cfg.Files = nil // and nobody need be asked when a file is opened
+	}
 	return &FileSystem{RawFileSystem: gofuse.NewDefaultRawFileSystem(), nodes: newNodes(cfg.Tree), cfg: cfg.withDefaults(), opens: newOpens()}, nil
 }
 

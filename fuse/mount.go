@@ -19,8 +19,11 @@ const fsName = "granary"
 
 const (
 	requestSize = 1 << 20 // bytes of the largest read that the kernel asks for
-	readAhead   = 4 << 20 // bytes that it reads before they are asked for
 	parallel    = 16      // reads ahead that it may wait for at a time
+	// readAhead is how many bytes the kernel reads before they are asked for, and how many
+	// around a page that a program has mapped: with more, a program that uses little of a
+	// large library gets far more of it, and with less, one that reads in order waits.
+	readAhead = 1 << 20
 )
 
 // Serve mounts the file system at dir, which is as [Prepare] wants it, calls mounted,

@@ -18,10 +18,10 @@ func Mounted(path string) bool {
 	return ok && m.kind == "fuse."+fsName
 }
 
-// TakeAway unmounts all file systems of ours that are mounted in a directory, an absolute
+// Sweep unmounts all file systems of ours that are mounted in a directory, an absolute
 // path without symlinks, and returns how many there were. The caller knows that nobody
 // serves them.
-func TakeAway(below string) (taken int, err error) {
+func Sweep(below string) (taken int, err error) {
 	var paths []string
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {

@@ -90,3 +90,12 @@ func (f *FileSystem) ask(file *toc.File) (*os.File, error) {
 func passable(file *toc.File) bool {
 	return file.Type == toc.Regular && file.Size >= smallest && file.Digest.Known() && held(file) == file.Size
 }
+
+func anyPassable(tree *toc.Tree) bool {
+	for i := range tree.Len() {
+		if f := tree.At(i); passable(&f) {
+			return true
+		}
+	}
+	return false
+}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/granary-oci/granary/toc"
@@ -120,6 +121,25 @@ func (l *lab) unmap(p []byte) {
 	l.Helper()
 	if err := unix.Munmap(p); err != nil {
 		l.Fatal(err)
+	}
+}
+
+func TestFilesThatAreNeverPassedAreNotOpened(t *testing.T) {
+	without := known("big", 1<<20)
+	without.Digest = toc.Digest{}
+	hollow := sparse("hollow", 1<<20, 0, 4096)
+	hollow.Digest = toc.Digest{1}
+	f, err := New(Config{Tree: treeOf(t, known("small", smallest-1), without, hollow), Contents: odd{}, Files: complete{t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.options().DisabledCapabilities&gofuse.CAP_PASSTHROUGH == 0 {
+		t.Error("the mount counts as one more layer of file systems")
+	}
+	for number := range uint64(5) {
+		if s := f.Open(nil, &gofuse.OpenIn{InHeader: gofuse.InHeader{NodeId: number}}, &gofuse.OpenOut{}); s != gofuse.ENOSYS {
+			t.Errorf("file %d: %v", number, s)
+		}
 	}
 }
 

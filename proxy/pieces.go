@@ -123,7 +123,8 @@ func (r *pieces) readPiece(p []byte, off int64) (int, error) {
 		found := cache.find(r.key(at))
 		if found == nil {
 			source = "" // whoever fetches it counts it
-			run, err := r.start(at, r.ahead(at, off+int64(len(p))))
+			end := r.ahead(at, off+int64(len(p)))
+			run, err := r.start(at, end)
 			if err != nil {
 				return 0, err
 			}
@@ -232,7 +233,7 @@ func (r *pieces) Expect(start, end int64) {
 		return
 	}
 	at := start / pieceSize * pieceSize
-	if urgencyOf(r.ctx) == demanded && !r.repository.registry.pieces.has(r.key(at)) && !r.blob.near.Has(r.ref(at)) {
+	if r.contents && urgencyOf(r.ctx) == demanded && !r.repository.registry.pieces.has(r.key(at)) && !r.blob.near.Has(r.ref(at)) {
 		end += r.neighbourhood(at, end)
 	}
 	for end = min(end, r.blob.Size()); at < end; {

@@ -17,6 +17,7 @@ const module = "github.com/granary-oci/granary/"
 var allowed = map[string][]string{
 	"chunkstore/chunk":                {},
 	"chunkstore":                      {"chunkstore/chunk"},
+	"chunkstore/lend":                 {},
 	"proxy/ref":                       {},
 	"proxy/content":                   {},
 	"proxy/catalog":                   {},
@@ -45,8 +46,8 @@ var allowed = map[string][]string{
 	"p2p":                             {"chunkstore/chunk", "p2p/wire", "tracker"},
 	"p2p/p2ptest":                     {"p2p", "tracker"},
 	"p2p/libp2p":                      {"p2p", "tracker"},
-	"cmd/granary/node":                {"chunkstore", "chunkstore/chunk", "fuse/mounter", "fuse/snapshotter", "p2p", "p2p/libp2p", "p2p/wire", "proxy", "proxy/access", "proxy/catalog", "proxy/lazy", "proxy/ref", "proxy/upstream", "toc", "tracker", "tracker/gossip"},
-	"cmd/granary":                     {"chunkstore", "chunkstore/chunk", "cmd/granary/demo", "cmd/granary/node", "fuse", "fuse/mounter", "fuse/snapshotter", "p2p", "proxy", "proxy/flight", "proxy/ref", "proxy/upstream", "toc"},
+	"cmd/granary/node":                {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "fuse/mounter", "fuse/snapshotter", "p2p", "p2p/libp2p", "p2p/wire", "proxy", "proxy/access", "proxy/catalog", "proxy/lazy", "proxy/ref", "proxy/upstream", "toc", "tracker", "tracker/gossip"},
+	"cmd/granary":                     {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "cmd/granary/demo", "cmd/granary/node", "fuse", "fuse/mounter", "fuse/snapshotter", "p2p", "proxy", "proxy/flight", "proxy/ref", "proxy/upstream", "toc"},
 	"chunkstore/storetest":            {"chunkstore/chunk"},
 	"simtest":                         {},
 	"simtest/powercut":                {},

@@ -35,9 +35,10 @@ const (
 
 	no, yes = 0, 1
 
-	maxConns    = 64              // that are answered at once
-	idleFor     = time.Minute     // that a connection may be silent
-	transferFor = 5 * time.Second // for a frame to arrive, or to go
+	maxConns    = 64                     // that are answered at once
+	idleFor     = time.Minute            // that a connection may be silent
+	transferFor = 5 * time.Second        // for a frame to arrive, or to go
+	acceptPause = 100 * time.Millisecond // after a connection that could not be accepted
 )
 
 // ErrNot says that a content is not to be had as a file, now at least.

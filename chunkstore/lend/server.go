@@ -15,7 +15,8 @@ import (
 
 // Lender opens the file of a content: all of it, as its digest has it, and nothing else.
 // The caller closes the file. ok is false if there is none; the answer must not take
-// long, but the lender may see to it that there is one the next time.
+// long, but the lender may see to it that there is one the next time. It is called by
+// several goroutines.
 type Lender func(q Request) (f *os.File, ok bool)
 
 // Server answers requests at a socket.
@@ -76,8 +77,10 @@ func (s *Server) Serve(ctx context.Context) error {
 		if errors.Is(err, net.ErrClosed) {
 			return s.Close()
 		}
-		if err != nil {
-			return fmt.Errorf("socket %s: %w", s.path, err)
+		if err != nil { // there are too many open files, say
+			s.report(fmt.Errorf("socket %s: %w", s.path, err))
+			time.Sleep(acceptPause)
+			continue
 		}
 		select {
 		case places <- struct{}{}:

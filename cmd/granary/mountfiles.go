@@ -38,7 +38,7 @@ func (c *mountCmd) local(e *env, sent fuse.Contents) (contents fuse.Contents, fi
 		path = s.Files
 	}
 	node := lend.NewClient(path)
-	if err := node.Reach(); err != nil {
+	if err := node.Reach(); path == "" || err != nil {
 		e.log.Debug("files are not read from the node's disk", "error", err)
 		return sent, nil, func() {}
 	}

@@ -50,7 +50,7 @@ func NewClient(cfg ClientConfig) *Client {
 	return &Client{cfg: cfg, changed: make(chan struct{}), http: &http.Client{Transport: &http.Transport{
 		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 		MaxIdleConns:    8,
-		IdleConnTimeout: askFor,
+		IdleConnTimeout: keepIdle / 2,
 	}}}
 }
 

@@ -46,6 +46,9 @@ const (
 	askFor = 10 * time.Second
 	// mountFor bounds the others: a layer that has no table of contents is read first.
 	mountFor = time.Hour
+	// keepIdle is how long a server keeps a connection that nothing is asked on. A client
+	// gives it up before, so that it never asks on one that is being closed.
+	keepIdle = time.Minute
 )
 
 // ErrNotMounted says that nothing is mounted at a directory, or nothing that answers.

@@ -67,7 +67,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	taken, err := fuse.TakeAway(cfg.Below)
+	taken, err := fuse.Sweep(cfg.Below)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (s *Server) Run(ctx context.Context, leave func()) error {
 		return err
 	}
 	server := &http.Server{
-		Handler: s.handler(), ReadHeaderTimeout: askFor, ReadTimeout: askFor, MaxHeaderBytes: maxRequest,
+		Handler: s.handler(), ReadHeaderTimeout: askFor, ReadTimeout: askFor, IdleTimeout: keepIdle, MaxHeaderBytes: maxRequest,
 		ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, 1)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -116,9 +117,17 @@ func (l *lab) mounted(flag string) func(context.Context, string) (func() error, 
 }
 
 func (l *lab) startNode(ctx context.Context) error {
-	l.admin = "http://127.0.0.1:55051"
-	l.node = exec.Command(l.granary, "serve", "--data-dir", filepath.Join(l.dir, "data"), "--cache-size", "8GiB", "--listen", "127.0.0.1:55050",
-		"--admin", strings.TrimPrefix(l.admin, "http://"), "--upstream", "registry.test="+l.registry.URL, "--default-upstream", "registry.test")
+	listen, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	admin, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	l.admin = "http://" + admin
+	l.node = exec.Command(l.granary, "serve", "--data-dir", filepath.Join(l.dir, "data"), "--cache-size", "8GiB", "--listen", listen,
+		"--admin", admin, "--upstream", "registry.test="+l.registry.URL, "--default-upstream", "registry.test")
 	if err := startUntil(l.node, ""); err != nil {
 		return err
 	}
@@ -132,6 +141,14 @@ func (l *lab) startNode(ctx context.Context) error {
 		}
 	}
 	return errors.New("the node does not answer")
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
 }
 
 // startUntil starts a program and waits until it has printed a line with some words, if
@@ -190,22 +207,32 @@ func (l *lab) nodeReads() string {
 	return line
 }
 
-// profile starts to take the node's profile, if it is wanted.
+// profile starts to take the node's profile, if it is wanted: of a minute, at the most.
 func (l *lab) profile(ctx context.Context) (stop func() error) {
 	if l.options.profile == "" {
 		return func() error { return nil }
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	_ = cancel
 	done := make(chan error, 1)
-	go func() {
-		out, err := exec.CommandContext(ctx, "curl", "-s", "-o", l.options.profile, l.admin+"/debug/pprof/profile?seconds=60").CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("curl: %w\n%s", err, out)
-		}
-		done <- err
-	}()
+	go func() { done <- l.saveProfile(ctx) }()
 	return func() error { return <-done }
+}
+
+func (l *lab) saveProfile(ctx context.Context) error {
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, l.admin+"/debug/pprof/profile?seconds=60", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(q)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	f, err := os.Create(l.options.profile)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, resp.Body)
+	return errors.Join(err, f.Close())
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -45,7 +45,7 @@ func main() {
 	flag.IntVar(&o.small, "small", 50_000, "how many small `files` there are")
 	flag.IntVar(&o.cat, "cat", 20_000, "how many of the small `files` are read")
 	flag.IntVar(&o.random, "random", 20_000, "`reads` of 4 KiB in a round")
-	flag.StringVar(&o.profile, "profile", "", "write the node's CPU profile of all rounds to a `file`")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the node, of a minute, to a `file`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -22,15 +22,17 @@ type measure struct {
 
 func (l *lab) measures() []measure {
 	megabytes, random := float64(l.big)/1e6, float64(l.random)
+	order, some := fmt.Sprintf("a file of %d MiB in order", l.big>>20), fmt.Sprintf("%d reads of 4 KiB in it", l.random)
+	find, small := fmt.Sprintf("find over %d files", l.small), fmt.Sprintf("%d files of 2 KiB", l.cat)
 	return []measure{
-		{"one file of 256 MiB in order, first", "MB/s", megabytes, readInOrder, true},
-		{"again", "MB/s", megabytes, readInOrder, false},
-		{"its 4 KiB in any order, first", "reads/s", random, l.readRandom, true},
-		{"4 KiB again", "reads/s", random, l.readRandom, false},
-		{"find -size, first", "files/s", float64(l.small), l.find, true},
-		{"find -size again", "files/s", float64(l.small), l.find, false},
-		{"20,000 files of 2 KiB, first", "files/s", float64(l.cat), l.readSmall, true},
-		{"small files again", "files/s", float64(l.cat), l.readSmall, false},
+		{order + ", first", "MB/s", megabytes, readInOrder, true},
+		{order + ", again", "MB/s", megabytes, readInOrder, false},
+		{some + ", first", "reads/s", random, l.readRandom, true},
+		{some + ", again", "reads/s", random, l.readRandom, false},
+		{find + ", first", "files/s", float64(l.small), l.find, true},
+		{find + ", again", "files/s", float64(l.small), l.find, false},
+		{small + ", first", "files/s", float64(l.cat), l.readSmall, true},
+		{small + ", again", "files/s", float64(l.cat), l.readSmall, false},
 	}
 }
 

@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/granary-oci/granary/toc"
 )
 
 const (
-	pieceSize = 64 << 10
-	maxRun    = 16  // pieces of one read: 1 MiB
-	maxKept   = 256 // pieces of a generation: 16 MiB
+	pieceSize = 16 << 10
+	maxRun    = 64   // pieces of one read: 1 MiB
+	maxKept   = 1024 // pieces of a generation: 16 MiB
+	planAhead = 64   // pieces that a reader is told of before they are read
 )
 
 // pieces reads a layer in aligned pieces. Those that were read last are kept: up to
@@ -22,10 +25,28 @@ type pieces struct {
 	young map[int64][]byte
 	old   map[int64][]byte
 	plan  []int64 // the pieces that will be wanted, ascending
+	told  int     // how many of these the reader has been told of
 }
 
 // want says which pieces will be read next.
-func (c *pieces) want(plan []int64) { c.plan = plan }
+func (c *pieces) want(plan []int64) { c.plan, c.told = plan, 0 }
+
+// tell tells the reader of pieces that are wanted soon, so that it need not be waited for
+// at each.
+func (c *pieces) tell(at int64) {
+	next, _ := slices.BinarySearch(c.plan, at)
+	if c.told > next+planAhead/2 {
+		return
+	}
+	for c.told = max(c.told, next); c.told < min(next+planAhead, len(c.plan)); {
+		first := c.plan[c.told]
+		last := first
+		for c.told++; c.told < len(c.plan) && c.plan[c.told] == last+1; c.told++ {
+			last++
+		}
+		toc.Expect(c.r, first*pieceSize, min((last+1)*pieceSize, c.size))
+	}
+}
 
 // read returns n bytes at off, which are in the layer.
 func (c *pieces) read(off int64, n int) ([]byte, error) {
@@ -55,6 +76,7 @@ func (c *pieces) piece(at int64) ([]byte, error) {
 	if p, ok := c.old[at]; ok {
 		return p, nil
 	}
+	c.tell(at)
 	start := at * pieceSize
 	run := make([]byte, min(c.run(at)*pieceSize, c.size-start))
 	if n, err := c.r.ReadAt(run, start); n < len(run) {
