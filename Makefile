@@ -15,6 +15,7 @@ bench: ## the table of medians and ratios beside other programs; needs root
 	go run ./simtest/bench
 	go run ./simtest/dataplane
 	go run ./simtest/cluster -n 4 -n 8
+	go run ./simtest/start
 
 fuzz: ## each fuzz target for a while
 	./.ci/fuzz 200000x
