@@ -81,6 +81,7 @@ type part struct {
 	entry      toc.Entry
 	off, size  int64 // in the file
 	start, end int64 // in the layer
+	inner      int64 // in what inflates from start
 	rank       int   // the smaller, the sooner
 }
 
@@ -98,7 +99,7 @@ func (l *Layer) partsOf(files []profile.File, rank func(path string) int) (parts
 				if off >= end {
 					continue
 				}
-				p := part{entry: e, off: off, size: end - off, start: x.Start, end: x.End, rank: rank(f.Path)}
+				p := part{entry: e, off: off, size: end - off, start: x.Start, end: x.End, inner: x.Inner, rank: rank(f.Path)}
 				parts = append(parts, p)
 				if x.Digest.Known() {
 					break // all of it is fetched
@@ -114,7 +115,7 @@ func (l *Layer) firstParts(end int64) (parts []part) {
 	for e := range l.All() {
 		for _, x := range e.Extents {
 			if x.Start < end && x.End <= end {
-				parts = append(parts, part{entry: e, off: x.Offset, size: x.Size, start: x.Start, end: x.End, rank: int(x.Start >> 20)})
+				parts = append(parts, part{entry: e, off: x.Offset, size: x.Size, start: x.Start, end: x.End, inner: x.Inner, rank: int(x.Start >> 20)})
 			}
 		}
 	}
@@ -135,7 +136,7 @@ func (r *aheadRun) end() int64   { return r.parts[len(r.parts)-1].end }
 // are asked for files, each is by itself.
 func runsOf(l *Layer, parts []part) (runs []*aheadRun) {
 	apart := l.shared()
-	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(a.start, b.start) })
+	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.inner, b.inner)) })
 	for _, p := range parts {
 		var last *aheadRun
 		if n := len(runs); n > 0 {
@@ -175,25 +176,28 @@ func (r *aheadRun) fetch() error {
 	if len(missing) == 0 {
 		return nil
 	}
-	if !r.layer.shared() {
+	if !r.layer.shared() && !r.layer.inflatedFromAfar() {
 		toc.Expect(r.layer.bytes, missing[0].start, missing[len(missing)-1].end)
 	}
+	// What is inflated from far before it brings all that is between with it: the last
+	// part comes first.
 	var errs []error
-	for _, p := range missing {
+	for _, p := range slices.Backward(missing) {
 		errs = append(errs, r.layer.readPart(&p))
 	}
 	return errors.Join(errs...)
 }
 
-// keeps reports whether a part is kept as a content.
+// keeps reports whether a part is kept as a content that may be read.
 func (l *Layer) keeps(p *part) bool {
 	i := slices.IndexFunc(p.entry.Extents, func(x toc.Extent) bool { return x.Offset+x.Size > p.off })
-	if x := p.entry.Extents[i]; l.files != nil && x.Digest.Known() {
-		_, err := l.files.ReadAt(x.Digest, x.Size, make([]byte, 1), 0)
-		return err == nil
-	}
-	return false
+	x := p.entry.Extents[i]
+	return l.files != nil && x.Digest.Known() && l.files.Has(x.Digest, x.Size) && l.files.May(x.Digest)
 }
+
+// inflatedFromAfar reports whether the places of contents are those of much more: whoever
+// inflates them knows what it takes.
+func (l *Layer) inflatedFromAfar() bool { return l.Format == toc.TarGzip }
 
 // readPart reads a part, piece by piece.
 func (l *Layer) readPart(p *part) error {

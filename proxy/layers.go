@@ -34,6 +34,23 @@ func (l *Layer) Content(e *toc.Entry) *toc.Content {
 	return toc.Open(l.Layer.Layer, e, l.files)
 }
 
+// expect says that size bytes at off of a file are about to be read, which may be of
+// several extents.
+func (l *Layer) expect(e *toc.Entry, off, size int64) {
+	if l.shared() {
+		return
+	}
+	var missing []toc.Extent
+	for _, x := range e.Extents {
+		if x.Inner == 0 && x.Offset < off+size && off < x.Offset+x.Size && (l.files == nil || !x.Digest.Known() || !l.files.Has(x.Digest, x.Size)) {
+			missing = append(missing, x)
+		}
+	}
+	if len(missing) > 1 {
+		toc.Expect(l.bytes, missing[0].Start, missing[len(missing)-1].End)
+	}
+}
+
 // shared reports whether other members are asked for files of the layer.
 func (l *Layer) shared() bool { return l.files != nil && l.files.shared() }
 

@@ -162,6 +162,7 @@ func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req r
 			if m != nil {
 				m.reading(req.Digest, &e, part.Offset, part.Length)
 			}
+			l.expect(&e, part.Offset, min(part.Length, fileBlock))
 			return openFile(http.NewResponseController(w), l.Content(&e), part)
 		},
 	})

@@ -30,7 +30,8 @@ type Mount struct {
 	started time.Time
 	ctx     context.Context // ends with the mount
 
-	starting sync.Mutex     // held while work is added to
+	starting sync.Mutex
+	ended    bool           // nothing is added to work any more; starting guards it
 	work     sync.WaitGroup // what is done beside, until ctx ends
 
 	recorder profile.Recorder
@@ -119,7 +120,7 @@ func (p *Repository) Mount(ctx context.Context, q MountRequest) (*Mount, error) 
 func (m *Mount) start(do func()) {
 	m.starting.Lock()
 	defer m.starting.Unlock()
-	if m.ctx.Err() != nil {
+	if m.ended || m.ctx.Err() != nil {
 		return
 	}
 	m.work.Add(1)
@@ -129,7 +130,8 @@ func (m *Mount) start(do func()) {
 // End ends a mount, whose context has.
 func (m *Mount) End() {
 	m.p.registry.mounts.remove(m.about.ID)
-	m.starting.Lock() // nothing is added from now on
+	m.starting.Lock()
+	m.ended = true
 	m.starting.Unlock()
 	m.work.Wait()
 	m.save()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/chunkstore/lend"
 	"github.com/granary-oci/granary/cmd/granary/node"
 	"github.com/granary-oci/granary/fuse/mounter"
 	"github.com/granary-oci/granary/fuse/snapshotter"
@@ -46,7 +47,7 @@ func keepMounts(ctx context.Context, dir, below string, log *slog.Logger, unlock
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0); err != nil {
 		log.Warn("the kernel may choose this process when memory runs out", "error", err)
 	}
-	layers := &layerMounts{log: log}
+	layers := &layerMounts{log: log, files: lend.Path(filepath.Dir(dir))}
 	s, err := mounter.NewServer(mounter.ServerConfig{
 		Dir: dir, Below: below, Open: layers.open, Attached: layers.attached, Log: log,
 	})

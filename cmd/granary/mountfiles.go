@@ -39,17 +39,26 @@ func (c *mountCmd) local(e *env, sent *nodeContents) (contents fuse.Contents, fi
 	if s, err := c.status(e.ctx); err == nil {
 		path = s.Files
 	}
-	node := lend.NewClient(path)
-	if err := node.Reach(); path == "" || err != nil {
+	l := newLent(path, sent)
+	if err := l.node.Reach(); path == "" || err != nil {
 		e.log.Debug("files are not read from the node's disk", "error", err)
 		return sent, nil, func() {}
 	}
-	l := &lent{node: node, sent: sent, img: sent.img, mount: sent.mount, open: make(map[toc.Digest]*os.File)}
-	done = func() { l.closeAll(); node.Close() }
 	if c.Passthrough == "off" || os.Geteuid() != 0 {
-		return l, nil, done
+		return l, nil, l.done
 	}
-	return l, l, done
+	return l, l, l.done
+}
+
+// newLent returns contents that the node at a socket lends, or else sends. done is to be
+// called after.
+func newLent(path string, sent *nodeContents) *lent {
+	return &lent{node: lend.NewClient(path), sent: sent, img: sent.img, mount: sent.mount, open: make(map[toc.Digest]*os.File)}
+}
+
+func (l *lent) done() {
+	l.closeAll()
+	l.node.Close()
 }
 
 // Open implements [fuse.Files].

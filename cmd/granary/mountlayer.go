@@ -37,6 +37,7 @@ const (
 // attached last. It is safe for concurrent use.
 type layerMounts struct {
 	log     *slog.Logger
+	files   string       // the socket at which the node lends files
 	flights flight.Group // tables that are waited for
 
 	mu     sync.Mutex
@@ -73,7 +74,9 @@ func (m *layerMounts) open(ctx context.Context, l mounter.Layer) (*fuse.FileSyst
 	if err != nil {
 		return nil, err
 	}
-	contents := &nodeContents{img: img, connect: whole.connect, mount: whole.id}
+	// Files are not passed to the kernel: containers may lay overlays over overlays.
+	contents := newLent(m.files, &nodeContents{img: img, connect: whole.connect, mount: whole.id})
+	context.AfterFunc(ctx, contents.done)
 	f, err := fuse.New(fuse.Config{Tree: t, Source: img.want.Repository.String() + "@" + string(l.Digest), Contents: contents, Log: m.log})
 	if err == nil {
 		whole.mounts(ctx, f)

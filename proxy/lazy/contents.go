@@ -57,6 +57,8 @@ func (c *Contents) For(ctx context.Context, origin Origin, mayRead func(Origin) 
 type Readable interface {
 	toc.Contents
 	toc.Composer
+	// Has reports whether all of a content of a size is kept, whoever may read it.
+	Has(content toc.Digest, size int64) bool
 	// May reports whether a content that is kept may be read.
 	May(content toc.Digest) bool
 }
@@ -119,6 +121,20 @@ func (c *readable) readOne(content toc.Digest, size int64, p []byte, off int64) 
 		n += k
 	}
 	return n, nil
+}
+
+// Has implements [Readable].
+func (c *readable) Has(content toc.Digest, size int64) bool {
+	m, err := chunk.Grid(content.OCI(), size)
+	if err != nil || m.Len() > 1 && !c.Store.Proven(m.Blob()) {
+		return false
+	}
+	for i := range m.Len() {
+		if !c.Store.Has(m.At(i)) {
+			return false
+		}
+	}
+	return true
 }
 
 // May implements [Readable].

@@ -36,6 +36,7 @@ const MaxDerived = 256 << 20
 type Store interface {
 	chunk.Store
 	chunk.Proofs
+	Has(ref chunk.Ref) bool
 	ReadAt(ctx context.Context, ref chunk.Ref, p []byte, off int64) error
 	Drop(d digest.Digest)
 	Retain(d digest.Digest, total int64) (release func())

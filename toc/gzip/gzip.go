@@ -2,7 +2,7 @@
 // and without conversion.
 //
 // Deflate has no way in but its beginning, unless one knows where a block begins and
-// the 32 KiB that came out before it. An [Index] has such points about every 3 MiB
+// the 32 KiB that came out before it. An [Index] has such points about every 1.5 MiB
 // of the tar, and the tar's table. [Build] makes it as the layer passes by once;
 // [Open] gives the layer with it.
 //
@@ -29,7 +29,7 @@ const (
 	// Span is how much of the tar is between points, or a little more: a point is
 	// where a block of deflate begins, of which most inflate to 10 to 200 KiB. It is
 	// an eighth of that before a member's beginning, which costs no window.
-	Span = 3 << 20
+	Span = 3 << 19
 
 	maxWindow = 32 << 10 // of deflate (RFC 1951 section 2)
 	lookahead = 4        // bytes that the inflater reads behind the end of a block
