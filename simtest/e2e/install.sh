@@ -34,6 +34,7 @@ build registry github.com/distribution/distribution/v3/cmd/registry@v3.0.0
 build helm helm.sh/helm/v3/cmd/helm@v3.22.0
 build containerd github.com/containerd/containerd/v2/cmd/containerd@v2.4.2
 build ctr github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
+build containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.4.2
 
 # ours NAME TAGS builds a program of our own, which is a module of its own.
 ours() {
@@ -45,6 +46,7 @@ ours() {
 ours cimage "containers_image_openpgp exclude_graphdriver_btrfs containers_image_docker_daemon_stub"
 ours cri ""
 ours layers/chunked ""
+ours stargz/containerd-stargz-grpc ""
 
 # The base layer of the images in simtest/layers.
 if [ ! -e "$bin/debian.tar" ]; then
