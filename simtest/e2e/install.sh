@@ -21,6 +21,9 @@ if [ ${#missing[@]} -gt 0 ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
+# udev would make it so; a container may have no udev.
+[ ! -c /dev/fuse ] || chmod 0666 /dev/fuse
+
 # build PROGRAM MODULE builds a program once for each version of it.
 build() {
 	local stamp="$bin/.$1"
