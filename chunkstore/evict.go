@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,9 +82,27 @@ func (s *Disk) evict(n int64) (freed int64) {
 }
 
 func (s *Disk) evictHere(n int64) (freed int64) {
+	return s.remove(s.evictionOrder, n)
+}
+
+// Evict removes blobs that nobody reads, and returns how many bytes that freed.
+func (s *Disk) Evict(blobs ...digest.Digest) (freed int64) {
+	return s.remove(func() (order []*blob) {
+		for _, d := range blobs {
+			if b := s.blobs[d]; b != nil && b.users == 0 && b.have.count() > 0 {
+				order = append(order, b)
+			}
+		}
+		return order
+	}, math.MaxInt64)
+}
+
+// remove removes the blobs that choose returns, the first first, until n bytes are
+// freed, and returns how much that was.
+func (s *Disk) remove(choose func() []*blob, n int64) (freed int64) {
 	s.committing.Lock()
 	defer s.committing.Unlock()
-	gone, freed := s.takeOut(n)
+	gone, freed := s.takeOut(choose, n)
 	if len(gone) == 0 {
 		return 0
 	}
@@ -108,14 +127,14 @@ func (s *Disk) evictHere(n int64) (freed int64) {
 // takeOut forgets blobs and moves their files aside. A blob that is put again
 // from now on gets a new file, which the removal of the old one must not hit:
 // hence the move, made under the lock because it takes no time.
-func (s *Disk) takeOut(n int64) (gone []digest.Digest, freed int64) {
+func (s *Disk) takeOut(choose func() []*blob, n int64) (gone []digest.Digest, freed int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := os.MkdirAll(s.trash(), 0o700); err != nil {
 		s.cfg.Report(fmt.Errorf("store %s: evict: %w", s.dir, err))
 		return nil, 0
 	}
-	for _, b := range s.evictionOrder() {
+	for _, b := range choose() {
 		if freed >= n {
 			break
 		}

@@ -52,7 +52,11 @@ func (s *Disk) Link(ref chunk.Ref, after chunk.Link) {
 	if b == nil || b.total != ref.Total || after == "" {
 		return
 	}
-	if old := b.sums.at(i); old.link != after {
+	old := b.sums.at(i)
+	if b.proven && old.link != "" {
+		return // it is the blob's, and a reader of something else may say what it likes
+	}
+	if old.link != after {
 		b.sums.put(i, sum{digest: old.digest, link: after})
 		b.dirty[i] = time.Now()
 	}
@@ -82,14 +86,14 @@ func (s *Disk) Refute(d digest.Digest) {
 	s.cfg.Watch(d, Refuted)
 }
 
-// Drop forgets all that is stored of a blob that is not proven.
+// Drop forgets all that is stored of a blob that is not known to be right.
 func (s *Disk) Drop(d digest.Digest) {
 	s.awaitWrites(func(b *blob) bool { return b.digest == d })
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	s.mu.Lock()
 	b := s.blobs[d]
-	if b == nil || b.proven {
+	if b == nil || b.proven || b.whole() {
 		s.mu.Unlock()
 		return
 	}

@@ -44,6 +44,9 @@ func (s *Stack) Stat(d digest.Digest) (Info, error) {
 	return s.Disk.Stat(d)
 }
 
+// Has is [Disk.Has].
+func (s *Stack) Has(ref chunk.Ref) bool { return s.Disk != nil && s.Disk.Has(ref) }
+
 // Find is [Disk.Find].
 func (s *Stack) Find(ctx context.Context, d digest.Digest) ([]byte, chunk.Ref, error) {
 	if s.Disk == nil {

@@ -53,6 +53,9 @@ type pendingWrite struct {
 // write puts p into its blob's file: in the background if it can go directly,
 // else before it returns.
 func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
+	if err := s.fits(b, ref, p); err != nil {
+		return err
+	}
 	w := &pendingWrite{p, make(chan struct{})}
 	s.mu.Lock()
 	if b.writing[ref.Index()] != nil || b.have.has(ref.Index()) {
@@ -73,6 +76,19 @@ func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
 		}
 	}()
 	return nil
+}
+
+// fits checks a chunk of a blob that is proven: it was lost since, and its file may be
+// lent.
+func (s *Disk) fits(b *blob, ref chunk.Ref, p []byte) error {
+	s.mu.Lock()
+	v, vouched := b.voucher(ref.Index())
+	proven := b.proven
+	s.mu.Unlock()
+	if !proven || !vouched {
+		return nil
+	}
+	return v.check(p)
 }
 
 // finish writes a chunk and notes that it is in.

@@ -26,6 +26,11 @@ type Config struct {
 	Tree *toc.Tree
 	// Contents are the contents of its files.
 	Contents Contents
+	// Files are those contents that the kernel may read itself. With nil it reads none.
+	// It takes CAP_SYS_ADMIN, Linux 6.9 or later, and that the files are not on an
+	// overlay; and it makes the mount count as one more layer of file systems, of which
+	// the kernel allows two: an overlay can be laid over it, and none over that.
+	Files Files
 	// Source names the image in lists of mounts. Empty is "granary".
 	Source string
 	// ReadTimeout bounds how long a program may wait for a read. 0 is 2 minutes.
@@ -56,6 +61,7 @@ type FileSystem struct {
 	*nodes
 	cfg   Config
 	usage tally
+	opens *opens
 }
 
 // New returns the file system that cfg describes.
@@ -63,7 +69,7 @@ func New(cfg Config) (*FileSystem, error) {
 	if cfg.Tree == nil || cfg.Contents == nil {
 		return nil, errors.New("fuse: a file system without a tree, or without contents")
 	}
-	return &FileSystem{RawFileSystem: gofuse.NewDefaultRawFileSystem(), nodes: newNodes(cfg.Tree), cfg: cfg.withDefaults()}, nil
+	return &FileSystem{RawFileSystem: gofuse.NewDefaultRawFileSystem(), nodes: newNodes(cfg.Tree), cfg: cfg.withDefaults(), opens: newOpens()}, nil
 }
 
 // Usage is what programs have read.

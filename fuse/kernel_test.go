@@ -23,11 +23,26 @@ import (
 )
 
 // mountVariable names the directory at which this program, run again, mounts kernelTree:
-// who serves a mount must not use it.
-const mountVariable = "GRANARY_TEST_MOUNT"
+// who serves a mount must not use it. filesVariable, if it is set, names the directory
+// with the files that are complete.
+const (
+	mountVariable = "GRANARY_TEST_MOUNT"
+	filesVariable = "GRANARY_TEST_FILES"
+)
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == assembleCommand {
+		if err := Assemble(os.Stdin); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv(mountVariable); dir != "" {
+		serve := serve
+		if os.Getenv(stackVariable) != "" {
+			serve = serveStack
+		}
 		if err := serve(dir); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -44,8 +59,22 @@ func kernelTree() []toc.Entry {
 	secret.Mode = 0o600
 	return []toc.Entry{
 		dir(""), dir("d"), file("d/f", 3<<20), link("again", "d/f"), symlink("s", "d/f"), sparse("d/sparse", 1<<40, 1<<39, 4096),
-		attributed, secret, file("d/bad", 10), file("d/slow", 10), file("d/denied", 10),
+		attributed, secret, known("d/big", 5<<20), known("d/small", 5000), file("d/bad", 10), file("d/slow", 10), file("d/denied", 10),
 	}
+}
+
+// known is a file with a digest.
+func known(name string, size int64) toc.Entry {
+	e := file(name, size)
+	e.Digest = toc.Digest{1}
+	return e
+}
+
+// complete are files that are complete: those of a directory.
+type complete struct{ dir string }
+
+func (c complete) Open(_ context.Context, f *toc.File) (*os.File, error) {
+	return os.Open(filepath.Join(c.dir, f.Base()))
 }
 
 // odd are contents of which some cannot be read.
@@ -82,7 +111,11 @@ func serve(dir string) error {
 	if err != nil {
 		return err
 	}
-	f, err := New(Config{Tree: tree, Contents: odd{}, Source: "the image", Log: slog.New(slog.NewTextHandler(os.Stdout, nil))})
+	cfg := Config{Tree: tree, Contents: odd{}, Source: "the image", Log: slog.New(slog.NewTextHandler(os.Stdout, nil))}
+	if dir := os.Getenv(filesVariable); dir != "" {
+		cfg.Files = complete{dir}
+	}
+	f, err := New(cfg)
 	if err != nil {
 		return err
 	}
@@ -95,17 +128,13 @@ type served struct {
 	out bytes.Buffer // to be read after the end
 }
 
-// serveAt mounts kernelTree for as long as the test runs.
-func serveAt(t *testing.T, dir string) *served {
+// serveAt mounts kernelTree, or what else the environment says, for as long as the test
+// runs.
+func serveAt(t *testing.T, dir string, environment ...string) *served {
 	t.Helper()
-	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("MISSING: root and /dev/fuse; CI has them")
-		}
-		t.Skip("MISSING: root and /dev/fuse")
-	}
+	needRoot(t)
 	s := &served{Cmd: exec.Command(os.Args[0])}
-	s.Env = append(os.Environ(), mountVariable+"="+dir)
+	s.Env = append(append(os.Environ(), mountVariable+"="+dir), environment...)
 	said, to, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -128,6 +157,18 @@ func serveAt(t *testing.T, dir string) *served {
 	}
 	go func() { _, _ = io.Copy(&s.out, said) }()
 	return s
+}
+
+// needRoot skips a test where nothing can be mounted, and fails it where all should be
+// there.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("MISSING: root and /dev/fuse; CI has them")
+		}
+		t.Skip("MISSING: root and /dev/fuse")
+	}
 }
 
 func TestTheKernelMounts(t *testing.T) {

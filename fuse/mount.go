@@ -50,7 +50,7 @@ func (f *FileSystem) Serve(ctx context.Context, dir string, mounted func()) erro
 		return nil
 	case <-ctx.Done():
 	}
-	err = f.unmount(dir)
+	err = takeAway(dir, f.cfg.Log)
 	if err == nil {
 		<-served
 	}
@@ -88,6 +88,10 @@ func (f *FileSystem) mountAsRoot(dir string) (device int, err error) {
 }
 
 func (f *FileSystem) options(forHelper ...string) *gofuse.MountOptions {
+	var disabled uint64
+	if f.cfg.Files == nil {
+		disabled = gofuse.CAP_PASSTHROUGH // which would make the mount one more layer of file systems
+	}
 	return &gofuse.MountOptions{
 		Name: fsName, FsName: f.cfg.Source, Options: forHelper,
 		Logger:   slog.NewLogLogger(f.cfg.Log.Handler(), slog.LevelDebug),
@@ -96,9 +100,8 @@ func (f *FileSystem) options(forHelper ...string) *gofuse.MountOptions {
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true,
 		// A directory is listed with attributes only for programs that ask for them.
-		ExtraCapabilities: gofuse.CAP_READDIRPLUS_AUTO | gofuse.CAP_NO_OPENDIR_SUPPORT,
-		// With passthrough, one overlay fewer could be laid over the mount.
-		DisabledCapabilities: gofuse.CAP_PASSTHROUGH,
+		ExtraCapabilities:    gofuse.CAP_READDIRPLUS_AUTO | gofuse.CAP_NO_OPENDIR_SUPPORT,
+		DisabledCapabilities: disabled,
 	}
 }
 
@@ -110,16 +113,16 @@ func readMoreAhead(dir string) {
 	}
 }
 
-// unmount takes the file system out of the tree of files. A program that has just ended
-// may use it for a moment yet.
-func (f *FileSystem) unmount(dir string) (err error) {
+// takeAway takes a file system out of the tree of files. A program that has just ended may
+// use it for a moment yet.
+func takeAway(dir string, log *slog.Logger) (err error) {
 	for range 5 {
 		if err = unmount(dir, 0); err == nil {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	f.cfg.Log.Warn("the mount is in use: it is taken away, and served until what is open has been closed", "dir", dir, "error", err)
+	log.Warn("the mount is in use: it is taken away, and served until what is open has been closed", "dir", dir, "error", err)
 	return unmount(dir, unix.MNT_DETACH)
 }
 

@@ -26,13 +26,11 @@ func Prepare(dir string) (string, error) {
 	}
 	for range maxStale {
 		m, ok := mountAt(path)
-		if !ok || m.kind != "fuse."+fsName {
+		if !ok || !m.ours() {
 			break
 		}
-		// The kernel may answer other questions from memory for an hour yet.
-		var st unix.Statfs_t
-		if err := unix.Statfs(path, &st); !errors.Is(err, unix.ENOTCONN) {
-			return "", fmt.Errorf("mount at %s: %s is mounted there", dir, m.source)
+		if name, served := m.served(path); served {
+			return "", fmt.Errorf("mount at %s: %s is mounted there", dir, name)
 		}
 		if err := unmount(path, unix.MNT_DETACH); err != nil {
 			return "", fmt.Errorf("mount at %s: a dead mount: %w", dir, err)
@@ -83,6 +81,23 @@ type mount struct {
 	device string // MAJOR:MINOR
 	kind   string
 	source string
+}
+
+// ours reports whether it is of this package.
+func (m mount) ours() bool {
+	_, _, stacked := lifeOf(m.source)
+	return stacked || m.kind == "fuse."+fsName
+}
+
+// served returns what is mounted at a path, and whether the process that serves it lives.
+func (m mount) served(path string) (name string, ok bool) {
+	if life, name, stacked := lifeOf(m.source); stacked {
+		return name, lasts(life)
+	}
+	// The kernel may answer other questions from memory for an hour yet.
+	var st unix.Statfs_t
+	err := unix.Statfs(path, &st)
+	return m.source, !errors.Is(err, unix.ENOTCONN)
 }
 
 // mountAt returns the file system that is mounted at a path, without asking it.

@@ -12,12 +12,6 @@ import (
 	"github.com/granary-oci/granary/toc"
 )
 
-// Open says that files are not opened: the kernel asks no more, and keeps what it has
-// read.
-func (f *FileSystem) Open(<-chan struct{}, *gofuse.OpenIn, *gofuse.OpenOut) gofuse.Status {
-	return gofuse.ENOSYS
-}
-
 // Read reads a part of a file: all of it that there is, or nothing.
 func (f *FileSystem) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
 	file, ok := f.file(in.NodeId)

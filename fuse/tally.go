@@ -14,14 +14,14 @@ const (
 
 // tally counts what is read, and what of that is new. The zero value is ready to use.
 //
-// It takes some 40 bytes for each 256 KiB that were read, and a bit for each small file
-// that was read as a whole.
+// It takes some 40 bytes for each 256 KiB that were read, and a bit for each file that is
+// small and was read as a whole, or that is complete.
 type tally struct {
 	mu    sync.Mutex
 	total int64 // bytes that were read
 	new   int64 // bytes that were fetched, each once
 	seen  map[window]uint64
-	whole []uint64 // bit n: all of file n was fetched, which is no larger than a window
+	whole []uint64 // bit n: all of file n was fetched
 }
 
 // window is a part of a file.
@@ -53,6 +53,23 @@ func (t *tally) fetched(file uint64, size, off, n int64) {
 		from, to := max(off-at, 0), min(off+n-at, windowSize)
 		t.mark(window{file, uint64(at / windowSize)}, pages(from, to), min(size-at, windowSize))
 	}
+}
+
+// complete counts all of a file of a size.
+func (t *tally) complete(file uint64, size int64) {
+	t.mu.Lock()
+	whole := t.isWhole(file)
+	t.mu.Unlock()
+	if whole || size == 0 {
+		return
+	}
+	t.fetched(file, size, 0, size)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for at := int64(0); at < size; at += windowSize {
+		delete(t.seen, window{file, uint64(at / windowSize)})
+	}
+	t.setWhole(file)
 }
 
 // pages returns the pages of a window that the bytes from, to < windowSize are in.

@@ -37,8 +37,26 @@ func TestTally(t *testing.T) {
 		}
 	}
 	for w := range got.seen {
-		if sizes[w.file] < windowSize {
+		if size := sizes[w.file]; size < windowSize && int64(len(seen[w.file])) == (size+pageSize-1)/pageSize {
 			t.Errorf("a small file that was read as a whole is remembered by window: %v", w)
+		}
+	}
+}
+
+func TestTallyOfACompleteFile(t *testing.T) {
+	var got tally
+	for _, size := range []int64{0, 10, windowSize, 5*windowSize + 3} {
+		file, before := uint64(size+1), got.new
+		if size > 0 {
+			got.fetched(file, size, 0, 1)
+		}
+		got.complete(file, size)
+		got.complete(file, size)
+		if size > 0 {
+			got.fetched(file, size, size-1, 1)
+		}
+		if _, fetched := got.sums(); fetched-before != size || len(got.seen) > 0 {
+			t.Errorf("a file of %d bytes counts as %d; %d windows are remembered", size, fetched-before, len(got.seen))
 		}
 	}
 }

@@ -146,6 +146,11 @@ func (c *Client) providersOf(ctx context.Context, host string, d digest.Digest) 
 	return slices.Clone(k.ids)
 }
 
+// Provided reports whether another member is known to have all of a blob.
+func (c *Client) Provided(ctx context.Context, host string, d digest.Digest) bool {
+	return slices.ContainsFunc(c.providersOf(ctx, host, d), c.peers.usable)
+}
+
 // learnProviders asks the keepers. An answer of nobody is an answer too, even where a
 // keeper was silent: whoever asks next would wait for the same one.
 func (c *Client) learnProviders(ctx context.Context, host string, d digest.Digest, k *known) {

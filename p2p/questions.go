@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/tracker"
@@ -121,18 +123,30 @@ func (c *Client) nextWithin(ctx context.Context, call *call, silence time.Durati
 //
 // caller is the hash of who it is about.
 func (c *Client) Recall(ctx context.Context, repo wire.Repository, caller string, learn func(facts []byte)) {
+	c.gather(ctx, wire.Ask{Repository: repo, Question: wire.Recall, Reference: caller}, learn)
+}
+
+// Profiles asks the same members for the access profile of an image of the repository,
+// and calls learn with that of each.
+func (c *Client) Profiles(ctx context.Context, repo wire.Repository, image digest.Digest, learn func(profile []byte)) {
+	c.gather(ctx, wire.Ask{Repository: repo, Question: wire.Profile, Reference: string(image)}, learn)
+}
+
+// gather asks all who keep what is known of a repository, and calls learn with what each
+// answers.
+func (c *Client) gather(ctx context.Context, q wire.Ask, learn func([]byte)) {
 	view := c.cfg.Members.View()
 	ctx, cancel := context.WithTimeout(ctx, recallFor)
 	defer cancel()
 	answers := make(chan []byte, tracker.Copies+2)
 	asked := 0
-	for _, p := range view.Keepers(repositoryKey(repo.Host, repo.Name), tracker.Copies+2) {
+	for _, p := range view.Keepers(repositoryKey(q.Host, q.Name), tracker.Copies+2) {
 		if p.ID == view.Self().ID || !c.peers.usable(p.ID) {
 			continue
 		}
 		asked++
 		go func() {
-			_, body, err := c.askOne(ctx, p.ID, wire.Ask{Repository: repo, Question: wire.Recall, Reference: caller}, recallFor)
+			_, body, err := c.askOne(ctx, p.ID, q, recallFor)
 			if err != nil {
 				body = nil
 			}
@@ -140,8 +154,8 @@ func (c *Client) Recall(ctx context.Context, repo wire.Repository, caller string
 		}()
 	}
 	for range asked {
-		if facts := <-answers; len(facts) > 0 {
-			learn(facts)
+		if answer := <-answers; len(answer) > 0 {
+			learn(answer)
 		}
 	}
 }

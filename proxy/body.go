@@ -25,12 +25,15 @@ const (
 
 // open prepares a part of a blob to be sent: from its file where that can be
 // lent, else chunk by chunk, of which the first is there when open returns.
-func (h *Handler) open(ctx context.Context, client *http.ResponseController, b *Blob, p content.Part) (content.Body, error) {
+func (h *Handler) open(ctx context.Context, client *http.ResponseController, repository *Repository, b *Blob, p content.Part) (content.Body, error) {
 	from, lendable := b.part(p.Complete)
 	if lendable {
 		if f, ok := b.lend(p.Offset, p.Length); ok {
 			return &fileBody{h, client, f, p.Offset, p.Length}, nil
 		}
+	}
+	if !p.Complete && !p.OpenEnd && p.Length < smallPart {
+		return h.openSmall(ctx, repository, b, p)
 	}
 	rd := from.OpenSection(ctx, chunk.Section{Offset: p.Offset, Length: p.Length, OnDemand: p.OpenEnd, Complete: p.Complete})
 	body := &chunkBody{h: h, client: client, rd: rd}
@@ -39,6 +42,33 @@ func (h *Handler) open(ctx context.Context, client *http.ResponseController, b *
 		return nil, body.err
 	}
 	return body, nil
+}
+
+// smallPart is up to where a part of a blob, in bytes, is not worth the chunk that it is
+// in.
+const smallPart = chunk.Size / 2
+
+// openSmall reads a small part of a blob, of which no more is fetched than that.
+func (h *Handler) openSmall(ctx context.Context, repository *Repository, b *Blob, p content.Part) (content.Body, error) {
+	t := new(travel)
+	r := &pieces{repository: repository, blob: b, ctx: withTravel(ctx, t)}
+	buf := make([]byte, p.Length)
+	if _, err := r.ReadAt(buf, p.Offset); err != nil {
+		return nil, err
+	}
+	return smallBody{bytesBody{bytes.NewReader(buf)}, func(n int64) { h.registry.served(nil, t, n) }}, nil
+}
+
+// smallBody sends bytes that are in memory, and counts them.
+type smallBody struct {
+	bytesBody
+	sent func(n int64)
+}
+
+func (b smallBody) WriteTo(w io.Writer) (int64, error) {
+	n, err := b.bytesBody.WriteTo(w)
+	b.sent(n)
+	return n, err
 }
 
 // chunkBody sends what a reader gives.
@@ -58,7 +88,7 @@ func (c *chunkBody) WriteTo(w io.Writer) (sent int64, err error) {
 		extend(c.client, len(p))
 		n, werr := w.Write(p)
 		sent += int64(n)
-		c.h.registry.cfg.Served(source, int64(n))
+		c.h.registry.cfg.Served("http", source, int64(n))
 		if werr != nil {
 			return sent, fmt.Errorf("send: %w", werr)
 		}
@@ -88,7 +118,7 @@ func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
 		var k int64
 		k, err = io.CopyN(w, b.f, min(b.n-sent, lendBytes))
 		sent += k
-		b.h.registry.cfg.Served("disk", k)
+		b.h.registry.cfg.Served("http", "disk", k)
 	}
 	if err != nil {
 		err = fmt.Errorf("send file: %w", err)

@@ -31,7 +31,7 @@ func answerTo(err error, unknown string) answer {
 	switch {
 	case errors.As(err, &challenge):
 		return answer{http.StatusUnauthorized, "UNAUTHORIZED"}
-	case errors.Is(err, access.ErrUnchecked), errors.Is(err, errOverloaded):
+	case errors.Is(err, access.ErrUnchecked), errors.Is(err, errOverloaded), errors.Is(err, errMounts):
 		return answer{http.StatusServiceUnavailable, "UNAVAILABLE"}
 	case errors.Is(err, ErrRefused), upstream.Refused(err):
 		return answer{http.StatusForbidden, "DENIED"}

@@ -27,6 +27,8 @@ type Facts struct {
 	Callers map[string]WordFact `json:"callers,omitempty"`
 	// Challenges are those of the upstream's last refusal.
 	Challenges []string `json:"challenges,omitempty"`
+	// Profiles are access profiles, by the digest of the image's manifest.
+	Profiles map[digest.Digest][]byte `json:"profiles,omitempty"`
 	// Itself says that the word on everybody is one on the node's own credentials.
 	Itself bool `json:"itself,omitempty"`
 }
@@ -64,6 +66,7 @@ const (
 	maxFactTags    = 1000
 	maxFactMembers = 4000
 	maxFactCallers = 1000
+	maxProfiles    = 1
 	maxFactText    = 512 // bytes of a tag or media type
 )
 
@@ -136,10 +139,15 @@ func (r *Registry) Learn(in In, facts []byte) error {
 	if err != nil {
 		return err
 	}
-	if len(f.Tags) > maxFactTags || len(f.Members) > maxFactMembers || len(f.Callers) > maxFactCallers {
+	if len(f.Tags) > maxFactTags || len(f.Members) > maxFactMembers || len(f.Callers) > maxFactCallers || len(f.Profiles) > maxProfiles {
 		return errors.New("there are too many facts")
 	}
 	now := time.Now()
+	for image, p := range f.Profiles {
+		if err := r.learnProfile(image, p); err != nil {
+			return err
+		}
+	}
 	for tag, t := range f.Tags {
 		r.learnTag(in.Repository, tag, t, now)
 	}

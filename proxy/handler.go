@@ -111,6 +111,9 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, 
 	case ref.File:
 		sent, err := h.file(w, r, p, req)
 		h.finish(w, r, sent, err, "BLOB_UNKNOWN")
+	case ref.Mount:
+		sent, err := h.mount(w, r, p, req)
+		h.finish(w, r, sent, err, "MANIFEST_UNKNOWN")
 	default:
 		writeAnswer(w, answer{http.StatusNotFound, "UNSUPPORTED"}, "this registry takes no uploads")
 	}
@@ -184,8 +187,9 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, re
 		if b, err = p.Blob(r.Context(), req.Digest); err == nil {
 			defer b.Release()
 			c.Size = b.Size()
+			repository := p
 			c.Open = func(p content.Part) (content.Body, error) {
-				return h.open(r.Context(), http.NewResponseController(w), b, p)
+				return h.open(r.Context(), http.NewResponseController(w), repository, b, p)
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,14 +19,23 @@ import (
 type Layer struct {
 	*lazy.Layer
 	blob  *Blob
-	files toc.Contents
+	bytes *pieces   // its bytes, as its files are read from
+	files *contents // that are kept, or had from others; nil if nothing is kept
 }
 
 // Release is to be called when the layer has been read.
 func (l *Layer) Release() { l.blob.Release() }
 
 // Content returns the content of a regular file of the layer.
-func (l *Layer) Content(e *toc.Entry) *toc.Content { return toc.Open(l.Layer.Layer, e, l.files) }
+func (l *Layer) Content(e *toc.Entry) *toc.Content {
+	if l.files == nil {
+		return toc.Open(l.Layer.Layer, e, nil)
+	}
+	return toc.Open(l.Layer.Layer, e, l.files)
+}
+
+// shared reports whether other members are asked for files of the layer.
+func (l *Layer) shared() bool { return l.files != nil && l.files.shared() }
 
 // Layer opens a layer by its table of contents, for as long as ctx lives. manifest,
 // if it is not empty, is a manifest of the repository that names the layer: what its
@@ -45,12 +53,16 @@ func (p *Repository) Layer(ctx context.Context, d, manifest digest.Digest) (*Lay
 		return nil, err
 	}
 	of := LayerRef{d, manifest}
-	opened, err := p.registry.cfg.Layers.Open(ctx, lazy.Request{Host: p.Host, Layer: desc, Source: layerBytes{p, b}, Complete: b.Proven, Ask: p.askDerived(of)})
+	source := layerBytes{p, b}
+	opened, err := p.registry.cfg.Layers.Open(ctx, lazy.Request{Host: p.Host, Layer: desc, Source: source, Complete: b.Proven, Ask: p.askDerived(of)})
 	if err != nil {
 		b.Release()
 		return nil, fmt.Errorf("%s: %w", p, err)
 	}
-	return &Layer{opened, b, p.contents(ctx, of)}, nil
+	bytes := source.readerAt(ctx)
+	bytes.contents = digested(opened.Format)
+	opened = &lazy.Layer{Layer: opened.On(bytes), Format: opened.Format, Borrowed: opened.Borrowed}
+	return &Layer{opened, b, bytes, p.contents(ctx, of)}, nil
 }
 
 // askDerived returns what asks another member for what is derived from a layer, or
@@ -117,20 +129,9 @@ func (b storedBytes) Stream(ctx context.Context) io.ReadCloser { return b.Open(c
 
 // layerIn returns the descriptor that a manifest has of a layer.
 func (p *Repository) layerIn(ctx context.Context, d, manifest digest.Digest) (desc ocispec.Descriptor, err error) {
-	if _, err := p.resolveDigest(ctx, manifest); err != nil {
-		return desc, err
-	}
-	m, err := p.Manifest(ctx, manifest)
+	image, err := p.imageManifest(ctx, manifest)
 	if err != nil {
 		return desc, err
-	}
-	if err := p.registry.parsing.Acquire(ctx, 1); err != nil {
-		return desc, err
-	}
-	defer p.registry.parsing.Release(1)
-	var image ocispec.Manifest
-	if err := json.Unmarshal(m.Bytes, &image); err != nil {
-		return desc, fmt.Errorf("%s@%s: %w", p, manifest, err)
 	}
 	for _, l := range image.Layers {
 		if l.Digest == d {
@@ -140,8 +141,18 @@ func (p *Repository) layerIn(ctx context.Context, d, manifest digest.Digest) (de
 	return desc, fmt.Errorf("%s@%s: layer %s: %w", p, manifest, d, chunk.ErrNotFound)
 }
 
-// contents returns what is kept of files' contents, as the caller may read it.
-func (p *Repository) contents(ctx context.Context, of LayerRef) toc.Contents {
+// digested reports whether tables of a format have the digests of files' contents.
+func digested(f toc.Format) bool {
+	switch f {
+	case toc.EStargz, toc.ZstdChunked, toc.TarGzip, toc.TarZstd:
+		return true
+	}
+	return false
+}
+
+// contents returns what is kept of files' contents, as the caller may read it, here and
+// by others.
+func (p *Repository) contents(ctx context.Context, of LayerRef) *contents {
 	if p.registry.cfg.Contents == nil {
 		return nil
 	}
@@ -151,32 +162,61 @@ func (p *Repository) contents(ctx context.Context, of LayerRef) toc.Contents {
 		_, err := other.Stat(ctx, o.Layer)
 		return err == nil
 	})
-	if peers := p.peers(); kept != nil && peers != nil && !peers.Alone() && !p.maker {
-		return &sharedContents{kept, ctx, peers, p.in(p.identities()[0]), of}
+	if kept == nil {
+		return nil
 	}
-	return kept
+	c := &contents{Contents: kept, ctx: ctx, of: of, turns: &p.registry.turns}
+	if peers := p.peers(); peers != nil && !peers.Alone() && !p.maker {
+		c.peers, c.in = peers, p.in(p.identities()[0])
+	}
+	return c
 }
 
-// sharedContents are contents of which each is read from layers by one member, for
+// contents are contents that are kept, and others that one member reads from layers for
 // all.
-type sharedContents struct {
+type contents struct {
 	toc.Contents
 	ctx   context.Context // of the reader
-	peers Peers
-	in    In
 	of    LayerRef
+	turns *turns
+	peers Peers // nil without others that are to be asked
+	in    In
+}
+
+// shared reports whether other members are asked for what is not kept here.
+func (c *contents) shared() bool { return c.peers != nil }
+
+// ReadAt implements [toc.Contents].
+func (c *contents) ReadAt(d toc.Digest, size int64, p []byte, off int64) (int, error) {
+	n, err := c.Contents.ReadAt(d, size, p, off)
+	if err == nil {
+		travelled(c.ctx, "disk", n)
+	}
+	return n, err
 }
 
 // Compose implements [toc.Composer].
-func (c *sharedContents) Compose(d toc.Digest, parts []toc.Extent) {
+func (c *contents) Compose(d toc.Digest, parts []toc.Extent) {
 	if kept, ok := c.Contents.(toc.Composer); ok {
 		kept.Compose(d, parts)
 	}
 }
 
 // Fetch implements [toc.Fetcher].
-func (c *sharedContents) Fetch(e *toc.Entry, x toc.Extent) ([]byte, error) {
-	return c.peers.Content(c.ctx, c.in, c.of, e.Name, x)
+func (c *contents) Fetch(e *toc.Entry, x toc.Extent) ([]byte, error) {
+	if !c.shared() {
+		return nil, chunk.ErrNotFound
+	}
+	done, err := c.turns.begin(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	b, err := c.peers.Content(c.ctx, c.in, c.of, e.Name, x)
+	if err == nil {
+		travelled(c.ctx, "peer", len(b))
+	}
+	return b, err
 }
 
 // layerBytes are a layer's bytes as the repository's caller reads them.
@@ -189,7 +229,9 @@ type layerBytes struct {
 func (l layerBytes) Size() int64 { return l.blob.Size() }
 
 // ReaderAt implements [lazy.Source].
-func (l layerBytes) ReaderAt(ctx context.Context) io.ReaderAt {
+func (l layerBytes) ReaderAt(ctx context.Context) io.ReaderAt { return l.readerAt(ctx) }
+
+func (l layerBytes) readerAt(ctx context.Context) *pieces {
 	return &pieces{repository: l.repository, blob: l.blob, ctx: ctx}
 }
 

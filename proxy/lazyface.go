@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
@@ -99,14 +100,38 @@ func (p *paced) Write(b []byte) (int, error) {
 	return p.w.Write(b)
 }
 
-// file answers a request for the content of a file of a layer. If what another member
-// has said of the layer is wrong, it is found out here, and asked again.
+// file answers a request for the content of a file of a layer.
 func (h *Handler) file(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
+	from, m := new(travel), h.registry.mountFor(r.Header.Get(MountHeader), p)
+	r = r.WithContext(withTravel(r.Context(), from))
+	out := &counted{ResponseWriter: w}
+	defer func() { h.registry.served(m, from, out.n) }()
+	return h.checkedFile(out, r, p, req, m)
+}
+
+// counted counts the bytes of an answer.
+type counted struct {
+	http.ResponseWriter
+	n int64
+}
+
+// Unwrap is for [http.ResponseController].
+func (c *counted) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// checkedFile is file. If what another member has said of the layer is wrong, it is found
+// out here, and asked again.
+func (h *Handler) checkedFile(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request, m *Mount) (sent bool, err error) {
 	l, err := h.layer(r, p, req)
 	if err != nil {
 		return false, err
 	}
-	sent, err = h.fileOf(w, r, l, req)
+	sent, err = h.fileOf(w, r, l, req, m)
 	l.Release()
 	if !l.Borrowed || !layerFault(err) {
 		return sent, err
@@ -120,10 +145,10 @@ func (h *Handler) file(w http.ResponseWriter, r *http.Request, p *Repository, re
 		return false, err
 	}
 	defer l.Release()
-	return h.fileOf(w, r, l, req)
+	return h.fileOf(w, r, l, req, m)
 }
 
-func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req ref.Request) (sent bool, err error) {
+func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req ref.Request, m *Mount) (sent bool, err error) {
 	e, err := fileNamed(l, toc.Clean(r.URL.Query().Get("path")))
 	if err != nil {
 		return false, err
@@ -134,6 +159,9 @@ func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req r
 		ETag: fileTag(req.Digest, &e),
 		Size: e.Size,
 		Open: func(part content.Part) (content.Body, error) {
+			if m != nil {
+				m.reading(req.Digest, &e, part.Offset, part.Length)
+			}
 			return openFile(http.NewResponseController(w), l.Content(&e), part)
 		},
 	})
@@ -168,18 +196,27 @@ func fileTag(layer digest.Digest, e *toc.Entry) string {
 // fileBlock is how much of a file is read at a time, in bytes: an extent of eStargz.
 const fileBlock = 4 << 20
 
+var fileBlocks = sync.Pool{New: func() any { p := make([]byte, fileBlock); return &p }}
+
 // layerFile sends a part of a file, of which the first block is there before.
 type layerFile struct {
 	client *http.ResponseController
 	from   *toc.Content
 	part   content.Part
 	buf    []byte    // what is read, and not sent
+	all    *[]byte   // buf's memory, if it is to be used again
 	read   int64     // bytes of the part that have been
 	sum    hash.Hash // of what was read, if all of the file is; or nil
 }
 
 func openFile(client *http.ResponseController, c *toc.Content, part content.Part) (content.Body, error) {
-	f := &layerFile{client: client, from: c, part: part, buf: make([]byte, 0, min(part.Length, fileBlock))}
+	f := &layerFile{client: client, from: c, part: part}
+	if part.Length <= fileBlock/64 {
+		f.buf = make([]byte, 0, part.Length)
+	} else {
+		f.all = fileBlocks.Get().(*[]byte)
+		f.buf = (*f.all)[:0:min(part.Length, fileBlock)]
+	}
 	if part.Length == c.Size() && c.Digest().Known() {
 		f.sum = sha256.New()
 	}
@@ -233,7 +270,13 @@ func (f *layerFile) WriteTo(w io.Writer) (sent int64, err error) {
 	return sent, nil
 }
 
-func (f *layerFile) Close() error { return nil }
+func (f *layerFile) Close() error {
+	if f.all != nil {
+		fileBlocks.Put(f.all)
+		f.all, f.buf = nil, nil
+	}
+	return nil
+}
 
 // layerFault reports whether err says that a layer is not what it should be.
 func layerFault(err error) bool {

@@ -139,6 +139,8 @@ func (o ours) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	return o.Store.Get(ctx, ref)
 }
 
+func (o ours) Has(ref chunk.Ref) bool { return o.still() && o.Store.Has(ref) }
+
 func (o ours) Lend(d digest.Digest, off, n int64) (*os.File, bool) {
 	o.supplying.RLock()
 	defer o.supplying.RUnlock()

@@ -41,6 +41,11 @@ type Peers interface {
 	// asked, and calls learn with the facts of each: those of [Registry.Facts]. It
 	// takes a second at most.
 	Recall(ctx context.Context, in In, caller string, learn func(facts []byte))
+	// Profiles asks the same members for the access profile of an image, and calls learn
+	// with that of each.
+	Profiles(ctx context.Context, in In, image digest.Digest, learn func(profile []byte))
+	// Provided reports whether another member is known to have all of a blob.
+	Provided(ctx context.Context, host string, d digest.Digest) bool
 	// Keeps reports whether this node keeps what is known of a repository, or did until
 	// lately.
 	Keeps(in In) bool

@@ -1,13 +1,12 @@
 package proxy
 
 import (
-	linked "container/list"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -16,22 +15,23 @@ import (
 )
 
 const (
-	// pieceSize is what is fetched for a read of a few bytes, from an upstream.
-	pieceSize = 64 << 10
-	// manyPieces is from where on a read of a chunk is one of the whole chunk.
-	manyPieces = chunk.Size / 2
-	// keptPieces bounds the pieces that are kept in memory, in bytes.
-	keptPieces = 16 << 20
+	// pieceSize is what parts of blobs are fetched in multiples of, from an upstream, and
+	// smallRead the least that is fetched where nothing says what is read next.
+	pieceSize = 16 << 10
+	smallRead = 64 << 10
+	// runOfPieces is how much is fetched with one request at the most.
+	runOfPieces = chunk.StripeSize
 )
 
-// pieces reads a blob here and there. A read of little of a chunk that is not here
-// gets that much from the upstream, in pieces of 64 KiB, and not the chunk. In a
-// cluster the chunk is got all the same: its owner fetches it once for all who read
-// some of it.
+// pieces reads a blob here and there. What is read of a chunk that is not here comes
+// from the upstream, in small pieces, and not the chunk. In a cluster that is done
+// by whoever reads a file's content for all; of other things the chunk is got: its owner
+// fetches it once for all who read some of it.
 type pieces struct {
 	repository *Repository
 	blob       *Blob
 	ctx        context.Context
+	contents   bool // it is for files' contents, of which each is read once for all
 }
 
 // ReadAt implements [io.ReaderAt].
@@ -53,21 +53,31 @@ func (r *pieces) ReadAt(p []byte, off int64) (n int, err error) {
 
 // read reads some of p, at least a byte.
 func (r *pieces) read(p []byte, off int64) (int, error) {
-	if int64(len(p)) >= manyPieces || !r.apart() {
+	if !r.apart() {
 		return r.readChunks(p, off)
 	}
 	ref := r.ref(off)
 	p = p[:min(int64(len(p)), ref.Offset+ref.Size-off)]
-	if b, err := r.blob.near.Get(r.ctx, ref); err == nil {
+	ctx, from := chunk.WithOrigin(r.ctx)
+	if b, err := r.blob.near.Get(ctx, ref); err == nil {
+		travelled(r.ctx, from(), len(p))
 		return copy(p, b[off-ref.Offset:]), nil
 	}
-	return r.readPieces(p, off)
+	n, err := r.readPiece(p, off)
+	if errors.Is(err, upstream.ErrNoRanges) {
+		return r.readChunks(p, off)
+	}
+	return n, err
 }
 
 // apart reports whether parts of chunks are read.
 func (r *pieces) apart() bool {
-	peers := r.repository.peers()
-	return r.blob.Size() > chunk.Size && (peers == nil || peers.Alone()) && !r.repository.registry.rangeless.has(r.repository.Host)
+	p := r.repository
+	if r.blob.Size() <= chunk.Size || p.registry.rangeless.has(p.Host) {
+		return false
+	}
+	peers := p.registry.cfg.Peers
+	return peers == nil || peers.Alone() || r.contents && !peers.Provided(r.ctx, p.Host, r.blob.Digest())
 }
 
 func (r *pieces) ref(off int64) chunk.Ref {
@@ -76,186 +86,250 @@ func (r *pieces) ref(off int64) chunk.Ref {
 }
 
 // readChunks reads through whole chunks, ahead if there are several.
-func (r *pieces) readChunks(p []byte, off int64) (int, error) {
-	from, _ := r.blob.part(false)
-	rd := from.OpenSection(r.ctx, chunk.Section{Offset: off, Length: int64(len(p))})
-	defer rd.Close()
-	return io.ReadFull(rd, p)
-}
-
-// readPieces reads what is in one chunk, by pieces.
-func (r *pieces) readPieces(p []byte, off int64) (int, error) {
-	first := off / pieceSize * pieceSize
-	end := min((off+int64(len(p))+pieceSize-1)/pieceSize*pieceSize, r.blob.Size())
-	cache, key := &r.repository.registry.pieces, pieceKey{r.repository.Host, r.blob.Digest(), 0}
-	for at := first; at < end; at += pieceSize {
-		key.offset = at
-		if b, ok := cache.get(key); ok {
-			if at <= off {
-				return copy(p, b[off-at:]), nil
-			}
-			end = at // fetch up to what is here
-		}
-	}
-	end = r.ahead(first, end)
-	b, err := r.fetch(first, end)
-	if errors.Is(err, upstream.ErrNoRanges) {
-		r.repository.registry.rangeless.add(r.repository.Host)
-		return r.readChunks(p, off)
-	}
+func (r *pieces) readChunks(p []byte, off int64) (n int, err error) {
+	done, err := r.repository.registry.turns.begin(r.ctx)
 	if err != nil {
-		return 0, fmt.Errorf("blob %s: read at %d: %w", r.blob.Digest(), off, err)
+		return 0, err
 	}
-	for at := first; at < end; at += pieceSize {
-		key.offset = at
-		cache.put(key, b[at-first:min(at+pieceSize, end)-first])
-	}
-	r.complete(r.ref(off))
-	return copy(p, b[off-first:]), nil
+	defer done()
+	err = r.eachChunk(off, int64(len(p)), func(b []byte) { n += copy(p[n:], b) })
+	return n, err
 }
 
-// ahead returns up to where is fetched what is asked for from first to end. Who has
-// read what is before that gets as much again, up to the end of the chunk: reading on,
-// by however little, takes few requests.
-func (r *pieces) ahead(first, end int64) int64 {
-	cache, key := &r.repository.registry.pieces, pieceKey{r.repository.Host, r.blob.Digest(), first}
-	for first-key.offset < chunk.Size {
-		key.offset -= pieceSize
-		if _, ok := cache.get(key); !ok {
-			key.offset += pieceSize
-			break
+// eachChunk calls use with the parts of chunks that a section of the blob consists of.
+func (r *pieces) eachChunk(off, size int64, use func([]byte)) error {
+	from, _ := r.blob.part(false)
+	rd := from.OpenSection(r.ctx, chunk.Section{Offset: off, Length: size})
+	defer rd.Close()
+	for {
+		b, source, err := rd.Next()
+		if err == io.EOF {
+			return nil
 		}
-	}
-	ref := r.ref(first)
-	return max(end, min(first+first-key.offset, ref.Offset+ref.Size))
-}
-
-// complete puts a chunk into the store of which all pieces have been read.
-func (r *pieces) complete(ref chunk.Ref) {
-	var p []byte
-	registry, key := r.repository.registry, pieceKey{r.repository.Host, ref.Blob, ref.Offset}
-	for ; key.offset < ref.Offset+ref.Size; key.offset += pieceSize {
-		b, ok := registry.pieces.get(key)
-		if !ok {
-			return
-		}
-		p = append(p, b...)
-	}
-	if int64(len(p)) != ref.Size {
-		return
-	}
-	if registry.cfg.Peers != nil {
-		registry.cfg.Peers.Fetched(key.host, ref, p)
-	}
-	registry.report(r.blob.near.Put(r.ctx, ref, p))
-}
-
-// fetch gets the bytes from off to end from the upstream.
-func (r *pieces) fetch(off, end int64) (p []byte, err error) {
-	for _, as := range r.repository.identities() {
-		up, err := r.repository.registry.cfg.Upstream(r.repository.Repository, as.Authorization())
 		if err != nil {
-			return nil, err
+			return err
 		}
-		p, err = fetchRange(r.ctx, up, r.blob.Digest(), off, end)
-		r.repository.heed(as, err, up)
-		if !errors.Is(err, chunk.ErrDenied) {
-			return p, err
-		}
+		travelled(r.ctx, source, len(b))
+		use(b)
 	}
-	return p, err
 }
 
-// fetchRange gets part of a blob in one request.
-func fetchRange(ctx context.Context, up Upstream, d digest.Digest, off, end int64) ([]byte, error) {
-	asked := fmt.Sprintf("bytes=%d-%d", off, end-1)
-	resp, err := up.Get(ctx, "blobs/"+string(d), nil, http.Header{"Range": {asked}})
+// readPiece reads what is in one piece, and fetches what p takes of those behind it with
+// it.
+func (r *pieces) readPiece(p []byte, off int64) (int, error) {
+	cache, at := &r.repository.registry.pieces, off/pieceSize*pieceSize
+	for {
+		source := "memory"
+		found := cache.find(r.key(at))
+		if found == nil {
+			source = "" // whoever fetches it counts it
+			run, err := r.start(at, r.ahead(at, off+int64(len(p))))
+			if err != nil {
+				return 0, err
+			}
+			if len(run) == 0 {
+				continue // somebody was faster
+			}
+			found = run[0]
+		}
+		b, err := found.wait(r.ctx)
+		switch {
+		case err == nil:
+			n := copy(p, b[off-at:])
+			travelled(r.ctx, source, n)
+			return n, nil
+		case source == "" || r.ctx.Err() != nil:
+			return 0, fmt.Errorf("blob %s: read at %d: %w", r.blob.Digest(), off, err)
+		} // else it was somebody else who could not have it
+	}
+}
+
+// fetchFor bounds the fetching of a run. It goes on when the one who has begun it has
+// left: it is short, and others may wait for it.
+const fetchFor = time.Minute
+
+// start begins to fetch the pieces from one byte to another, in its turn, up to the first
+// one that is there or on its way, and returns them. They are on their way from then on:
+// what has to wait for its turn is nobody's to wait for.
+func (r *pieces) start(at, end int64) ([]*piece, error) {
+	done, err := r.repository.registry.turns.begin(r.ctx)
 	if err != nil {
 		return nil, err
 	}
+	run := r.repository.registry.pieces.claim(r.key(at), end)
+	if len(run) == 0 {
+		done()
+		return nil, nil
+	}
+	go func() {
+		defer done()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), fetchFor)
+		defer cancel()
+		r.fetch(ctx, run)
+	}()
+	return run, nil
+}
+
+func (r *pieces) key(offset int64) pieceKey {
+	return pieceKey{r.repository.Host, r.blob.Digest(), offset}
+}
+
+// ahead returns up to where is fetched what is asked for from first to end. Who has
+// read what is before that gets as much again: reading on, by however little, takes few
+// requests.
+func (r *pieces) ahead(first, end int64) int64 {
+	before := first
+	if !r.contents {
+		end = max(end, (first/smallRead+1)*smallRead)
+	}
+	for before > 0 && first-before < runOfPieces && r.repository.registry.pieces.has(r.key(before-pieceSize)) {
+		before -= pieceSize
+	}
+	return r.runEnd(first, max(end, first+first-before))
+}
+
+// neighbourhood returns how much of what is behind a run is worth fetching with it, and
+// has as much fetched of what is before it: the more has been read here and there near
+// it. Files that are read together, as those of a directory, are near each other in a
+// layer.
+func (r *pieces) neighbourhood(start, end int64) int64 {
+	near := 0
+	if end-start <= 2*smallRead {
+		near = r.repository.registry.pieces.miss(r.key(start), reach)
+	}
+	if near < 2 {
+		return 0
+	}
+	size := min(int64(pieceSize)<<near, reach)
+	before := *r
+	before.ctx = withUrgency(r.ctx, expected)
+	go before.Expect(max(start-size, 0), start)
+	return size
+}
+
+// reach is how far two reads of a layer may be apart, in bytes, to be near each other.
+const reach = 256 << 10
+
+// runEnd returns the end of a run of pieces that begins at first, and is to hold what is
+// before end: where the blob ends, or a chunk begins that is stored.
+func (r *pieces) runEnd(first, end int64) int64 {
+	end = min((end+pieceSize-1)/pieceSize*pieceSize, r.blob.Size(), first+runOfPieces)
+	for {
+		next := r.ref(first)
+		if first = next.Offset + next.Size; first >= end {
+			return end
+		}
+		if r.blob.near.Has(r.ref(first)) {
+			return first
+		}
+	}
+}
+
+// Expect implements [toc.Expecter]: what is said to be read soon is fetched at once, and
+// with few requests.
+func (r *pieces) Expect(start, end int64) {
+	if start >= end || !r.apart() {
+		return
+	}
+	at := start / pieceSize * pieceSize
+	if urgencyOf(r.ctx) == demanded && !r.repository.registry.pieces.has(r.key(at)) && !r.blob.near.Has(r.ref(at)) {
+		end += r.neighbourhood(at, end)
+	}
+	for end = min(end, r.blob.Size()); at < end; {
+		next := min(at+pieceSize, end)
+		if !r.blob.near.Has(r.ref(at)) {
+			run, err := r.start(at, r.runEnd(at, end))
+			if err != nil {
+				return
+			}
+			next = max(next, at+int64(len(run))*pieceSize)
+		}
+		at = next
+	}
+}
+
+// fetch gets a run of pieces from the upstream with one request, and settles each as it
+// comes.
+func (r *pieces) fetch(ctx context.Context, run []*piece) {
+	cache, from := &r.repository.registry.pieces, run[0].key.offset
+	err := r.fetchAs(ctx, run[0].key.offset, r.pieceEnd(run[len(run)-1]), func(body io.Reader) error {
+		for len(run) > 0 {
+			b := make([]byte, r.pieceEnd(run[0])-run[0].key.offset)
+			if _, err := io.ReadFull(body, b); err != nil {
+				return err
+			}
+			travelled(ctx, "upstream", len(b))
+			cache.settle(run[0], b, nil)
+			run = run[1:]
+		}
+		return nil
+	})
+	if errors.Is(err, upstream.ErrNoRanges) {
+		r.repository.registry.rangeless.add(r.repository.Host)
+	}
+	for _, p := range run {
+		cache.settle(p, nil, err)
+	}
+	if len(run) == 0 {
+		r.complete(ctx, from)
+	}
+}
+
+func (r *pieces) pieceEnd(p *piece) int64 { return min(p.key.offset+pieceSize, r.blob.Size()) }
+
+// complete puts the chunks into the store of which all pieces have been read, from byte
+// from on.
+func (r *pieces) complete(ctx context.Context, from int64) {
+	registry := r.repository.registry
+	for end := min(from+runOfPieces, r.blob.Size()); from < end; {
+		ref := r.ref(from)
+		from = ref.Offset + ref.Size
+		p, ok := registry.pieces.chunk(r.key(ref.Offset), from)
+		if !ok {
+			continue
+		}
+		if registry.cfg.Peers != nil {
+			registry.cfg.Peers.Fetched(r.repository.Host, ref, p)
+		}
+		registry.report(r.blob.near.Put(ctx, ref, p))
+	}
+}
+
+// fetchAs gets the bytes from off to end from the upstream, in the name of whoever may
+// have them.
+func (r *pieces) fetchAs(ctx context.Context, off, end int64, read func(io.Reader) error) (denied error) {
+	for _, as := range r.repository.identities() {
+		up, err := r.repository.registry.cfg.Upstream(r.repository.Repository, as.Authorization())
+		if err != nil {
+			return err
+		}
+		err = fetchRange(ctx, up, r.blob.Digest(), off, end, read)
+		r.repository.heed(as, err, up)
+		if !errors.Is(err, chunk.ErrDenied) {
+			return err
+		}
+		denied = err
+	}
+	return denied
+}
+
+// fetchRange gets part of a blob in one request, of which read reads the answer.
+func fetchRange(ctx context.Context, up Upstream, d digest.Digest, off, end int64, read func(io.Reader) error) error {
+	asked := fmt.Sprintf("bytes=%d-%d", off, end-1)
+	resp, err := up.Get(ctx, "blobs/"+string(d), nil, http.Header{"Range": {asked}})
+	if err != nil {
+		return err
+	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusPartialContent {
-		return nil, upstream.ErrNoRanges
+		return upstream.ErrNoRanges
 	}
 	var first, last int64
 	if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/", &first, &last); err != nil || first != off || last != end-1 {
-		return nil, fmt.Errorf("%s was asked for, %q is the answer", asked, resp.Header.Get("Content-Range"))
+		return fmt.Errorf("%s was asked for, %q is the answer", asked, resp.Header.Get("Content-Range"))
 	}
-	p := make([]byte, end-off)
-	if _, err := io.ReadFull(resp.Body, p); err != nil {
-		return nil, fmt.Errorf("%s: %w", asked, err)
+	if err := read(resp.Body); err != nil {
+		return fmt.Errorf("%s: %w", asked, err)
 	}
-	return p, nil
-}
-
-// hosts are some of which something is remembered, for as long as they are not too
-// many. The zero value is ready to use.
-type hosts struct {
-	mu  sync.Mutex
-	all map[string]bool
-}
-
-const maxHosts = 256
-
-func (h *hosts) add(host string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.all == nil || len(h.all) >= maxHosts {
-		h.all = make(map[string]bool)
-	}
-	h.all[host] = true
-}
-
-func (h *hosts) has(host string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.all[host]
-}
-
-// pieceCache keeps the pieces that were used last. The zero value is ready to use.
-type pieceCache struct {
-	mu    sync.Mutex
-	all   map[pieceKey]*linked.Element
-	order linked.List // of *piece, the one that was used last is the first
-	size  int
-}
-
-// pieceKey names a piece as a host has sent it.
-type pieceKey struct {
-	host   string
-	blob   digest.Digest
-	offset int64
-}
-
-type piece struct {
-	key   pieceKey
-	bytes []byte
-}
-
-func (c *pieceCache) get(k pieceKey) ([]byte, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.all[k]
-	if e == nil {
-		return nil, false
-	}
-	c.order.MoveToFront(e)
-	return e.Value.(*piece).bytes, true
-}
-
-func (c *pieceCache) put(k pieceKey, p []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.all[k] != nil {
-		return
-	}
-	if c.all == nil {
-		c.all = make(map[pieceKey]*linked.Element)
-	}
-	c.all[k] = c.order.PushFront(&piece{k, p})
-	for c.size += len(p); c.size > keptPieces; {
-		last := c.order.Remove(c.order.Back()).(*piece)
-		delete(c.all, last.key)
-		c.size -= len(last.bytes)
-	}
+	return nil
 }

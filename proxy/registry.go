@@ -53,6 +53,8 @@ type Store interface {
 	chunk.Store
 	chunk.Proofs
 	Stat(d digest.Digest) (chunkstore.Info, error)
+	// Has reports whether a chunk is there to be read.
+	Has(ref chunk.Ref) bool
 	// Drop forgets all that is stored of a blob that is not proven.
 	Drop(d digest.Digest)
 	Retain(d digest.Digest, total int64) (release func())
@@ -94,9 +96,9 @@ type Config struct {
 	// nothing.
 	Layers   *lazy.Layers
 	Contents *lazy.Contents
-	// Served is told of bytes that left the node, and of the source they came
-	// from. nil ignores them.
-	Served func(source string, n int64)
+	// Served is told of bytes that left the node: to whom ("http" or "fuse"), and which
+	// source they came from. nil ignores them.
+	Served func(face, source string, n int64)
 }
 
 // Registry answers what a registry is asked, for every repository of every
@@ -111,6 +113,9 @@ type Registry struct {
 	forgotten forgotten    // tags that were invalidated
 	lists     lists
 	pieces    pieceCache
+	turns     turns
+	mounts    mounts
+	profiling sync.Mutex          // held while a profile changes
 	rangeless hosts               // that have sent the whole for a part
 	parsing   *semaphore.Weighted // of pages of lists, and manifests
 	gathering *semaphore.Weighted // bytes of lists
@@ -125,7 +130,7 @@ func NewRegistry(cfg Config) *Registry {
 		cfg.Layers = lazy.NewLayers(&lazy.Derived{Report: cfg.Report})
 	}
 	if cfg.Served == nil {
-		cfg.Served = func(string, int64) {}
+		cfg.Served = func(string, string, int64) {}
 	}
 	if cfg.Access.Report == nil {
 		cfg.Access.Report = cfg.Report

@@ -17,7 +17,8 @@ type Tree struct {
 	layers []*Layer
 	nodes  []node // sorted by name
 	links  map[inode]int
-	alone  bool // it is one layer, and others may have what it refers to
+	alone  bool   // it is one layer, and others may have what it refers to
+	lower  *lower // it is what overlayfs is to see of one layer
 }
 
 // inode is what several names may stand for: a record of a layer.
@@ -30,7 +31,7 @@ type node struct {
 
 // File is one name in a [Tree]. Where it is a further name of a file, its entry is
 // that of the file, but for the name: no entry of a tree is a [Hardlink], unless the
-// tree is [Alone].
+// tree is [Alone] or a [Lower].
 type File struct {
 	Entry
 	// Layer is the one that has the file, and Source the name that it has it under.
@@ -56,6 +57,9 @@ func (t *Tree) At(i int) File {
 		f.Links = many
 	}
 	f.Xattrs = visible(f.Xattrs)
+	if t.lower != nil {
+		t.lower.mark(&f, n, t.record(n.inode))
+	}
 	return f
 }
 
@@ -169,7 +173,7 @@ func Alone(layer *Layer) (*Tree, error) { return overlay(&Tree{layers: []*Layer{
 func overlay(t *Tree) (*Tree, error) {
 	layers := t.layers
 	for i := range layers {
-		if err := t.add(uint32(i)); err != nil {
+		if _, err := t.add(uint32(i)); err != nil {
 			return nil, fmt.Errorf("layer %d: %w", i+1, err)
 		}
 	}
@@ -180,11 +184,11 @@ func overlay(t *Tree) (*Tree, error) {
 	return t, nil
 }
 
-// add lays the next layer over the tree.
-func (t *Tree) add(layer uint32) error {
+// add lays the next layer over the tree, and returns what that changes.
+func (t *Tree) add(layer uint32) (*changes, error) {
 	c, err := changesOf(t.layers[layer])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lower := make([]node, 0, len(t.nodes))
 	for _, n := range t.nodes {
@@ -194,9 +198,9 @@ func (t *Tree) add(layer uint32) error {
 	}
 	t.merge(lower, layer, c)
 	if len(t.nodes) > MaxEntries {
-		return fmt.Errorf("%w: more than %d entries", ErrLimit, MaxEntries)
+		return nil, fmt.Errorf("%w: more than %d entries", ErrLimit, MaxEntries)
 	}
-	return t.link(layer, lower)
+	return c, t.link(layer, lower)
 }
 
 // merge makes the tree of what a layer leaves of the lower ones, and its own.

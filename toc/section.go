@@ -25,7 +25,19 @@ type Section struct {
 // NewSection returns the bytes of r from start to end, 0 ≤ start ≤ end, of which all
 // are going to be read.
 func NewSection(r io.ReaderAt, start, end int64) *Section {
+	Expect(r, start, end)
 	return newSection(r, start, end, wholePiece)
+}
+
+// Expecter is a layer's reader that is told which bytes are about to be read, all of them,
+// so that it can get them at once. It returns soon, and may do nothing.
+type Expecter interface{ Expect(start, end int64) }
+
+// Expect tells a layer's reader what is about to be read, if it wants to know.
+func Expect(r io.ReaderAt, start, end int64) {
+	if e, ok := r.(Expecter); ok && start < end {
+		e.Expect(start, end)
+	}
 }
 
 // Section returns the bytes of r, a layer, that the extent is read from.
@@ -34,6 +46,7 @@ func NewSection(r io.ReaderAt, start, end int64) *Section {
 // another, or one that shares its bytes with others, hardly more is read than asked.
 func (x *Extent) Section(r io.ReaderAt) *Section {
 	if x.Digest.Known() && x.Inner == 0 {
+		Expect(r, x.Start, x.End)
 		return newSection(r, x.Start, x.End, wholePiece)
 	}
 	return newSection(r, x.Start, x.End, somePiece)

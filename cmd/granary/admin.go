@@ -18,6 +18,7 @@ import (
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/cmd/granary/node"
+	"github.com/granary-oci/granary/proxy"
 )
 
 // nodeFlag is how commands find a running node.
@@ -110,7 +111,19 @@ func (c *statusCmd) Run(e *env) error {
 		fmt.Fprintf(w, "cluster\t%d members; this is %s, gossip at %s\n", len(c.Members), c.ID, c.Gossip)
 	}
 	fmt.Fprintf(w, "upstreams\t%s\n", strings.Join(s.Upstreams, " "))
+	for _, m := range s.Mounts {
+		fmt.Fprintf(w, "mount\t%s at %s for %s: %s read of %d files; %s\n", printable(m.Ref), printable(m.Dir), time.Since(m.Started).Round(time.Second), bytesText(m.Read), m.Files, mountText(m))
+	}
 	return w.Flush()
+}
+
+// mountText says what came for a mount.
+func mountText(m proxy.MountStatus) string {
+	text := travelText(m.Demanded.Plus(m.Ahead))
+	if m.Rest != "" {
+		text += "; the rest: " + printable(m.Rest)
+	}
+	return text
 }
 
 func bytesText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

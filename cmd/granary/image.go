@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -48,6 +50,7 @@ type table struct {
 	desc     ocispec.Descriptor
 	format   string
 	verified string
+	sum      toc.Digest // of all that the node said
 }
 
 // open finds the image and its layers, and reads their tables. done is to be called
@@ -196,20 +199,28 @@ func (img *image) query() url.Values {
 	return url.Values{"manifest": {string(img.top)}}
 }
 
+// maxBlank is how much may follow a table, in bytes.
+const maxBlank = 1 << 10
+
 func (img *image) table(ctx context.Context, l ocispec.Descriptor) (*table, error) {
 	resp, err := img.from.Get(ctx, "_granary/toc/"+string(l.Digest), img.query(), http.Header{"Accept": {proxy.TOCType}})
 	if err != nil {
 		return nil, explained(err)
 	}
 	defer resp.Body.Close()
-	t, err := toc.DecodeJSON(resp.Body, l.Size)
+	sum, h := sha256.New(), resp.Header
+	body := io.TeeReader(resp.Body, sum)
+	t, err := toc.DecodeJSON(body, l.Size)
+	if err == nil {
+		_, err = io.Copy(io.Discard, io.LimitReader(body, maxBlank))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", l.Digest, err)
 	}
-	h := resp.Header
+	fmt.Fprintln(sum, l.Digest, h.Get(proxy.WhiteoutsHeader))
 	return &table{
 		Layer: &toc.Layer{TOC: t, Overlayfs: h.Get(proxy.WhiteoutsHeader) == "overlayfs"},
-		desc:  l, format: h.Get(proxy.FormatHeader), verified: h.Get(proxy.VerifiedHeader),
+		desc:  l, format: h.Get(proxy.FormatHeader), verified: h.Get(proxy.VerifiedHeader), sum: toc.Digest(sum.Sum(nil)),
 	}, nil
 }
 

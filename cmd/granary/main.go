@@ -31,12 +31,14 @@ type cli struct {
 	Cat     catCmd        `cmd:"" name:"cat" help:"Write files of an image to the standard output."`
 	Stat    statCmd       `cmd:"" name:"stat" help:"Show all that is known of files of an image."`
 	Mount   mountCmd      `cmd:"" help:"Mount an image as a file system, before it has arrived."`
+	Stack   assembleCmd   `cmd:"" hidden:"" name:"assemble-mount" help:"Mount layers for mount, which starts it."`
 	Status  statusCmd     `cmd:"" help:"Show what a running node holds and has served."`
 	Show    configCmd     `cmd:"" name:"config" help:"Show the effective settings of serve, and where each comes from."`
 	Fsck    fsckCmd       `cmd:"" help:"Check every chunk of a store, and drop what is wrong."`
 	GC      gcCmd         `cmd:"" name:"gc" help:"Evict what has not been read for longest."`
 	Forget  invalidateCmd `cmd:"" name:"invalidate" help:"Make a node ask its upstream about a tag again."`
 	Peers   peersCmd      `cmd:"" help:"Show the members of a node's cluster, and what the node makes of them."`
+	Mounter mounterCmd    `cmd:"" hidden:"" help:"Keep the mounts of a node's snapshotter; the node starts it."`
 	Demo    demoCmd       `cmd:"" help:"Show a cluster at work: a registry, three nodes and an image, all in this process."`
 	Version versionCmd    `cmd:"" help:"Show the version."`
 }
@@ -91,7 +93,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	e := env{ctx: ctx, stdout: stdout, stderr: stderr, log: newLogger(stderr, c.LogLevel, c.LogFormat)}
-	err = parsed.Run(&e, s)
+	err = parsed.Run(&e, s, &c)
 	var bad *node.SettingError
 	switch {
 	case errors.As(err, &bad):

@@ -169,6 +169,7 @@ func TestWrongSettingsAreRefused(t *testing.T) {
 		"max-requests: -1\n":                                     ":1: max-requests: it is negative",
 		"max-requests: some\n":                                   ":1: max-requests: ",
 		"docker-config: /none\nnode-credentials: {'*': share}\n": ":1: docker-config: ",
+		"snapshotter-listen: /run/snapshotter.sock\n":            `:1: snapshotter-listen: "/run/snapshotter.sock" is not unix://`,
 		"tls-cert-file: /none\ntls-key-file: /none\n":            ":1: tls-cert-file: ",
 	} {
 		file := filepath.Join(t.TempDir(), "granary.yaml")

@@ -8,11 +8,13 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"sort"
 	"sync"
 	"time"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/upstream"
 	"github.com/granary-oci/granary/toc"
 )
@@ -31,6 +33,8 @@ type nodeContents struct {
 	img *image
 	// connect returns the image's repository through a new connection to the node.
 	connect func(context.Context) (*upstream.Repository, error)
+	// mount is what the node knows the mount by.
+	mount string
 
 	mu         sync.Mutex
 	from       *upstream.Repository // nil before the first read, and after a failed one
@@ -51,11 +55,16 @@ func (c *mountCmd) connect(e *env, img *image) func(context.Context) (*upstream.
 
 // ReadAt implements [fuse.Contents].
 func (n *nodeContents) ReadAt(ctx context.Context, f *toc.File, p []byte, off int64) error {
+	return n.persist(ctx, func(from *upstream.Repository) error { return n.readAt(ctx, from, f, p, off) })
+}
+
+// persist has a read tried for as long as that makes sense.
+func (n *nodeContents) persist(ctx context.Context, read func(from *upstream.Repository) error) error {
 	var first time.Time // of the failures of this read
 	for pause := firstReadPause; ; pause = min(2*pause, longReadPause) {
 		from, err := n.node(ctx)
 		if err == nil {
-			err = n.img.readAt(ctx, from, f, p, off)
+			err = read(from)
 		}
 		switch {
 		case errors.Is(err, chunk.ErrDenied):
@@ -138,11 +147,21 @@ func (n *nodeContents) node(ctx context.Context) (*upstream.Repository, error) {
 
 // readAt reads all of p at off of a file's content, and checks of it what can be checked
 // without more: the node has checked the rest.
-func (img *image) readAt(ctx context.Context, from *upstream.Repository, f *toc.File, p []byte, off int64) error {
-	query := img.query()
+func (n *nodeContents) readAt(ctx context.Context, from *upstream.Repository, f *toc.File, p []byte, off int64) error {
+	query := n.img.query()
 	query.Set("path", f.Source)
+	if err := n.getRange(ctx, from, "_granary/file/"+string(n.img.layerOf(*f)), query, f, p, off); err != nil {
+		return err
+	}
+	return checkContent(f, p, off)
+}
+
+// getRange reads all of p at off of what a path of the node's has, as f says.
+func (n *nodeContents) getRange(ctx context.Context, from *upstream.Repository, path string, query url.Values, f *toc.File, p []byte, off int64) error {
 	last := off + int64(len(p)) - 1
-	resp, err := from.Get(ctx, "_granary/file/"+string(img.layerOf(*f)), query, http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", off, last)}})
+	resp, err := from.Get(ctx, path, query, http.Header{
+		"Range": {fmt.Sprintf("bytes=%d-%d", off, last)}, proxy.MountHeader: {n.mount},
+	})
 	if err != nil {
 		return err
 	}
@@ -150,10 +169,8 @@ func (img *image) readAt(ctx context.Context, from *upstream.Repository, f *toc.
 	if want, got := fmt.Sprintf("bytes %d-%d/%d", off, last, f.Size), resp.Header.Get("Content-Range"); got != want {
 		return fmt.Errorf("file %q: the node answers with %q, not %q", f.Name, got, want)
 	}
-	if _, err := io.ReadFull(resp.Body, p); err != nil {
-		return err
-	}
-	return checkContent(f, p, off)
+	_, err = io.ReadFull(resp.Body, p)
+	return err
 }
 
 // checkContent checks what a file is said to have at off: all of the file, or the extents

@@ -19,8 +19,9 @@ type serveCmd struct {
 	node.Config `embed:""`
 }
 
-func (c *serveCmd) Run(e *env) error {
+func (c *serveCmd) Run(e *env, all *cli) error {
 	setMemoryLimit()
+	c.Mounter = []string{"mounter", "--log-level", all.LogLevel, "--log-format", all.LogFormat}
 	n, err := node.New(c.Config, e.log)
 	if err != nil {
 		return err

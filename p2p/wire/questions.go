@@ -31,6 +31,10 @@ const (
 	// Content asks for an extent of a file of a layer. The reference is a [Part], and
 	// the content the body of the answer's frame.
 	Content Question = 6
+	// Profile asks for the access profile of an image, as the member has it. The
+	// reference is the digest of the image's manifest, and the profile the body of the
+	// answer's frame, which is empty if there is none.
+	Profile Question = 7
 )
 
 // Ask is a question to the upstream, made to the member that asks for all.
@@ -55,7 +59,7 @@ func ReadAsk(header []byte) (a Ask, err error) {
 	err = read(header, func(f field) {
 		switch f.number {
 		case 4:
-			if a.Question = Question(f.int(math.MaxInt32)); a.Question > Content {
+			if a.Question = Question(f.int(math.MaxInt32)); a.Question > Profile {
 				a.Question = 0
 			}
 		case 5:

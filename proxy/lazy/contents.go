@@ -103,11 +103,12 @@ func (c *readable) readOne(content toc.Digest, size int64, p []byte, off int64) 
 	}
 	for n < len(p) {
 		r := m.At(m.Find(off + int64(n)))
-		b, err := c.Store.Get(c.ctx, r)
-		if err != nil {
+		at := off + int64(n) - r.Offset
+		k := min(len(p)-n, int(r.Size-at))
+		if c.Store.ReadAt(c.ctx, r, p[n:n+k], at) != nil {
 			return n, toc.ErrNotKept
 		}
-		n += copy(p[n:], b[off+int64(n)-r.Offset:])
+		n += k
 	}
 	return n, nil
 }

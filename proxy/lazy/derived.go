@@ -20,10 +20,11 @@ type Kind string
 
 // The kinds that there are.
 const (
-	KindGzip  Kind = "gzip-index" // of an ordinary tar+gzip
-	kindTable Kind = "toc"
-	kindParts Kind = "parts"     // of a content: which others it consists of
-	kindCheck Kind = "toc-check" // whether a layer's own table agrees with the layer: agrees, or why not
+	KindGzip    Kind = "gzip-index" // of an ordinary tar+gzip
+	KindProfile Kind = "profile"    // of an image, by the digest of its manifest: see package profile
+	kindTable   Kind = "toc"
+	kindParts   Kind = "parts"     // of a content: which others it consists of
+	kindCheck   Kind = "toc-check" // whether a layer's own table agrees with the layer: agrees, or why not
 )
 
 const agrees = "ok"
@@ -35,6 +36,7 @@ const MaxDerived = 256 << 20
 type Store interface {
 	chunk.Store
 	chunk.Proofs
+	ReadAt(ctx context.Context, ref chunk.Ref, p []byte, off int64) error
 	Drop(d digest.Digest)
 	Retain(d digest.Digest, total int64) (release func())
 }

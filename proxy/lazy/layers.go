@@ -217,9 +217,28 @@ func (l *Layers) Derived(ctx context.Context, kind Kind, blob digest.Digest) ([]
 	return l.derived.Get(ctx, kind, blob)
 }
 
-// openAs opens a layer as what it is.
+// SetDerived keeps an object that was derived elsewhere.
+func (l *Layers) SetDerived(ctx context.Context, kind Kind, of digest.Digest, p []byte) {
+	l.derived.Put(ctx, kind, of, p)
+}
+
+// openAs opens a layer as what it is, by what was read of it when it was opened before, and
+// if that does not do, anew.
 func (l *Layers) openAs(ctx context.Context, q Request) (*Layer, error) {
-	r := q.Source.ReaderAt(ctx)
+	key := digest.FromString(q.Host + "\n" + string(q.table))
+	r := openingOf(ctx, l.derived, key, q.Source.ReaderAt(ctx), q.Layer.Size)
+	layer, err := l.openFrom(ctx, r, q)
+	if err != nil && len(r.kept) > 0 {
+		r = &opening{from: r.from, size: r.size}
+		layer, err = l.openFrom(ctx, r, q)
+	}
+	if err == nil {
+		r.opened(ctx, l.derived, key)
+	}
+	return layer, err
+}
+
+func (l *Layers) openFrom(ctx context.Context, r io.ReaderAt, q Request) (*Layer, error) {
 	announced := toc.Announced(q.Layer)
 	if announced != "" {
 		layer, err := l.openFormat(ctx, announced, r, q)

@@ -114,3 +114,45 @@ func TestWhatAnotherMemberSaid(t *testing.T) {
 		t.Errorf("asked %d times, want 1", asked)
 	}
 }
+
+// TestALayerIsOpenedAgainWithoutIt has a node that is started again: what it once opened
+// it opens without asking for any of the layer's bytes.
+func TestALayerIsOpenedAgainWithoutIt(t *testing.T) {
+	p := layerOf(t, "f", "content")
+	var tarball bytes.Buffer
+	w := tar.NewWriter(&tarball)
+	for _, name := range []string{"a", "b"} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Size: 1 << 20, Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = w.Write(make([]byte, 1<<20))
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	kept := openContents(t)
+	derived := &lazy.Derived{Store: kept.Store, Records: kept.Records, Report: func(err error) { t.Error(err) }}
+	for format, p := range map[toc.Format][]byte{toc.TarGzip: p, toc.Tar: tarball.Bytes()} {
+		if _, err := lazy.NewLayers(derived).Open(t.Context(), request(p, &source{p: p})); err != nil {
+			t.Fatal(err)
+		}
+		gone := request(p, &source{p, errors.New("the layer is read"), nil})
+		gone.Source = unreadable{gone.Source}
+		l, err := lazy.NewLayers(derived).Open(t.Context(), gone)
+		if err != nil || l.Format != format || l.Len() < 2 {
+			t.Errorf("%s: %+v, %v", format, l, err)
+		}
+		other := gone
+		other.Host = "other.test"
+		if _, err := lazy.NewLayers(derived).Open(t.Context(), other); err == nil {
+			t.Errorf("%s: what one host has sent is taken for another's", format)
+		}
+	}
+}
+
+// unreadable is a source of which no part can be read.
+type unreadable struct{ lazy.Source }
+
+func (unreadable) ReaderAt(context.Context) io.ReaderAt {
+	return readerAt(func([]byte, int64) (int, error) { return 0, errors.New("the layer is asked for") })
+}

@@ -19,6 +19,7 @@ const (
 	Upload                // /v2/<name>/blobs/uploads/…
 	TOC                   // /v2/<name>/_granary/toc/<digest>: of a layer
 	File                  // /v2/<name>/_granary/file/<digest>?path=…: in a layer
+	Mount                 // /v2/<name>/_granary/mount/<digest>: of an image's manifest, or of a layer
 )
 
 // Request is what a path asks for, and of whom.
@@ -100,11 +101,8 @@ func (r *Request) split(path string) (name string, err error) {
 	case "referrers":
 		r.Kind = Referrers
 		r.Digest, err = digest.Digest(last), checkDigest(last)
-	case "toc", "file":
-		r.Kind = TOC
-		if before[j+1:] == "file" {
-			r.Kind = File
-		}
+	case "toc", "file", "mount":
+		r.Kind = map[string]Kind{"toc": TOC, "file": File, "mount": Mount}[before[j+1:]]
 		before, ok := strings.CutSuffix(name, "/_granary")
 		if !ok {
 			return "", invalid("NAME_UNKNOWN", "%q is no path of a registry", path)

@@ -47,15 +47,11 @@ func makeImage(t *testing.T) *image {
 		t.Fatal(err)
 	}
 	img.unpack(t, second, "--exclude=.wh.*")
-	layers := []ocispec.Descriptor{
-		img.add(ocispec.MediaTypeImageLayerGzip, packed(t, first)),
-		img.addStargz(t, second),
-	}
-	img.finish(t, layers...)
+	img.finish(t, img.add(ocispec.MediaTypeImageLayerGzip, packed(t, first)), img.addStargz(t, second))
 	return img
 }
 
-// finish gives the image its manifest.
+// finish makes the manifest of layers.
 func (img *image) finish(t *testing.T, layers ...ocispec.Descriptor) {
 	t.Helper()
 	config := img.add(ocispec.MediaTypeImageConfig, []byte("{}"))

@@ -56,11 +56,17 @@ func throughANode(t *testing.T, img *image) {
 // compare compares a mount with the tree that tar has made.
 func compare(t *testing.T, img *image, dir string) {
 	t.Helper()
-	want, err := treetest.Tree(img.unpacked, time.Nanosecond)
+	compareTrees(t, img.unpacked, dir, time.Nanosecond)
+}
+
+// compareTrees compares a mount with another tree, of which times have a precision.
+func compareTrees(t *testing.T, unpacked, dir string, precision time.Duration) {
+	t.Helper()
+	want, err := treetest.Tree(unpacked, precision)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := treetest.Tree(dir, time.Nanosecond)
+	got, err := treetest.Tree(dir, precision)
 	if err != nil {
 		t.Fatal(err)
 	}

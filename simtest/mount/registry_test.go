@@ -15,9 +15,10 @@ import (
 
 // What a registry does with requests for blobs, those that it is at included.
 const (
-	answering int32 = iota
-	dead            // breaks off
-	stuck           // waits until it is another
+	answering   int32 = iota
+	dead              // breaks off
+	stuck             // waits until it is another
+	stuckInside       // the same, but for beginnings of blobs
 )
 
 // registry serves an image as app:v1.
@@ -25,6 +26,7 @@ type registry struct {
 	*httptest.Server
 	img   *image
 	sent  atomic.Int64 // answers with parts of blobs
+	size  atomic.Int64 // bytes of those
 	state atomic.Int32
 	held  atomic.Int64 // requests that have been stuck
 }
@@ -64,14 +66,21 @@ type failing struct {
 }
 
 func (f *failing) Write(p []byte) (int, error) {
-	if f.r.state.Load() == stuck {
+	if f.waits() {
 		f.r.held.Add(1)
 	}
-	for f.r.state.Load() == stuck && f.q.Context().Err() == nil {
+	for f.waits() && f.q.Context().Err() == nil {
 		time.Sleep(5 * time.Millisecond)
 	}
 	if f.r.state.Load() == dead {
 		panic(http.ErrAbortHandler)
 	}
-	return f.ResponseWriter.Write(p)
+	n, err := f.ResponseWriter.Write(p)
+	f.r.size.Add(int64(n))
+	return n, err
+}
+
+func (f *failing) waits() bool {
+	state := f.r.state.Load()
+	return state == stuck || state == stuckInside && !strings.HasPrefix(f.q.Header.Get("Range"), "bytes=0-")
 }

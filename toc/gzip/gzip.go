@@ -73,6 +73,15 @@ func (x *Index) end(out int64) int64 {
 	return min(x.Size, x.Points[i].In+lookahead)
 }
 
+// guess returns the byte of the layer up to which it is about to be read for the tar up
+// to out, as if a span were packed evenly, and a little more.
+func (x *Index) guess(out int64) int64 {
+	i := max(x.find(out-1), 0)
+	p, end := x.Points[i], x.end(x.spanEnd(i))
+	share := float64(out-p.Out) / float64(max(x.spanEnd(i)-p.Out, 1))
+	return min(end, p.In+int64(share*float64(end-p.In))+readSize/2)
+}
+
 // spanEnd returns the byte of the tar where the span of point i ends.
 func (x *Index) spanEnd(i int) int64 {
 	if i+1 < len(x.Points) {

@@ -60,6 +60,7 @@ func (f *inflater) Inflate(e toc.Extent, off int64) (io.ReadCloser, error) {
 		}
 		return io.NopCloser(bytes.NewReader(p)), nil
 	}
+	toc.Expect(f.r, f.x.Points[i].In, f.x.guess(end))
 	s, err := f.x.resume(f.r, i, f.x.end(end), nil)
 	if err != nil {
 		return nil, err

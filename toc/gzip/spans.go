@@ -3,6 +3,8 @@ package gzip
 import (
 	"io"
 	"sync"
+
+	"github.com/granary-oci/granary/toc"
 )
 
 // Spans keep the spans of layers that were read last, as far as they have been
@@ -72,15 +74,21 @@ func (s *span) readOn(r io.ReaderAt, to int64) (err error) {
 	s.src.r = r
 	defer func() { s.src.r = nil }() // it is somebody's
 	end := s.x.spanEnd(s.i)
+	begin := s.x.Points[s.i]
+	at := begin.In
+	if s.s != nil {
+		at = s.s.blob.pos()
+	}
+	toc.Expect(r, at, s.x.guess(begin.Out+to))
 	if s.s == nil {
 		if s.s, err = s.x.resume(&s.src, s.i, s.x.end(end), nil); err != nil {
 			return err
 		}
-		s.buf = make([]byte, 0, end-s.x.Points[s.i].Out)
+		s.buf = make([]byte, 0, end-begin.Out)
 	}
-	at := len(s.buf)
+	had := len(s.buf)
 	s.buf = s.buf[:to]
-	if _, err := io.ReadFull(s.s, s.buf[at:]); err != nil {
+	if _, err := io.ReadFull(s.s, s.buf[had:]); err != nil {
 		return unexpected(err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -17,8 +18,10 @@ import (
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/chunkstore/lend"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/tracker"
 )
@@ -31,6 +34,7 @@ type Status struct {
 	Admin     string    `json:"admin"`
 	DataDir   string    `json:"dataDir"`
 	Degraded  string    `json:"degraded,omitempty"` // why nothing is kept, if so
+	Files     string    `json:"files,omitempty"`    // Unix socket at which files of contents are lent
 	Upstreams []string  `json:"upstreams"`          // registries that have been asked
 
 	Store chunkstore.Usage `json:"store"`
@@ -41,6 +45,8 @@ type Status struct {
 	Served map[string]int64 `json:"served"`
 	// Received counts bytes that came from upstream registries.
 	Received int64 `json:"received"`
+	// Mounts are the images that are mounted through the node.
+	Mounts []proxy.MountStatus `json:"mounts,omitempty"`
 	// Cluster is nil for a node alone.
 	Cluster *ClusterStatus `json:"cluster,omitempty"`
 }
@@ -78,12 +84,16 @@ func (n *Node) Status() Status {
 		Upstreams: n.upstreams.names(),
 		Served:    make(map[string]int64),
 		Received:  n.metrics.upstream.Load(),
+		Mounts:    n.registry.Mounts(),
 		Cluster:   n.clusterStatus(),
 	}
 	if n.store.Disk == nil {
 		s.Degraded = "the data directory cannot be used; nothing is kept"
 	} else {
 		s.Store, s.Contents = n.store.Disk.Usage(), n.contents.Usage()
+	}
+	if path, err := filepath.Abs(lend.Path(n.cfg.DataDir)); err == nil && n.lending != nil {
+		s.Files = path
 	}
 	for i, source := range sources {
 		s.Served[source] = n.metrics.bySource[i].Load()

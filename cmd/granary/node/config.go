@@ -16,9 +16,10 @@ import (
 // Config holds the settings of a node. The tags name its flags, environment
 // variables and keys of the configuration file, which are the same.
 type Config struct {
-	DataConfig    `embed:""`
-	ListenConfig  `embed:""`
-	ClusterConfig `embed:""`
+	DataConfig        `embed:""`
+	ListenConfig      `embed:""`
+	ClusterConfig     `embed:""`
+	SnapshotterConfig `embed:""`
 }
 
 // DataConfig says what a node keeps, and where it gets it from.
@@ -75,6 +76,14 @@ type ClusterConfig struct {
 	UploadLimit   Size `name:"upload-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that go to members, as in 50MiB. 0 is no limit."`
 	DownloadLimit Size `name:"download-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from members. 0 is no limit."`
 	UpstreamLimit Size `name:"upstream-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from registries. 0 is no limit."`
+}
+
+// SnapshotterConfig says whether containerd's snapshots are made here.
+type SnapshotterConfig struct {
+	SnapshotterListen string `name:"snapshotter-listen" placeholder:"unix://PATH" help:"Socket at which containerd's remote snapshotter is, as in unix:///run/granary/snapshotter.sock: containers start from mounts of their images, before these have arrived. Takes root. Default: none."`
+
+	// Mounter are the arguments with which this program keeps mounts for a node.
+	Mounter []string `kong:"-"`
 }
 
 // SettingError says that the value of a setting cannot be used.

@@ -67,7 +67,9 @@ func newMetrics() *metrics {
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What never happened is 0, not absent.
 	for _, s := range sources {
-		m.served.WithLabelValues(s, "http")
+		for _, face := range []string{"http", "fuse"} {
+			m.served.WithLabelValues(s, face)
+		}
 	}
 	for _, d := range []string{"in", "out"} {
 		m.peers.WithLabelValues(d)
@@ -93,8 +95,8 @@ func (m *metrics) watch(usage, contents func() chunkstore.Usage) {
 	gauge("granary_contents_bytes", "Bytes of files' contents and of what was derived from layers, on disk.", func() float64 { return float64(contents().Bytes) })
 }
 
-func (m *metrics) countServed(source string, n int64) {
-	m.served.WithLabelValues(source, "http").Add(float64(n))
+func (m *metrics) countServed(face, source string, n int64) {
+	m.served.WithLabelValues(source, face).Add(float64(n))
 	for i, s := range sources {
 		if s == source {
 			m.bySource[i].Add(n)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/chunkstore/lend"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/access"
@@ -62,8 +63,11 @@ type Node struct {
 	registry  *proxy.Registry
 	handler   http.Handler
 	tagRules  []proxy.TagRule
+	snapshots *snapshots         // nil if containerd's are not made here
 	completed chan digest.Digest // blobs of which all is stored now
-	closers   []func() error     // in the order of opening
+	lender    *lender            // and where it is asked; nil if nothing is lent
+	lending   *lend.Server
+	closers   []func() error // in the order of opening
 }
 
 // New opens the data directory and the listeners of a node. A data directory
@@ -99,6 +103,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		face.Contents = &lazy.Contents{Store: n.contents, Records: n.catalog, Report: n.faults.report}
 	}
 	face.Layers = lazy.NewLayers(derived)
+	n.lend(face.Contents)
 	if n.cluster != nil {
 		face.Peers, face.OwnRanges = peers{n.cluster, n.store.Proven}, cfg.UnprovenRanges == "upstream"
 	}
@@ -132,6 +137,9 @@ func (n *Node) open() (err error) {
 	if n.store.Disk != nil {
 		n.metrics.watch(n.store.Disk.Usage, n.contents.Usage)
 	}
+	if err := n.openSnapshots(); err != nil {
+		return err
+	}
 	if !n.cfg.clustered() {
 		return nil
 	}
@@ -142,6 +150,21 @@ func (n *Node) open() (err error) {
 	n.closers = append(n.closers, n.cluster.close)
 	n.watching.Store(n.cluster)
 	return nil
+}
+
+// lend makes the socket at which files of contents are lent. Without it they are sent.
+func (n *Node) lend(contents *lazy.Contents) {
+	if contents == nil || n.cfg.VerifyReads == "always" {
+		return
+	}
+	n.lender = newLender(n.contents, contents, n.cfg.DataDir, n.faults.report)
+	s, err := lend.Listen(lend.Path(n.cfg.DataDir), n.lender.open, func(err error) { n.log.Debug("files of contents", "error", err) })
+	if err != nil {
+		n.log.Warn("files of contents are not lent to mounts", "error", err)
+		return
+	}
+	n.lending = s
+	n.closers = append(n.closers, s.Close)
 }
 
 // watch is told what becomes of blobs in the store.
@@ -285,6 +308,7 @@ func (n *Node) AdminURL() string {
 func (n *Node) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	registry := n.server(n.handler)
+	registry.RegisterOnShutdown(n.registry.EndMounts)
 	for _, l := range n.listeners {
 		g.Go(func() error { return ignoreShutdown(registry.Serve(l)) })
 	}
@@ -292,8 +316,15 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.admin != nil {
 		g.Go(func() error { return ignoreShutdown(admin.Serve(n.admin)) })
 	}
+	if n.snapshots != nil {
+		g.Go(func() error { return n.snapshots.run(gctx) })
+	}
 	g.Go(func() error { return n.scrub(gctx) })
 	g.Go(func() error { n.checkLayers(gctx); return nil })
+	if n.lending != nil {
+		g.Go(func() error { n.lender.run(gctx); return nil })
+		g.Go(func() error { return n.lending.Serve(gctx) })
+	}
 	// Other members are asked for as long as there are responses to be given.
 	cctx, leave := context.WithCancel(context.WithoutCancel(ctx))
 	defer leave()

@@ -58,6 +58,14 @@ func (p peers) Recall(ctx context.Context, in proxy.In, caller string, learn fun
 	p.client.Recall(ctx, wireRepository(in), caller, learn)
 }
 
+func (p peers) Profiles(ctx context.Context, in proxy.In, image digest.Digest, learn func([]byte)) {
+	p.client.Profiles(ctx, wireRepository(in), image, learn)
+}
+
+func (p peers) Provided(ctx context.Context, host string, d digest.Digest) bool {
+	return p.client.Provided(ctx, host, d)
+}
+
 func (p peers) Keeps(in proxy.In) bool { return p.client.Keeps(in.Host, in.Name) }
 
 func (p peers) Tell(in proxy.In, facts []byte) { p.client.Tell(wireRepository(in), facts) }
@@ -209,6 +217,9 @@ func (b backend) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byt
 			return a, nil, err
 		}
 		return a, b.registry.Facts(where, q.Reference), nil
+	}
+	if q.Question == wire.Profile {
+		return a, b.registry.KeptProfile(ctx, digest.Digest(q.Reference)), nil
 	}
 	if q.Question == wire.Derived || q.Question == wire.Content {
 		return b.part(ctx, q)

@@ -1,0 +1,334 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/profile"
+	"github.com/granary-oci/granary/toc"
+)
+
+const (
+	// runGap is how far apart in a layer, in bytes, what is fetched ahead may be, to be
+	// fetched with one request; runSize is how much one such request gets.
+	runGap  = 96 << 10
+	runSize = 2 << 20
+	// aheadAtOnce is how many of these are under way, and sharedAtOnce how many files
+	// other members are asked for.
+	aheadAtOnce  = 8
+	sharedAtOnce = 32
+)
+
+// fetchExpected fetches what the image's profile says, or else what its layers say is
+// read first.
+func (m *Mount) fetchExpected() {
+	ctx := withUrgency(withTravel(m.ctx, &m.ahead), expected)
+	byLayer := make(map[digest.Digest][]profile.File)
+	position := make(map[fileRef]int)
+	for i, f := range m.profile(ctx).Likely() {
+		byLayer[f.Layer] = append(byLayer[f.Layer], f)
+		position[fileRef{f.Layer, f.Path}] = i
+	}
+	var mu sync.Mutex
+	var all []*aheadRun
+	g, gctx := errgroup.WithContext(ctx)
+	for _, desc := range m.layers {
+		g.Go(func() error {
+			l, err := m.p.Layer(ctx, desc.Digest, m.manifest())
+			if err != nil {
+				m.note(err)
+				return nil // what is in other layers is expected all the same
+			}
+			context.AfterFunc(m.ctx, l.Release)
+			var parts []part
+			switch {
+			case len(position) > 0:
+				parts = l.partsOf(byLayer[desc.Digest], func(path string) int { return position[fileRef{desc.Digest, path}] })
+			case l.Prefetch > 0:
+				parts = l.firstParts(l.Prefetch)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, runsOf(l, parts)...)
+			return gctx.Err()
+		})
+	}
+	if g.Wait() != nil {
+		return
+	}
+	slices.SortStableFunc(all, func(a, b *aheadRun) int { return cmp.Compare(a.rank, b.rank) })
+	m.fetchRuns(all)
+}
+
+// note reports what went wrong with what nobody waits for. A layer that only the kernel
+// reads is not.
+func (m *Mount) note(err error) {
+	if m.ctx.Err() == nil && !errors.Is(err, toc.ErrUnsupported) {
+		m.p.registry.report(err)
+	}
+}
+
+// part is a part of a file that is expected to be read: an extent that is checked as a
+// whole, or some bytes of another one.
+type part struct {
+	entry      toc.Entry
+	off, size  int64 // in the file
+	start, end int64 // in the layer
+	rank       int   // the smaller, the sooner
+}
+
+// partsOf returns the parts of files that a profile names. What the layer does not have
+// is passed over.
+func (l *Layer) partsOf(files []profile.File, rank func(path string) int) (parts []part) {
+	for _, f := range files {
+		e, ok := l.Lookup(f.Path)
+		if !ok || e.Type != toc.Regular {
+			continue
+		}
+		for _, x := range e.Extents {
+			for _, r := range f.Ranges {
+				off, end := max(x.Offset, r.Offset), min(x.Offset+x.Size, r.Offset+r.Size)
+				if off >= end {
+					continue
+				}
+				p := part{entry: e, off: off, size: end - off, start: x.Start, end: x.End, rank: rank(f.Path)}
+				parts = append(parts, p)
+				if x.Digest.Known() {
+					break // all of it is fetched
+				}
+			}
+		}
+	}
+	return parts
+}
+
+// firstParts returns all files of which the layer has the content before byte end.
+func (l *Layer) firstParts(end int64) (parts []part) {
+	for e := range l.All() {
+		for _, x := range e.Extents {
+			if x.Start < end && x.End <= end {
+				parts = append(parts, part{entry: e, off: x.Offset, size: x.Size, start: x.Start, end: x.End, rank: int(x.Start >> 20)})
+			}
+		}
+	}
+	return parts
+}
+
+// aheadRun are parts that are near each other in a layer.
+type aheadRun struct {
+	layer *Layer
+	parts []part
+	rank  int
+}
+
+func (r *aheadRun) start() int64 { return r.parts[0].start }
+func (r *aheadRun) end() int64   { return r.parts[len(r.parts)-1].end }
+
+// runsOf puts parts together that can be fetched with one request. Where other members
+// are asked for files, each is by itself.
+func runsOf(l *Layer, parts []part) (runs []*aheadRun) {
+	apart := l.shared()
+	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(a.start, b.start) })
+	for _, p := range parts {
+		var last *aheadRun
+		if n := len(runs); n > 0 {
+			last = runs[n-1]
+		}
+		if last == nil || apart || p.start > last.end()+runGap || p.end-last.start() > runSize {
+			last = &aheadRun{layer: l, rank: p.rank}
+			runs = append(runs, last)
+		}
+		last.parts = append(last.parts, p)
+		last.rank = min(last.rank, p.rank)
+	}
+	return runs
+}
+
+// fetchRuns fetches runs, several at a time.
+func (m *Mount) fetchRuns(all []*aheadRun) {
+	var g errgroup.Group
+	g.SetLimit(aheadAtOnce)
+	if len(all) > 0 && all[0].layer.shared() {
+		g.SetLimit(sharedAtOnce)
+	}
+	for _, r := range all {
+		g.Go(func() error {
+			if m.ctx.Err() == nil {
+				m.note(r.fetch())
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // errors are noted
+}
+
+// fetch reads all parts of a run, so that they are kept.
+func (r *aheadRun) fetch() error {
+	missing := slices.DeleteFunc(slices.Clone(r.parts), func(p part) bool { return r.layer.keeps(&p) })
+	if len(missing) == 0 {
+		return nil
+	}
+	if !r.layer.shared() {
+		toc.Expect(r.layer.bytes, missing[0].start, missing[len(missing)-1].end)
+	}
+	var errs []error
+	for _, p := range missing {
+		errs = append(errs, r.layer.readPart(&p))
+	}
+	return errors.Join(errs...)
+}
+
+// keeps reports whether a part is kept as a content.
+func (l *Layer) keeps(p *part) bool {
+	i := slices.IndexFunc(p.entry.Extents, func(x toc.Extent) bool { return x.Offset+x.Size > p.off })
+	if x := p.entry.Extents[i]; l.files != nil && x.Digest.Known() {
+		_, err := l.files.ReadAt(x.Digest, x.Size, make([]byte, 1), 0)
+		return err == nil
+	}
+	return false
+}
+
+// readPart reads a part, piece by piece.
+func (l *Layer) readPart(p *part) error {
+	c := l.Content(&p.entry)
+	buf := make([]byte, min(p.size, fileBlock))
+	for off, end := p.off, p.off+p.size; off < end; off += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), end-off)]
+		if _, err := c.ReadAt(buf, off); err != nil && off+int64(len(buf)) < p.entry.Size {
+			return err
+		}
+	}
+	return nil
+}
+
+// fileRef names a file of a layer.
+type fileRef struct {
+	layer digest.Digest
+	path  string
+}
+
+// onward is a file that is read from one end on.
+type onward struct {
+	end     int64 // of what was read
+	fetched int64 // up to where it is fetched ahead
+	window  int64 // how much ahead
+}
+
+// How much of a file is fetched ahead of a program that reads on and on: at first, and
+// at most. The program has to have read a little first.
+const (
+	firstWindow = 1 << 20
+	lastWindow  = 16 << 20
+	maxStreams  = 1024 // files for which this is remembered
+)
+
+// readOn takes note of a read of a file, and fetches what is behind if it goes on where
+// the last one has ended: the more, the longer it does.
+func (m *Mount) readOn(file fileRef, off, size, total int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.streams == nil || len(m.streams) > maxStreams {
+		m.streams = make(map[fileRef]*onward)
+	}
+	s := m.streams[file]
+	// The kernel's reads ahead of the program are several at a time, in any order.
+	if s == nil || off < s.end-firstWindow || off > s.end+firstWindow {
+		m.streams[file] = &onward{end: off + size, fetched: off + size}
+		return
+	}
+	s.end = max(s.end, off+size)
+	if s.fetched = max(s.fetched, s.end); s.fetched > s.end+s.window/2 || s.fetched >= total {
+		return
+	}
+	s.window = min(max(2*s.window, firstWindow), lastWindow)
+	from := s.fetched
+	s.fetched = min(s.end+s.window, total)
+	to := s.fetched
+	m.start(func() { m.fetchFile(file, from, to) })
+}
+
+// fetchFile fetches the bytes of a file from one to another.
+func (m *Mount) fetchFile(file fileRef, from, to int64) {
+	if to <= from || m.ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(withUrgency(withTravel(m.ctx, &m.ahead), expected))
+	defer cancel()
+	l, err := m.p.Layer(ctx, file.layer, m.manifest())
+	if err != nil {
+		m.note(err)
+		return
+	}
+	defer l.Release()
+	parts := l.partsOf([]profile.File{{Path: file.path, Ranges: []profile.Range{{Offset: from, Size: to - from}}}}, func(string) int { return 0 })
+	m.fetchRuns(runsOf(l, parts))
+}
+
+// FetchRest fetches all of the image that is not here, once nothing else is to be
+// fetched. It returns at once.
+func (m *Mount) FetchRest() {
+	m.begun.Do(func() {
+		m.setRest("fetching")
+		m.start(func() {
+			ctx := withUrgency(withTravel(m.ctx, &m.ahead), background)
+			for _, l := range m.layers {
+				if err := m.p.fetchStripes(ctx, l.Digest); err != nil {
+					m.note(err)
+					m.setRest(err.Error())
+					return
+				}
+			}
+			m.setRest("complete")
+		})
+	})
+}
+
+func (m *Mount) setRest(s string) { m.rest.Store(&s) }
+
+// fetchStripes fetches what is missing of a blob, several stripes at a time, each in its
+// turn.
+func (p *Repository) fetchStripes(ctx context.Context, d digest.Digest) error {
+	b, err := p.Blob(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer b.Release()
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(restAtOnce)
+	for off := int64(0); off < b.Size(); off += chunk.StripeSize {
+		g.Go(func() error { return p.fetchStripe(ctx, b, off) })
+	}
+	return g.Wait()
+}
+
+func (p *Repository) fetchStripe(ctx context.Context, b *Blob, off int64) error {
+	m, err := chunk.Grid(b.Digest(), b.Size())
+	if err != nil {
+		return err
+	}
+	first, end := m.Find(off), m.Find(min(off+chunk.StripeSize, b.Size())-1)+1
+	for first < end && b.near.Has(m.At(first)) {
+		first++
+	}
+	for first < end && b.near.Has(m.At(end-1)) {
+		end--
+	}
+	if first == end {
+		return nil
+	}
+	done, err := p.registry.turns.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	from, last := m.At(first).Offset, m.At(end-1)
+	r := &pieces{repository: p, blob: b, ctx: ctx}
+	return r.eachChunk(from, last.Offset+last.Size-from, func([]byte) {})
+}

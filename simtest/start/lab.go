@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lab is a registry with the image in every format, behind a link, and machines.
+type lab struct {
+	net      *network
+	registry *registry
+	images   map[string]*image // by format
+	granary  string            // the program
+	logLevel string
+	dir      string // of all that a run makes
+	logs     string
+	label    string // of the row, in names of files
+	secret   string // file with the cluster's
+}
+
+// newLab makes the network, and starts the registry. It is to be closed, even if this
+// fails.
+func newLab(ctx context.Context, o *options) (l *lab, err error) {
+	l = &lab{images: make(map[string]*image), granary: o.granary, logLevel: o.logLevel, label: "setup", logs: filepath.Join(o.work, "logs")}
+	sweepRuns(o.work)
+	l.dir = filepath.Join(o.work, fmt.Sprint("run-", os.Getpid()))
+	if err := os.Mkdir(l.dir, 0o755); err != nil {
+		return l, err
+	}
+	l.secret = filepath.Join(l.dir, "secret")
+	err = errors.Join(os.RemoveAll(l.logs), os.MkdirAll(l.logs, 0o755), os.WriteFile(l.secret, []byte("the secret of these nodes, and of no others\n"), 0o600))
+	if err != nil {
+		return l, err
+	}
+	if l.granary == "" {
+		l.granary = filepath.Join(l.dir, "granary")
+		if err := buildGranary(ctx, l.granary); err != nil {
+			return l, err
+		}
+	}
+	if l.net, err = newNetwork(ctx, 2, o.rate, o.delay, o.tracer()); err != nil {
+		return l, err
+	}
+	l.registry, err = startRegistry(ctx, l.net.registry, o.work, l.logFile("registry"))
+	return l, err
+}
+
+// makeImages makes the images that are not there yet.
+func (l *lab) makeImages(ctx context.Context, o *options) error {
+	folder := filepath.Join(o.work, "image-"+o.subject.name)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	layers, err := o.subject.layers(ctx, folder)
+	if err != nil {
+		return err
+	}
+	for _, name := range o.formats {
+		f, err := formatNamed(name)
+		if err != nil {
+			return err
+		}
+		note := filepath.Join(folder, name+".json")
+		if l.images[name], err = l.registry.ensure(ctx, f, note, layers, o.subject.commands); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *lab) close() {
+	if l.registry != nil {
+		l.registry.stop()
+	}
+	if l.net != nil {
+		l.net.close()
+	}
+	if l.dir != "" {
+		unmountBelow(l.dir)
+		_ = os.RemoveAll(l.dir)
+	}
+}
+
+// unmountBelow unmounts all that is mounted in a directory, the last first.
+func unmountBelow(dir string) {
+	list, _ := os.ReadFile("/proc/self/mountinfo")
+	var all []string
+	for line := range strings.Lines(string(list)) {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			all = append(all, fields[4])
+		}
+	}
+	for _, path := range slices.Backward(all) {
+		_ = unix.Unmount(path, unix.MNT_DETACH)
+	}
+}
+
+// sweepRuns removes what runs that were killed have left.
+func sweepRuns(work string) {
+	names, _ := filepath.Glob(filepath.Join(work, "run-*"))
+	for _, name := range names {
+		_, pid, _ := strings.Cut(filepath.Base(name), "-")
+		if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {
+			unmountBelow(name)
+			_ = os.RemoveAll(name)
+		}
+	}
+}
+
+func (l *lab) logFile(name string) string { return filepath.Join(l.logs, l.label+"-"+name+".log") }
+
+// buildGranary builds the program of the module that this one is of.
+func buildGranary(ctx context.Context, to string) error {
+	build := exec.CommandContext(ctx, "go", "build", "-o", to, "github.com/granary-oci/granary/cmd/granary")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// tools is where simtest/e2e/install.sh has put programs.
+func tools() string { return os.Getenv("GRANARY_TOOLS") }
+
+// tool finds a program there, or where programs are.
+func tool(names ...string) (string, error) {
+	for _, name := range names {
+		for _, path := range []string{filepath.Join(tools(), name), name} {
+			if found, err := exec.LookPath(path); err == nil {
+				return found, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("MISSING: %s; run simtest/e2e/install.sh as root, and name its folder in $GRANARY_TOOLS", strings.Join(names, " or "))
+}
+
+// outcome is what it took until a command had printed.
+type outcome struct {
+	mounted  time.Duration // until it could begin
+	took     time.Duration // until it had printed
+	bytes    int64         // that came from the registry, of TCP
+	peers    int64         // that came from other members, of chunks
+	requests int           // to the registry; 0 is not known
+	cpu      float64       // seconds that the node and the mount have used; 0 is not known
+	note     string
+}
+
+// stopwatch measures one command.
+type stopwatch struct {
+	l     *lab
+	begin time.Time
+	bytes int64
+	at    time.Duration // when it was mounted
+}
+
+func (l *lab) watch() *stopwatch {
+	l.net.wire.trace.start(l.label)
+	return &stopwatch{l: l, begin: time.Now(), bytes: l.net.wire.payload.Load()}
+}
+
+func (w *stopwatch) mounted() {
+	w.at = time.Since(w.begin)
+	w.l.net.wire.trace.say("mounted")
+}
+
+func (w *stopwatch) stop() outcome {
+	w.l.net.wire.trace.say("printed")
+	return outcome{mounted: w.at, took: time.Since(w.begin), bytes: w.l.net.wire.payload.Load() - w.bytes}
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// process is a program that runs on a machine until it is ended. What it prints is in a
+// file.
+type process struct {
+	name string
+	cmd  *exec.Cmd
+	log  string
+	done chan struct{} // closed when it has ended
+}
+
+// start starts a program; a log that is there grows.
+func start(log string, s *space, args ...string) (*process, error) {
+	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	args = s.in(args...)
+	p := &process{name: strings.TrimSuffix(filepath.Base(log), ".log"), cmd: exec.Command(args[0], args[1:]...), log: log, done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = f, f
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%s: %w", p.name, err)
+	}
+	go func() { _ = p.cmd.Wait(); close(p.done) }()
+	return p, nil
+}
+
+func (p *process) alive() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// ready waits until the process is.
+func (p *process) ready(ctx context.Context, is func() bool) error {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		if is() {
+			return nil
+		}
+		if !p.alive() || ctx.Err() != nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return errors.Join(ctx.Err(), fmt.Errorf("%s is not ready:\n%s", p.name, p.output()))
+}
+
+// output is the end of what the process has printed.
+func (p *process) output() string {
+	out, _ := os.ReadFile(p.log)
+	return string(out[max(0, len(out)-4000):])
+}
+
+// cpu returns the CPU seconds, of user and system, that the process has used, or 0 if it
+// has ended.
+func (p *process) cpu() float64 {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // proc(5): utime and stime, in ticks of 10 ms
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100
+}
+
+// stop ends the process, by force if it does not go within 20 seconds.
+func (p *process) stop() {
+	if p.alive() {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(20 * time.Second):
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+}
