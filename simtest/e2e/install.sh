@@ -21,6 +21,9 @@ if [ ${#missing[@]} -gt 0 ]; then
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
+# udev would make it so; a container may have no udev.
+[ ! -c /dev/fuse ] || chmod 0666 /dev/fuse
+
 # build PROGRAM MODULE builds a program once for each version of it.
 build() {
 	local stamp="$bin/.$1"
@@ -46,6 +49,7 @@ ours() {
 ours cimage "containers_image_openpgp exclude_graphdriver_btrfs containers_image_docker_daemon_stub"
 ours cri ""
 ours layers/chunked ""
+ours stargz/containerd-stargz-grpc ""
 
 # The base layer of the images in simtest/layers.
 if [ ! -e "$bin/debian.tar" ]; then

@@ -92,21 +92,28 @@ type process struct {
 // has printed is shown.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	log, err := os.CreateTemp(t.TempDir(), args[0]+"-*.log")
+	cmd := exec.Command(granaryBinary, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return startCommand(t, cmd)
+}
+
+func startCommand(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	what := cmd.Args[1]
+	log, err := os.CreateTemp(t.TempDir(), what+"-*.log")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	p := &process{cmd: exec.Command(granaryBinary, args...), log: log.Name()}
+	p := &process{cmd: cmd, log: log.Name()}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = p.end(syscall.SIGKILL)
 		if out := p.printed(); t.Failed() {
-			t.Logf("end of what %s has printed:\n%s", args[0], out[max(0, len(out)-4000):])
+			t.Logf("end of what %s has printed:\n%s", what, out[max(0, len(out)-4000):])
 		}
 	})
 	return p
@@ -210,11 +217,17 @@ func mount(t *testing.T, dir string, flags ...string) *process {
 	t.Helper()
 	p := start(t, append([]string{"mount", "app:v1", dir, "--default-upstream", "registry.test"}, flags...)...)
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	p.mounted(t, dir)
+	return p
+}
+
+// mounted waits until a process says that it has mounted the image at a directory.
+func (p *process) mounted(t *testing.T, dir string) {
+	t.Helper()
 	eventually(t, "the image is mounted", func() bool {
 		if strings.Contains(p.printed(), "granary: ") {
 			t.Fatalf("mount: %s", p.printed())
 		}
 		return strings.Contains(p.printed(), "mounted at "+dir)
 	})
-	return p
 }

@@ -1,6 +1,6 @@
 // Command containerd-stargz-grpc is the stargz-snapshotter: its service, behind a socket.
 // Its own command is in a module that names another by a folder, which cannot be
-// installed.
+// installed. It also reads blobs as the service does.
 //
 // It is a module of its own, to keep containerd and Kubernetes out of the product's.
 package main
@@ -23,30 +23,40 @@ import (
 )
 
 // main takes the socket to listen at, the directory to keep all in, and a configuration
-// like that of the original, as JSON. It serves until SIGTERM.
+// like that of the original, as JSON. It serves until SIGTERM. With "read" it takes a
+// configuration, an image, and the digest and the size of a layer; see read.
 func main() {
-	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: containerd-stargz-grpc SOCKET ROOT CONFIG")
-		os.Exit(2)
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
-	if err := serve(ctx, os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	var err error
+	switch {
+	case len(os.Args) == 6 && os.Args[1] == "read":
+		err = read(ctx, os.Args[2], os.Args[3], os.Args[4], os.Args[5])
+	case len(os.Args) == 4:
+		err = serve(ctx, os.Args[1], os.Args[2], os.Args[3])
+	default:
+		err = errors.New("usage: containerd-stargz-grpc SOCKET ROOT CONFIG | read CONFIG IMAGE DIGEST SIZE")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "containerd-stargz-grpc:", err)
 		os.Exit(1)
 	}
 }
 
-func serve(ctx context.Context, socket, root, file string) error {
+func load(file string) (config service.Config, err error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return config, err
 	}
-	var config service.Config
 	if err := json.Unmarshal(text, &config); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return config, fmt.Errorf("%s: %w", file, err)
 	}
-	if err := log.SetLevel("debug"); err != nil {
+	return config, log.SetLevel("debug")
+}
+
+func serve(ctx context.Context, socket, root, file string) error {
+	config, err := load(file)
+	if err != nil {
 		return err
 	}
 	snapshotter, err := service.NewStargzSnapshotterService(ctx, root, &config)
