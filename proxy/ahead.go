@@ -19,7 +19,7 @@ const (
 	// runGap is how far apart in a layer, in bytes, what is fetched ahead may be, to be
 	// fetched with one request; runSize is how much one such request gets.
 	runGap  = 96 << 10
-	runSize = 2 << 20
+	runSize = 1 << 20
 	// aheadAtOnce is how many of these are under way, and sharedAtOnce how many files
 	// other members are asked for.
 	aheadAtOnce  = 8
@@ -30,9 +30,11 @@ const (
 // read first.
 func (m *Mount) fetchExpected() {
 	ctx := withUrgency(withTravel(m.ctx, &m.ahead), expected)
+	likely := m.profile(ctx).Likely()
+	m.start(func() { m.fetchPlaces(ctx, likely) })
 	byLayer := make(map[digest.Digest][]profile.File)
 	position := make(map[fileRef]int)
-	for i, f := range m.profile(ctx).Likely() {
+	for i, f := range likely {
 		byLayer[f.Layer] = append(byLayer[f.Layer], f)
 		position[fileRef{f.Layer, f.Path}] = i
 	}
@@ -65,6 +67,67 @@ func (m *Mount) fetchExpected() {
 	}
 	slices.SortStableFunc(all, func(a, b *aheadRun) int { return cmp.Compare(a.rank, b.rank) })
 	m.fetchRuns(all)
+}
+
+// fetchPlaces begins to fetch what is expected while the tables are still on their way
+// that say what it is, unless others are to be asked for it: up to what is kept in memory
+// of it.
+func (m *Mount) fetchPlaces(ctx context.Context, likely []profile.File) {
+	if peers := m.p.peers(); peers != nil && !peers.Alone() {
+		return
+	}
+	byLayer := make(map[digest.Digest][]placed)
+	left := int64(keptPieces / 4 * 3)
+	for i, f := range likely {
+		for _, at := range f.Places {
+			if left -= at.Size; left > 0 && !m.p.registry.hasContent(at) {
+				byLayer[f.Layer] = append(byLayer[f.Layer], placed{at.Range, i})
+			}
+		}
+	}
+	var g errgroup.Group
+	for _, l := range m.layers {
+		if parts := byLayer[l.Digest]; len(parts) > 0 {
+			g.Go(func() error { m.note(m.p.fetchPlacesOf(ctx, l.Digest, parts)); return nil })
+		}
+	}
+	_ = g.Wait() // errors are noted
+}
+
+// placed is a run of bytes of a layer; the smaller its rank, the sooner it is expected to be read.
+type placed struct {
+	profile.Range
+	rank int
+}
+
+// hasContent reports whether a content is kept, whoever may read it.
+func (r *Registry) hasContent(p profile.Place) bool {
+	return r.cfg.Contents != nil && r.cfg.Contents.Has(toc.Digest(p.Digest), p.Content)
+}
+
+// fetchPlacesOf fetches bytes of a layer. They are read when somebody has the table.
+func (p *Repository) fetchPlacesOf(ctx context.Context, d digest.Digest, parts []placed) error {
+	b, err := p.Blob(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer b.Release()
+	slices.SortFunc(parts, func(a, b placed) int { return cmp.Compare(a.Offset, b.Offset) })
+	var runs []placed
+	for _, part := range parts {
+		if n := len(runs); n > 0 && part.Offset <= runs[n-1].Offset+runs[n-1].Size+runGap && part.Offset+part.Size <= runs[n-1].Offset+runSize {
+			runs[n-1].Size = max(runs[n-1].Size, part.Offset+part.Size-runs[n-1].Offset)
+			runs[n-1].rank = min(runs[n-1].rank, part.rank)
+			continue
+		}
+		runs = append(runs, part)
+	}
+	slices.SortFunc(runs, func(a, b placed) int { return cmp.Compare(a.rank, b.rank) })
+	r := &pieces{repository: p, blob: b, ctx: ctx, contents: true}
+	for _, run := range runs {
+		r.Expect(run.Offset, run.Offset+run.Size)
+	}
+	return nil
 }
 
 // note reports what went wrong with what nobody waits for. A layer that only the kernel

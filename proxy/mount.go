@@ -162,9 +162,24 @@ func (m *Mount) manifest() digest.Digest {
 func (m *Mount) reading(layer digest.Digest, e *toc.Entry, off, size int64) {
 	m.read.Add(size)
 	if time.Since(m.started) < recordFor {
-		m.recorder.Read(layer, e.Name, off, size)
+		m.recorder.Read(layer, e.Name, off, size, placesOf(e, off, size)...)
 	}
 	m.readOn(fileRef{layer, e.Name}, off, size, e.Size)
+}
+
+// placesOf returns where the contents are that a part of a file is read from, if they
+// are by themselves in the layer, and checked by themselves.
+func placesOf(e *toc.Entry, off, size int64) (all []profile.Place) {
+	for _, x := range e.Extents {
+		if x.Offset >= off+size || off >= x.Offset+x.Size {
+			continue
+		}
+		if x.Inner != 0 || !x.Digest.Known() || x.End <= x.Start {
+			return nil
+		}
+		all = append(all, profile.Place{Range: profile.Range{Offset: x.Start, Size: x.End - x.Start}, Digest: x.Digest[:], Content: x.Size})
+	}
+	return all
 }
 
 // File returns a regular file of a layer that a mount is about to open by itself, and

@@ -38,8 +38,8 @@ type turns struct {
 // How many fetches there may be at a time, of what is expected and of the rest: while a
 // program waits for something, and otherwise.
 const (
-	expectedBeside = 2
-	expectedAtOnce = 8
+	expectedBeside = 1
+	expectedAtOnce = 4
 	restAtOnce     = 4
 )
 

@@ -123,8 +123,8 @@ func (c *readable) readOne(content toc.Digest, size int64, p []byte, off int64) 
 	return n, nil
 }
 
-// Has implements [Readable].
-func (c *readable) Has(content toc.Digest, size int64) bool {
+// Has reports whether all of a content of a size is kept, whoever may read it.
+func (c *Contents) Has(content toc.Digest, size int64) bool {
 	m, err := chunk.Grid(content.OCI(), size)
 	if err != nil || m.Len() > 1 && !c.Store.Proven(m.Blob()) {
 		return false

@@ -39,11 +39,24 @@ type Range struct {
 
 func (r Range) end() int64 { return r.Offset + r.Size }
 
+func (r Range) sane() bool {
+	return r.Offset >= 0 && r.Offset <= maxFile && r.Size > 0 && r.Size <= maxFile
+}
+
+// Place is where in the layer a content is that was read, as it is stored there.
+type Place struct {
+	Range
+	Digest  []byte `json:"d"` // of the content: SHA-256
+	Content int64  `json:"c"` // bytes of the content
+}
+
 // File is what was read of a file of a layer.
 type File struct {
 	Layer  digest.Digest `json:"layer"`
 	Path   string        `json:"path"` // in the layer
 	Ranges []Range       `json:"ranges"`
+	// Places are where the contents are that were read, in order, if that is known.
+	Places []Place `json:"places,omitempty"`
 	// Runs has a bit for each of the last runs, the lowest for the last one: whether it
 	// has read the file.
 	Runs uint8 `json:"runs"`
@@ -83,6 +96,7 @@ func (p Profile) Add(run []File, again bool) Profile {
 			now := &added.Files[i]
 			now.Runs |= f.Runs
 			now.Ranges = join(slices.Concat(now.Ranges, f.Ranges))
+			now.Places = places(slices.Concat(now.Places, f.Places))
 		case f.Runs != 0:
 			added.Files = append(added.Files, f)
 		}
@@ -101,6 +115,16 @@ func (p Profile) Likely() []File {
 		}
 	}
 	return likely
+}
+
+// places returns places in order, each once, and none if there are too many.
+func places(all []Place) []Place {
+	slices.SortFunc(all, func(a, b Place) int { return cmp.Compare(a.Offset, b.Offset) })
+	all = slices.CompactFunc(all, func(a, b Place) bool { return a.Offset == b.Offset })
+	if len(all) > maxRanges {
+		return nil
+	}
+	return all
 }
 
 // join returns ranges in order, those that touch as one. Of too many the nearest are
@@ -173,10 +197,13 @@ func (p Profile) check() error {
 		}
 		end := int64(0)
 		for _, r := range f.Ranges {
-			if r.Offset < end || r.Size <= 0 || r.Size > maxFile || r.Offset > maxFile {
+			if r.Offset < end || !r.sane() {
 				return errors.New("a range makes no sense")
 			}
 			end = r.end()
+		}
+		if len(f.Places) > maxRanges || slices.ContainsFunc(f.Places, func(p Place) bool { return !p.sane() || len(p.Digest) != 32 || p.Content < 0 }) {
+			return errors.New("a place makes no sense")
 		}
 	}
 	return nil

@@ -18,9 +18,10 @@ type Recorder struct {
 	files []File
 }
 
-// Read takes note of the reading of size > 0 bytes at off of a file of a layer. What is
-// more than a profile holds is passed over.
-func (r *Recorder) Read(layer digest.Digest, path string, off, size int64) {
+// Read takes note of the reading of size > 0 bytes at off of a file of a layer, for which
+// contents were read from some places of that, if they are known. What is more than a
+// profile holds is passed over.
+func (r *Recorder) Read(layer digest.Digest, path string, off, size int64, from ...Place) {
 	if off < 0 || size <= 0 || size > maxFile || off > maxFile-size || path == "" || len(path) > maxPath {
 		return
 	}
@@ -34,6 +35,7 @@ func (r *Recorder) Read(layer digest.Digest, path string, off, size int64) {
 	if len(f.Ranges) > maxRanges {
 		f.Ranges = join(f.Ranges)
 	}
+	f.Places = places(slices.Concat(f.Places, from))
 }
 
 // Opened takes note that a file was opened whose content is here: what of it is read
