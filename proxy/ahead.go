@@ -18,8 +18,8 @@ import (
 const (
 	// runGap is how far apart in a layer, in bytes, what is fetched ahead may be, to be
 	// fetched with one request; runSize is how much one such request gets.
-	runGap  = 96 << 10
-	runSize = 1 << 20
+	runGap  = 64 << 10
+	runSize = 512 << 10
 	// aheadAtOnce is how many of these are under way, and sharedAtOnce how many files
 	// other members are asked for.
 	aheadAtOnce  = 8

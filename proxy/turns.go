@@ -39,7 +39,7 @@ type turns struct {
 // program waits for something, and otherwise.
 const (
 	expectedBeside = 1
-	expectedAtOnce = 4
+	expectedAtOnce = 3
 	restAtOnce     = 4
 )
 
