@@ -47,10 +47,20 @@ func (n *node) read(t *testing.T, img *image, id, name string) {
 func (n *node) mounted(t *testing.T) []proxy.MountStatus {
 	t.Helper()
 	var s struct{ Mounts []proxy.MountStatus }
-	if err := json.Unmarshal(n.mustRun(t, "status", "--json"), &s); err != nil {
+	if err := json.Unmarshal(n.status(t, "--json"), &s); err != nil {
 		t.Fatal(err)
 	}
 	return s.Mounts
+}
+
+// status returns what granary status prints.
+func (n *node) status(t *testing.T, more ...string) []byte {
+	t.Helper()
+	out, err := n.lab.run(t.Context(), append([]string{"status", "--node", n.admin}, more...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // The second member that runs an image is given what the first one has read, before it
@@ -68,7 +78,7 @@ func TestAMemberKnowsWhatIsRead(t *testing.T) {
 	if all := a.mounted(t); len(all) != 1 || all[0].Ref != img.name || all[0].Files != len(files) {
 		t.Errorf("mounts: %+v", all)
 	}
-	if out := string(a.mustRun(t, "status")); !strings.Contains(out, img.name+" at /mnt") {
+	if out := string(a.status(t)); !strings.Contains(out, img.name+" at /mnt") {
 		t.Errorf("status: %s", out)
 	}
 	end()
