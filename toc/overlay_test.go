@@ -125,6 +125,7 @@ func TestOverlay(t *testing.T) {
 		{"a directory that its own layer replaces", []*Layer{layer(t, dir("d"), file("d/f", "x"), file("d", "xx"))}, "d=2"},
 		{"and makes again", []*Layer{layer(t, dir("d"), file("d/f", "x"), file("d", "xx"), dir("d"), file("d/g", "x"))}, "d/ d/g=1"},
 		{"through a symlink of the layer", []*Layer{layer(t, dir("usr/lib"), symlink("lib", "usr/lib"), file("lib/f", "x"), hardlink("lib/g", "lib/f"))}, "lib->usr/lib usr/ usr/lib/ usr/lib/f=1*2 usr/lib/g=1*2"},
+		{"through a symlink that climbs from where another one leads", []*Layer{layer(t, dir("a/b"), symlink("l", "a/b"), symlink("up", "l/.."), file("up/f", "x"))}, "a/ a/b/ a/f=1 l->a/b up->l/.."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tree, err := Overlay(c.layers)
