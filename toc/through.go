@@ -11,7 +11,7 @@ import "maps"
 // through returns a layer as it is over the tree: what it has, removes and links to
 // through symlinks of the tree is where these lead. was has the names that the layer
 // itself has for what is elsewhere so. A layer that has nothing such is returned as it is.
-func (t *Tree) through(l *Layer) (moved *Layer, was map[string]string, err error) {
+func (t *Tree) through(l *Layer) (over *Layer, was map[string]string, err error) {
 	if len(t.nodes) == 0 {
 		return l, nil, nil
 	}
@@ -19,40 +19,78 @@ func (t *Tree) through(l *Layer) (moved *Layer, was map[string]string, err error
 	if err != nil {
 		return nil, nil, err
 	}
-	f := follower{target: func(name string) (string, bool) { return t.target(c, name) }}
+	m := &mover{tree: t, changes: c}
+	f := follower{target: m.target}
 	needed, err := f.needed(l)
 	if err != nil || !needed {
 		return l, nil, err
 	}
+	if err := m.note(&f); err != nil {
+		return nil, nil, err
+	}
+	f = follower{target: m.target} // which knows more now
 	table, was, err := f.table(l.TOC)
 	if err != nil {
 		return nil, nil, err
 	}
-	over := *l
-	over.TOC = table
-	return &over, was, nil
+	moved := *l
+	moved.TOC = table
+	return &moved, was, nil
 }
 
-// target returns what the symlink of a name refers to that whoever unpacks the next layer
-// finds: the layer's own, else one of the tree's that the layer does not hide.
-func (t *Tree) target(c *changes, name string) (string, bool) {
-	if i, ok := c.layer.Find(name); ok && !c.layer.records[i].implied() {
-		r := &c.layer.records[i]
-		if r.typ != Symlink {
-			return "", false
+// mover knows the symlinks that whoever unpacks a layer over a tree finds.
+type mover struct {
+	tree *Tree
+	*changes
+	moved map[string]*record // what the layer has elsewhere than its names say
+}
+
+// note takes note of what a follower moves.
+func (m *mover) note(f *follower) error {
+	m.moved = make(map[string]*record)
+	for i := range m.layer.records { // a directory is before what is in it
+		r := &m.layer.records[i]
+		if r.implied() || m.marks(r) {
+			continue
 		}
-		return c.layer.links[r.link-1], true
+		name, err := f.move(r.name)
+		if err != nil {
+			return err
+		}
+		if name != r.name {
+			m.moved[name] = r
+		}
 	}
-	i, ok := t.Find(name)
+	return nil
+}
+
+// target returns what the symlink of a name refers to: the layer's own, else one of the
+// tree's that the layer does not hide.
+func (m *mover) target(name string) (string, bool) {
+	r := m.moved[name]
+	if i, ok := m.layer.Find(name); ok && !m.layer.records[i].implied() {
+		r = &m.layer.records[i]
+	}
+	if r != nil {
+		return m.layer.target(r)
+	}
+	i, ok := m.tree.Find(name)
 	if !ok || marked(name) {
 		return "", false
 	}
-	n := t.nodes[i]
-	r := t.record(n.inode)
-	if r.typ != Symlink || c.hides(name) {
+	n := m.tree.nodes[i]
+	if r = m.tree.record(n.inode); r.typ != Symlink || m.hides(name) {
 		return "", false
 	}
-	return t.layers[n.layer].links[r.link-1], true
+	return m.tree.layers[n.layer].target(r)
+}
+
+// target returns what a record refers to, if it is a symlink.
+func (t *TOC) target(r *record) (string, bool) {
+	if r.typ != Symlink {
+		return "", false
+	}
+	return t.links[r.link-1], true
 }
 
 // needed reports whether anything that a layer names is elsewhere. Only directories that

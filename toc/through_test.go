@@ -64,6 +64,10 @@ func TestThroughSymlinks(t *testing.T) {
 		{"one that leads to nothing", []*Layer{layer(t, symlink("lib", "no/where")), layer(t, file("lib/x", "xx"))}, "lib->no/where no/ no/where/ no/where/x=2@lib/x"},
 		{"a hardlink to a symlink", []*Layer{layer(t, dir("d"), symlink("s", "d"), hardlink("l", "s")), layer(t, file("l/x", "xx"))}, "d/ d/x=2@l/x l->d*2@s s->d*2"},
 		{"a loop that nothing is in", []*Layer{layer(t, symlink("a", "b"), symlink("b", "a")), layer(t, file("x", "xx"))}, "a->b b->a x=2"},
+		{"a symlink that is named through another one", []*Layer{usr(t), layer(t, symlink("lib/s", "/opt"), file("usr/lib/s/x", "xx"), file("lib/s/z", "x"))}, "lib->usr/lib opt/ opt/x=2@usr/lib/s/x opt/z=1 usr/ usr/lib/ usr/lib/s->/opt@lib/s usr/lib/y=1"},
+		{"a directory in place of a symlink that is named through another one", []*Layer{layer(t, file("usr/lib/y", "y"), symlink("lib", "usr/lib"), symlink("usr/lib/s", "/opt")), layer(t, dir("lib/s"), file("lib/s/x", "xx"), file("usr/lib/s/z", "x"))}, "lib->usr/lib usr/ usr/lib/ usr/lib/s/@lib/s usr/lib/s/x=2@lib/s/x usr/lib/s/z=1 usr/lib/y=1"},
+		{"a directory of both names", []*Layer{usr(t), layer(t, mode(dir("lib/d"), 0o700), file("lib/d/x", "xx"), dir("usr/lib/d"), file("usr/lib/d/z", "x"))}, "lib->usr/lib usr/ usr/lib/ usr/lib/d/ usr/lib/d/x=2@lib/d/x usr/lib/d/z=1 usr/lib/y=1"},
+		{"a file of both names", []*Layer{usr(t), layer(t, file("lib/f", "xx"), file("usr/lib/f", "x"))}, "lib->usr/lib usr/ usr/lib/ usr/lib/f=1 usr/lib/y=1"},
 		{"overlayfs: a whiteout of the symlink", []*Layer{usr(t), overlayfs(layer(t, char("lib", 0, 0)))}, "usr/ usr/lib/ usr/lib/y=1"},
 		{"a layer above, of the file", []*Layer{usr(t), layer(t, file("lib/x", "xx")), layer(t, file("usr/lib/.wh.x", ""))}, "lib->usr/lib usr/ usr/lib/ usr/lib/y=1"},
 	} {
