@@ -41,7 +41,8 @@ func Lower(layer *Layer) (*Tree, error) {
 //
 // What refers to layers below is taken from these: the attributes of a directory that the
 // layer has no entry for, and a file that it has a hardlink to, with all names of that
-// file. What is in none of them stays a [Hardlink].
+// file; and symlinks that it has something in. What is in none of them stays a
+// [Hardlink], or where the layer has it.
 //
 // Two things differ from [Overlay]. A device 0/0 in a layer of which whiteouts are names
 // takes the place of what is below, and cannot be seen. A file some names of which a
