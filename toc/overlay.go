@@ -196,14 +196,20 @@ func overlay(t *Tree) (*Tree, error) {
 
 // add lays the next layer over the tree, and returns what that changes.
 func (t *Tree) add(layer uint32) (*changes, error) {
-	var err error
-	if t.layers[layer], t.was[layer], err = t.through(t.layers[layer]); err != nil {
-		return nil, err
-	}
 	c, err := changesOf(t.layers[layer])
 	if err != nil {
 		return nil, err
 	}
+	over, was, err := t.through(c)
+	if err != nil {
+		return nil, err
+	}
+	if over != c.layer {
+		if c, err = changesOf(over); err != nil {
+			return nil, err
+		}
+	}
+	t.layers[layer], t.was[layer] = over, was
 	lower := make([]node, 0, len(t.nodes))
 	for _, n := range t.nodes {
 		if !c.hides(n.name) {

@@ -11,13 +11,10 @@ import "maps"
 // through returns a layer as it is over the tree: what it has, removes and links to
 // through symlinks of the tree is where these lead. was has the names that the layer
 // itself has for what is elsewhere so. A layer that has nothing such is returned as it is.
-func (t *Tree) through(l *Layer) (over *Layer, was map[string]string, err error) {
+func (t *Tree) through(c *changes) (over *Layer, was map[string]string, err error) {
+	l := c.layer
 	if len(t.nodes) == 0 {
 		return l, nil, nil
-	}
-	c, err := changesOf(l)
-	if err != nil {
-		return nil, nil, err
 	}
 	m := &mover{tree: t, changes: c}
 	f := follower{target: m.target}

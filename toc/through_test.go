@@ -110,7 +110,7 @@ func TestThroughSymlinksThatMakeNoSense(t *testing.T) {
 
 // TestNamesThatSymlinksMakeAreBounded would take a gigabyte of them.
 func TestNamesThatSymlinksMakeAreBounded(t *testing.T) {
-	f := follower{target: func(name string) (string, bool) { return "b", name == "a" }, text: MaxText - 6}
+	f := follower{target: func(name string) (string, bool) { return "b", name == "a" }, text: MaxText - 7}
 	if name, err := f.move("a/x"); name != "b/x" || err != nil {
 		t.Fatalf("%q, %v", name, err)
 	}
