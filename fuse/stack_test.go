@@ -95,39 +95,31 @@ func serveBoth(stack *Stack, plain *FileSystem, dir string) error {
 
 // layersOf returns an image of four layers with some hundred small trees in it, which
 // do to each other whatever layers can do. Of them two tell what they remove by names, and
-// two as overlayfs does.
+// two as overlayfs does. Each has a further name of a file of the lowest.
 func layersOf(seed uint64) (layers []*toc.Layer) {
 	random := rand.New(rand.NewPCG(seed, 0))
-	var below []string // names that hardlinks may be made to
-	for len(layers) < 4 {
-		l, err := randomLayer(random, len(layers), below)
+	all := make([][]toc.Entry, 4)
+	for n := range all {
+		all[n] = []toc.Entry{link(fmt.Sprintf("links/%d/g", n), "links/f")}
+	}
+	all[0] = append(all[0], file("links/f", 100))
+	for i := range 400 {
+		for n, entries := range randomLayers(random, fmt.Sprintf("%03d/", i), len(all)) {
+			all[n] = append(all[n], entries...)
+		}
+	}
+	for n, entries := range all {
+		l, err := layerOf(n, entries)
 		if err != nil {
 			panic(err)
 		}
-		tree, err := toc.Overlay(append(slices.Clone(layers), l))
-		if err != nil { // a hardlink to what the layer itself removes
-			continue
-		}
-		layers, below = append(layers, l), nil
-		for f := range tree.All() {
-			if f.Type == toc.Regular {
-				below = append(below, f.Name)
-			}
-		}
+		layers = append(layers, l)
 	}
 	return layers
 }
 
-// randomLayer returns the nth layer. Each has a further name of a file of the lowest.
-func randomLayer(random *rand.Rand, n int, below []string) (*toc.Layer, error) {
-	overlayfs := n%2 == 1
-	entries := []toc.Entry{link(fmt.Sprintf("links/%d/g", n), "links/f")}
-	if n == 0 {
-		entries = append(entries, file("links/f", 100))
-	}
-	for i := range 150 {
-		entries = append(entries, randomTree(random, fmt.Sprintf("%03d/", i), overlayfs, below)...)
-	}
+// layerOf returns an image's nth layer.
+func layerOf(n int, entries []toc.Entry) (*toc.Layer, error) {
 	var b toc.Builder
 	for _, e := range entries {
 		if err := b.Add(e); err != nil {
@@ -135,7 +127,31 @@ func randomLayer(random *rand.Rand, n int, below []string) (*toc.Layer, error) {
 		}
 	}
 	table, err := b.Done()
-	return &toc.Layer{TOC: table, Overlayfs: overlayfs}, err
+	return &toc.Layer{TOC: table, Overlayfs: n%2 == 1}, err
+}
+
+// randomLayers returns what each layer has of one tree.
+func randomLayers(random *rand.Rand, root string, n int) (all [][]toc.Entry) {
+	var layers []*toc.Layer
+	var below []string // names that hardlinks may be made to
+	for len(layers) < n {
+		entries := randomTree(random, root, len(layers)%2 == 1, below)
+		l, err := layerOf(len(layers), entries)
+		if err != nil { // symlinks in a circle
+			continue
+		}
+		tree, err := toc.Overlay(append(slices.Clone(layers), l))
+		if err != nil { // or a hardlink to what the layer itself removes
+			continue
+		}
+		layers, all, below = append(layers, l), append(all, entries), nil
+		for f := range tree.All() {
+			if f.Type == toc.Regular {
+				below = append(below, f.Name)
+			}
+		}
+	}
+	return all
 }
 
 // randomTree returns what a layer has of one tree, of directories a and b in each other,
@@ -169,12 +185,16 @@ func randomTree(random *rand.Rand, root string, overlayfs bool, below []string) 
 				case opaque:
 					entries = append(entries, toc.Entry{Name: path + "/.wh..wh..opq", Type: toc.Regular})
 				}
-				if overlayfs || random.IntN(4) > 0 { // else it is left out
+				if overlayfs || random.IntN(2) > 0 { // else it is left out
 					entries = append(entries, d)
 				}
 				add(path+"/", depth+1)
-			case k == 8:
-				entries = append(entries, symlink(path, fmt.Sprint("to/", random.IntN(100))))
+			case k == 8 || k == 9 && isDir:
+				to := []string{"a", "b", "a/../b", "/" + root + "a", "/../" + root + "b/b", fmt.Sprint("to/", random.IntN(100))}
+				if depth > 0 { // from the top they would lead to what all trees share
+					to = append(to, "../a", "../b/")
+				}
+				entries = append(entries, symlink(path, to[random.IntN(len(to))]))
 			case k == 9 && len(below) > 0 && !overlayfs:
 				to := below[random.IntN(len(below))]
 				if strings.HasPrefix(to, root) && !slices.ContainsFunc(entries, func(e toc.Entry) bool { return strings.Contains(e.Name, ".wh.") }) {
@@ -197,6 +217,9 @@ func randomTree(random *rand.Rand, root string, overlayfs bool, below []string) 
 func TestAStackOfLayersIsTheirOverlay(t *testing.T) {
 	for seed := range 4 {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			if n := throughSymlinks(t, layersOf(uint64(seed))); n < 20 {
+				t.Errorf("%d files are where symlinks below their layer lead", n)
+			}
 			top := t.TempDir()
 			for _, name := range []string{"stack", "all"} {
 				if err := os.Mkdir(filepath.Join(top, name), 0o755); err != nil {
@@ -225,6 +248,21 @@ func TestAStackOfLayersIsTheirOverlay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// throughSymlinks returns how many files are elsewhere than their layers have them.
+func throughSymlinks(t *testing.T, layers []*toc.Layer) (n int) {
+	t.Helper()
+	tree, err := toc.Overlay(layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for f := range tree.All() {
+		if f.Type == toc.Regular && f.Links == 1 && f.Source != f.Name {
+			n++
+		}
+	}
+	return n
 }
 
 // TestAnAssemblerThatFails leaves nothing.

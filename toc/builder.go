@@ -129,9 +129,6 @@ func (b *Builder) Done() (*TOC, error) {
 	return t, nil
 }
 
-// maxFollow bounds the symlinks on the way to one name, as the kernel does.
-const maxFollow = 40
-
 // followLinks moves entries that are named through a symlink of their own layer to
 // where that leads: so do programs that unpack it.
 func (b *Builder) followLinks() error {
@@ -146,65 +143,21 @@ func (b *Builder) followLinks() error {
 	if len(targets) == 0 {
 		return nil
 	}
-	led := make(map[string]string) // directories as they are named: where they lead
-	move := func(name *string) error {
-		dir := parent(*name)
-		to, seen := led[dir]
-		if !seen {
-			var err error
-			if to, err = follow(dir, targets); err != nil {
-				return fmt.Errorf("entry %q: %w", shorten(*name), err)
-			}
-			led[dir] = to
-		}
-		if to == dir {
-			return nil
-		}
-		*name = Clean(to + "/" + (*name)[len(dir)+1:])
-		if len(*name) > MaxName || strings.Count(*name, "/") >= MaxDepth {
-			return fmt.Errorf("%w: a name that symlinks make longer than %d bytes", ErrLimit, MaxName)
-		}
-		return nil
-	}
+	f := follower{target: func(name string) (string, bool) { to, ok := targets[name]; return to, ok }}
 	for i := range b.t.records {
-		r := &b.t.records[i]
-		if err := move(&r.name); err != nil {
-			return err
-		}
-		if r.typ != Hardlink {
-			continue
-		}
-		if err := move(&b.t.links[r.link-1]); err != nil {
+		if err := b.t.records[i].move(&f, b.t.links); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// follow returns where a directory's name leads.
-func follow(dir string, targets map[string]string) (string, error) {
-	followed := 0
-	for at := 0; at < len(dir); {
-		end := strings.IndexByte(dir[at:], '/')
-		if end < 0 {
-			end = len(dir)
-		} else {
-			end += at
-		}
-		target, ok := targets[dir[:end]]
-		if !ok {
-			at = end + 1
-			continue
-		}
-		if followed++; followed > maxFollow || len(dir) > 2*MaxName {
-			return "", fmt.Errorf("%w: more than %d symlinks on the way", ErrMalformed, maxFollow)
-		}
-		if !path.IsAbs(target) {
-			target = parent(dir[:end]) + "/" + target
-		}
-		dir, at = Clean(Clean(target)+"/"+dir[min(end+1, len(dir)):]), 0
+// move gives a record, and what it is a hardlink to, the names that a follower says.
+func (r *record) move(f *follower, links []string) (err error) {
+	if r.name, err = f.move(r.name); err == nil && r.typ == Hardlink {
+		links[r.link-1], err = f.move(links[r.link-1])
 	}
-	return dir, nil
+	return err
 }
 
 // replace sorts the records, and leaves the last one of each name. A directory that

@@ -41,7 +41,8 @@ func Lower(layer *Layer) (*Tree, error) {
 //
 // What refers to layers below is taken from these: the attributes of a directory that the
 // layer has no entry for, and a file that it has a hardlink to, with all names of that
-// file. What is in none of them stays a [Hardlink].
+// file; and symlinks that it has something in. What is in none of them stays a
+// [Hardlink], or where the layer has it.
 //
 // Two things differ from [Overlay]. A device 0/0 in a layer of which whiteouts are names
 // takes the place of what is below, and cannot be seen. A file some names of which a
@@ -49,7 +50,7 @@ func Lower(layer *Layer) (*Tree, error) {
 //
 // overlayfs asks no root whether it is opaque: what is below one that is must be left out.
 func Lowers(layers []*Layer) ([]*Tree, error) {
-	all := &Tree{layers: layers, alone: true}
+	all := newTree(layers, true)
 	trees := make([]*Tree, len(layers))
 	for i, l := range layers {
 		if l == nil {
@@ -66,7 +67,7 @@ func Lowers(layers []*Layer) ([]*Tree, error) {
 
 // lowerOf returns what overlayfs is to see of the layer that was added to a tree last.
 func lowerOf(all *Tree, c *changes, layer uint32) *Tree {
-	t := &Tree{layers: all.layers, alone: true, lower: &lower{c, layer, make(map[string]string)}}
+	t := &Tree{given: all.given, layers: all.layers, was: all.was, alone: true, lower: &lower{c, layer, make(map[string]string)}}
 	linked := make(map[inode]bool) // files below that the layer has names for
 	for at := range c.layer.records {
 		r := &c.layer.records[at]

@@ -81,6 +81,11 @@ func TestLowers(t *testing.T) {
 			"-d e/ e/g=2*2 i=2*2"},
 		{"a hardlink through two layers", []*Layer{layer(t, file("f", "xx")), layer(t, hardlink("g", "f")), layer(t, hardlink("h", "g"))},
 			"f=2*3 g=2*3 h=2*3"},
+		{"a file through a symlink", []*Layer{usr(t), layer(t, file("lib/x", "xx"))}, "usr/ usr/lib/ usr/lib/x=2"},
+		{"a whiteout through a symlink", []*Layer{usr(t), layer(t, file("lib/.wh.y", ""))}, "usr/ usr/lib/ -usr/lib/y"},
+		{"an opaque directory through a symlink", []*Layer{usr(t), layer(t, file("lib/.wh..wh..opq", ""), file("lib/x", "xx"))}, "usr/ usr/lib/!! usr/lib/x=2"},
+		{"a hardlink through a symlink", []*Layer{usr(t), layer(t, hardlink("h", "lib/y"))}, "h=1*2 usr/ usr/lib/ usr/lib/y=1*2"},
+		{"a symlink that is in no known layer", []*Layer{nil, layer(t, file("lib/x", "xx"))}, "lib/ lib/x=2"},
 		{"a hardlink to one that is in no known layer", []*Layer{nil, layer(t, hardlink("g", "f"), file("h", "x"))}, "g!hardlink h=1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

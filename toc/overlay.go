@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -14,11 +15,17 @@ import (
 //
 // It takes 24 bytes for each entry beside the layers' tables.
 type Tree struct {
-	layers []*Layer
-	nodes  []node // sorted by name
+	given  []*Layer
+	layers []*Layer            // the same, with what symlinks of lower layers move: see through
+	was    []map[string]string // by layer: what it calls what was moved
+	nodes  []node              // sorted by name
 	links  map[inode]int
 	alone  bool   // it is one layer, and others may have what it refers to
 	lower  *lower // it is what overlayfs is to see of one layer
+}
+
+func newTree(layers []*Layer, alone bool) *Tree {
+	return &Tree{given: layers, layers: slices.Clone(layers), was: make([]map[string]string, len(layers)), alone: alone}
 }
 
 // inode is what several names may stand for: a record of a layer.
@@ -49,9 +56,11 @@ func (t *Tree) Len() int { return len(t.nodes) }
 // At returns the file at position i, 0 ≤ i < Len, in the order of names.
 func (t *Tree) At(i int) File {
 	n := t.nodes[i]
-	layer := t.layers[n.layer]
-	e := layer.At(int(n.record))
-	f := File{Entry: e, Layer: layer, Source: e.Name, Inode: uint64(n.layer)<<32 | uint64(n.record), Links: 1}
+	e := t.layers[n.layer].At(int(n.record))
+	f := File{Entry: e, Layer: t.given[n.layer], Source: e.Name, Inode: uint64(n.layer)<<32 | uint64(n.record), Links: 1}
+	if was, ok := t.was[n.layer][e.Name]; ok {
+		f.Source = was
+	}
 	f.Name = n.name
 	if many, ok := t.links[n.inode]; ok {
 		f.Links = many
@@ -162,13 +171,14 @@ func (t *Tree) Resolve(name string, last bool) (File, error) {
 // directory opaque over, is hidden of the layers below it and never of its own; a
 // directory over a directory gives it new attributes; anything else takes the place
 // of what was there, and of all in it.
-func Overlay(layers []*Layer) (*Tree, error) {
-	return overlay(&Tree{layers: layers})
-}
+//
+// What a layer has in a directory that it has no entry for is where that directory is
+// in the layers below: symlinks there are followed, at most 40 of them, inside the tree.
+func Overlay(layers []*Layer) (*Tree, error) { return overlay(newTree(layers, false)) }
 
 // Alone is [Overlay] of one layer of several: what is a hardlink to a file of another
 // layer stays a [Hardlink].
-func Alone(layer *Layer) (*Tree, error) { return overlay(&Tree{layers: []*Layer{layer}, alone: true}) }
+func Alone(layer *Layer) (*Tree, error) { return overlay(newTree([]*Layer{layer}, true)) }
 
 func overlay(t *Tree) (*Tree, error) {
 	layers := t.layers
@@ -190,6 +200,16 @@ func (t *Tree) add(layer uint32) (*changes, error) {
 	if err != nil {
 		return nil, err
 	}
+	over, was, err := t.through(c)
+	if err != nil {
+		return nil, err
+	}
+	if over != c.layer {
+		if c, err = changesOf(over); err != nil {
+			return nil, err
+		}
+	}
+	t.layers[layer], t.was[layer] = over, was
 	lower := make([]node, 0, len(t.nodes))
 	for _, n := range t.nodes {
 		if !c.hides(n.name) {

@@ -90,7 +90,8 @@ func TestOverlay(t *testing.T) {
 		{"a file takes the place of a file", []*Layer{layer(t, file("f", "x")), layer(t, file("f", "xyz"))}, "f=3"},
 		{"a file takes the place of a directory", []*Layer{layer(t, dir("d"), file("d/f", "x"), file("d-", "x")), layer(t, file("d", "xy"))}, "d=2 d-=1"},
 		{"a directory takes the place of a file", []*Layer{layer(t, file("d", "x")), layer(t, dir("d"), file("d/f", "x"))}, "d/ d/f=1"},
-		{"a directory that is left out takes the place of a symlink", []*Layer{layer(t, dir("e"), symlink("d", "e")), layer(t, file("d/f", "x"))}, "d/ d/f=1 e/"},
+		{"a directory that is left out takes the place of a file", []*Layer{layer(t, file("d", "x")), layer(t, file("d/f", "x"))}, "d/ d/f=1"},
+		{"a directory takes the place of a symlink", []*Layer{layer(t, file("e/g", "x"), symlink("d", "e")), layer(t, dir("d"), file("d/f", "x"))}, "d/ d/f=1 e/ e/g=1"},
 		{"directories are merged", []*Layer{layer(t, dir("d"), file("d/f", "x")), layer(t, dir("d"), file("d/g", "xx"))}, "d/ d/f=1 d/g=2"},
 		{"a whiteout", []*Layer{layer(t, file("f", "x"), file("g", "x")), layer(t, file(".wh.f", ""))}, "g=1"},
 		{"a whiteout of a directory", []*Layer{layer(t, file("d/e/f", "x"), file("d-e", "x")), layer(t, file(".wh.d", ""))}, "d-e=1"},
@@ -125,6 +126,7 @@ func TestOverlay(t *testing.T) {
 		{"a directory that its own layer replaces", []*Layer{layer(t, dir("d"), file("d/f", "x"), file("d", "xx"))}, "d=2"},
 		{"and makes again", []*Layer{layer(t, dir("d"), file("d/f", "x"), file("d", "xx"), dir("d"), file("d/g", "x"))}, "d/ d/g=1"},
 		{"through a symlink of the layer", []*Layer{layer(t, dir("usr/lib"), symlink("lib", "usr/lib"), file("lib/f", "x"), hardlink("lib/g", "lib/f"))}, "lib->usr/lib usr/ usr/lib/ usr/lib/f=1*2 usr/lib/g=1*2"},
+		{"through a symlink that climbs from where another one leads", []*Layer{layer(t, dir("a/b"), symlink("l", "a/b"), symlink("up", "l/.."), file("up/f", "x"))}, "a/ a/b/ a/f=1 l->a/b up->l/.."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tree, err := Overlay(c.layers)
