@@ -255,7 +255,7 @@ func (r *aheadRun) fetch() error {
 func (l *Layer) keeps(p *part) bool {
 	i := slices.IndexFunc(p.entry.Extents, func(x toc.Extent) bool { return x.Offset+x.Size > p.off })
 	x := p.entry.Extents[i]
-	return l.files != nil && x.Digest.Known() && l.files.Has(x.Digest, x.Size) && l.files.May(x.Digest)
+	return l.files != nil && x.Digest.Known() && l.files.Has(x.Digest, x.Size) && l.files.May(x.Digest) || l.keepsWhole(&p.entry, p.off)
 }
 
 // inflatedFromAfar reports whether the places of contents are those of much more: whoever

@@ -37,7 +37,7 @@ func (l *Layer) Content(e *toc.Entry) *toc.Content {
 // expect says that size bytes at off of a file are about to be read, which may be of
 // several extents.
 func (l *Layer) expect(e *toc.Entry, off, size int64) {
-	if l.shared() {
+	if l.shared() || len(e.Extents) < 2 || l.keepsWhole(e, off) {
 		return
 	}
 	var missing []toc.Extent
@@ -49,6 +49,16 @@ func (l *Layer) expect(e *toc.Entry, off, size int64) {
 	if len(missing) > 1 {
 		toc.Expect(l.bytes, missing[0].Start, missing[len(missing)-1].End)
 	}
+}
+
+// keepsWhole reports whether what a file has at off is kept as a part of the whole, and
+// may be read.
+func (l *Layer) keepsWhole(e *toc.Entry, off int64) bool {
+	if l.files == nil || !e.Digest.Known() {
+		return false
+	}
+	_, err := l.files.Readable.ReadAt(e.Digest, e.Size, make([]byte, 1), off)
+	return err == nil
 }
 
 // shared reports whether other members are asked for files of the layer.

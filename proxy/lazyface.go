@@ -162,8 +162,8 @@ func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req r
 			if m != nil {
 				m.reading(req.Digest, &e, part.Offset, part.Length)
 			}
-			l.expect(&e, part.Offset, min(part.Length, fileBlock))
-			return openFile(http.NewResponseController(w), l.Content(&e), part)
+			expect := func(off, size int64) { l.expect(&e, off, size) }
+			return openFile(http.NewResponseController(w), l.Content(&e), part, expect)
 		},
 	})
 }
@@ -203,6 +203,7 @@ var fileBlocks = sync.Pool{New: func() any { p := make([]byte, fileBlock); retur
 type layerFile struct {
 	client *http.ResponseController
 	from   *toc.Content
+	expect func(off, size int64) // is told what is read next
 	part   content.Part
 	buf    []byte    // what is read, and not sent
 	all    *[]byte   // buf's memory, if it is to be used again
@@ -210,8 +211,8 @@ type layerFile struct {
 	sum    hash.Hash // of what was read, if all of the file is; or nil
 }
 
-func openFile(client *http.ResponseController, c *toc.Content, part content.Part) (content.Body, error) {
-	f := &layerFile{client: client, from: c, part: part}
+func openFile(client *http.ResponseController, c *toc.Content, part content.Part, expect func(off, size int64)) (content.Body, error) {
+	f := &layerFile{client: client, from: c, part: part, expect: expect}
 	if part.Length <= fileBlock/64 {
 		f.buf = make([]byte, 0, part.Length)
 	} else {
@@ -231,6 +232,9 @@ func (f *layerFile) fill() error {
 		n = ahead // to where an extent is likely to end
 	}
 	f.buf = f.buf[:n]
+	if n > 0 {
+		f.expect(at, n)
+	}
 	_, err := f.from.ReadAt(f.buf, at)
 	if err == io.EOF {
 		err = nil

@@ -101,6 +101,11 @@ func writeEntry(t *tar.Writer, w io.Writer, e entry) error {
 	if err := t.WriteHeader(&e.Header); err != nil || e.content == nil {
 		return err
 	}
+	if again, ok := e.content.(io.Seeker); ok { // it may have been written before
+		if _, err := again.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+	}
 	_, err := io.Copy(t, e.content)
 	return err
 }
