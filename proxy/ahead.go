@@ -58,7 +58,7 @@ func (m *Mount) fetchExpected() {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			all = append(all, runsOf(l, parts)...)
+			all = append(all, l.runs(parts)...)
 			return gctx.Err()
 		})
 	}
@@ -76,12 +76,12 @@ func (m *Mount) fetchPlaces(ctx context.Context, likely []profile.File) {
 	if peers := m.p.peers(); peers != nil && !peers.Alone() {
 		return
 	}
-	byLayer := make(map[digest.Digest][]placed)
+	byLayer := make(map[digest.Digest][]part)
 	left := int64(keptPieces / 4 * 3)
 	for i, f := range likely {
 		for _, at := range f.Places {
 			if left -= at.Size; left > 0 && !m.p.registry.hasContent(at) {
-				byLayer[f.Layer] = append(byLayer[f.Layer], placed{at.Range, i})
+				byLayer[f.Layer] = append(byLayer[f.Layer], part{start: at.Offset, end: at.Offset + at.Size, rank: i})
 			}
 		}
 	}
@@ -94,38 +94,21 @@ func (m *Mount) fetchPlaces(ctx context.Context, likely []profile.File) {
 	_ = g.Wait() // errors are noted
 }
 
-// placed is a run of bytes of a layer; the smaller its rank, the sooner it is expected to be read.
-type placed struct {
-	profile.Range
-	rank int
-}
-
 // hasContent reports whether a content is kept, whoever may read it.
 func (r *Registry) hasContent(p profile.Place) bool {
 	return r.cfg.Contents != nil && r.cfg.Contents.Has(toc.Digest(p.Digest), p.Content)
 }
 
 // fetchPlacesOf fetches bytes of a layer. They are read when somebody has the table.
-func (p *Repository) fetchPlacesOf(ctx context.Context, d digest.Digest, parts []placed) error {
+func (p *Repository) fetchPlacesOf(ctx context.Context, d digest.Digest, parts []part) error {
 	b, err := p.Blob(ctx, d)
 	if err != nil {
 		return err
 	}
 	defer b.Release()
-	slices.SortFunc(parts, func(a, b placed) int { return cmp.Compare(a.Offset, b.Offset) })
-	var runs []placed
-	for _, part := range parts {
-		if n := len(runs); n > 0 && part.Offset <= runs[n-1].Offset+runs[n-1].Size+runGap && part.Offset+part.Size <= runs[n-1].Offset+runSize {
-			runs[n-1].Size = max(runs[n-1].Size, part.Offset+part.Size-runs[n-1].Offset)
-			runs[n-1].rank = min(runs[n-1].rank, part.rank)
-			continue
-		}
-		runs = append(runs, part)
-	}
-	slices.SortFunc(runs, func(a, b placed) int { return cmp.Compare(a.rank, b.rank) })
 	r := &pieces{repository: p, blob: b, ctx: ctx, contents: true}
-	for _, run := range runs {
-		r.Expect(run.Offset, run.Offset+run.Size)
+	for _, run := range runsOf(parts, false) {
+		r.Expect(run.start(), run.end())
 	}
 	return nil
 }
@@ -195,10 +178,19 @@ type aheadRun struct {
 func (r *aheadRun) start() int64 { return r.parts[0].start }
 func (r *aheadRun) end() int64   { return r.parts[len(r.parts)-1].end }
 
-// runsOf puts parts together that can be fetched with one request. Where other members
-// are asked for files, each is by itself.
-func runsOf(l *Layer, parts []part) (runs []*aheadRun) {
-	apart := l.shared()
+// runs puts parts of a layer together that can be fetched with one request. Where other
+// members are asked for files, each is by itself.
+func (l *Layer) runs(parts []part) []*aheadRun {
+	all := runsOf(parts, l.shared())
+	for _, r := range all {
+		r.layer = l
+	}
+	return all
+}
+
+// runsOf puts parts together, unless they are to be apart, and returns the sooner ones
+// first.
+func runsOf(parts []part, apart bool) (runs []*aheadRun) {
 	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.inner, b.inner)) })
 	for _, p := range parts {
 		var last *aheadRun
@@ -206,12 +198,13 @@ func runsOf(l *Layer, parts []part) (runs []*aheadRun) {
 			last = runs[n-1]
 		}
 		if last == nil || apart || p.start > last.end()+runGap || p.end-last.start() > runSize {
-			last = &aheadRun{layer: l, rank: p.rank}
+			last = &aheadRun{rank: p.rank}
 			runs = append(runs, last)
 		}
 		last.parts = append(last.parts, p)
 		last.rank = min(last.rank, p.rank)
 	}
+	slices.SortStableFunc(runs, func(a, b *aheadRun) int { return cmp.Compare(a.rank, b.rank) })
 	return runs
 }
 
@@ -335,7 +328,7 @@ func (m *Mount) fetchFile(file fileRef, from, to int64) {
 	}
 	defer l.Release()
 	parts := l.partsOf([]profile.File{{Path: file.path, Ranges: []profile.Range{{Offset: from, Size: to - from}}}}, func(string) int { return 0 })
-	m.fetchRuns(runsOf(l, parts))
+	m.fetchRuns(l.runs(parts))
 }
 
 // FetchRest fetches all of the image that is not here, once nothing else is to be
