@@ -3,11 +3,13 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"slices"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
@@ -27,7 +29,7 @@ const (
 )
 
 // fetchExpected fetches what the image's profile says, or else what its layers say is
-// read first.
+// read first, and from then on what files that are read lead to.
 func (m *Mount) fetchExpected() {
 	ctx := withUrgency(withTravel(m.ctx, &m.ahead), expected)
 	likely := m.profile(ctx).Likely()
@@ -38,35 +40,71 @@ func (m *Mount) fetchExpected() {
 		byLayer[f.Layer] = append(byLayer[f.Layer], f)
 		position[fileRef{f.Layer, f.Path}] = i
 	}
-	var mu sync.Mutex
+	config := make(chan ocispec.ImageConfig, 1)
+	go func() { config <- m.config(ctx) }()
+	layers := m.open(ctx)
+	m.note(m.trail.begin(m, layers, func(f fileRef) bool { _, ok := position[f]; return ok }))
+	if len(position) == 0 {
+		m.trail.start(<-config)
+	}
 	var all []*aheadRun
-	g, gctx := errgroup.WithContext(ctx)
-	for _, desc := range m.layers {
+	for _, l := range layers {
+		d := l.blob.Digest()
+		var parts []part
+		switch {
+		case len(position) > 0:
+			parts = l.partsOf(byLayer[d], func(path string) int { return position[fileRef{d, path}] })
+		case l.Prefetch > 0:
+			parts = l.firstParts(l.Prefetch)
+		}
+		all = append(all, l.runs(parts, runGap)...)
+	}
+	slices.SortStableFunc(all, func(a, b *aheadRun) int { return cmp.Compare(a.rank, b.rank) })
+	m.fetchRuns(all)
+}
+
+// open opens the image's layers for as long as the mount lasts. What is in others is
+// expected all the same if one cannot be opened.
+func (m *Mount) open(ctx context.Context) []*Layer {
+	opened := make([]*Layer, len(m.layers))
+	var g errgroup.Group
+	for i, desc := range m.layers {
 		g.Go(func() error {
 			l, err := m.p.Layer(ctx, desc.Digest, m.manifest())
 			if err != nil {
 				m.note(err)
-				return nil // what is in other layers is expected all the same
+				return nil
 			}
 			context.AfterFunc(m.ctx, l.Release)
-			var parts []part
-			switch {
-			case len(position) > 0:
-				parts = l.partsOf(byLayer[desc.Digest], func(path string) int { return position[fileRef{desc.Digest, path}] })
-			case l.Prefetch > 0:
-				parts = l.firstParts(l.Prefetch)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			all = append(all, l.runs(parts)...)
-			return gctx.Err()
+			opened[i] = l
+			return nil
 		})
 	}
-	if g.Wait() != nil {
-		return
+	_ = g.Wait() // errors are noted
+	return slices.DeleteFunc(opened, func(l *Layer) bool { return l == nil })
+}
+
+// maxConfig bounds an image's configuration, in bytes.
+const maxConfig = 4 << 20
+
+// config returns what the image's configuration says of how it is run, if it has one.
+func (m *Mount) config(ctx context.Context) (run ocispec.ImageConfig) {
+	if m.configured.Digest == "" || m.configured.Size > maxConfig {
+		return run
 	}
-	slices.SortStableFunc(all, func(a, b *aheadRun) int { return cmp.Compare(a.rank, b.rank) })
-	m.fetchRuns(all)
+	b, err := m.p.Blob(ctx, m.configured.Digest)
+	if err != nil {
+		m.note(err)
+		return run
+	}
+	defer b.Release()
+	r := b.Open(ctx)
+	defer r.Close()
+	var config ocispec.Image
+	if err := json.NewDecoder(io.LimitReader(r, maxConfig)).Decode(&config); err != nil {
+		return run // of a kind that is no image's
+	}
+	return config.Config
 }
 
 // fetchPlaces begins to fetch what is expected while the tables are still on their way
@@ -107,7 +145,7 @@ func (p *Repository) fetchPlacesOf(ctx context.Context, d digest.Digest, parts [
 	}
 	defer b.Release()
 	r := &pieces{repository: p, blob: b, ctx: ctx, contents: true}
-	for _, run := range runsOf(parts, false) {
+	for _, run := range runsOf(parts, false, runGap) {
 		r.Expect(run.start(), run.end())
 	}
 	return nil
@@ -145,7 +183,8 @@ func (l *Layer) partsOf(files []profile.File, rank func(path string) int) (parts
 				if off >= end {
 					continue
 				}
-				p := part{entry: e, off: off, size: end - off, start: x.Start, end: x.End, inner: x.Inner, rank: rank(f.Path)}
+				p := partOf(&e, x, rank(f.Path))
+				p.off, p.size = off, end-off
 				parts = append(parts, p)
 				if x.Digest.Known() {
 					break // all of it is fetched
@@ -161,11 +200,24 @@ func (l *Layer) firstParts(end int64) (parts []part) {
 	for e := range l.All() {
 		for _, x := range e.Extents {
 			if x.Start < end && x.End <= end {
-				parts = append(parts, part{entry: e, off: x.Offset, size: x.Size, start: x.Start, end: x.End, inner: x.Inner, rank: int(x.Start >> 20)})
+				parts = append(parts, partOf(&e, x, int(x.Start>>20)))
 			}
 		}
 	}
 	return parts
+}
+
+// partsOfAll returns all parts of a file.
+func partsOfAll(e toc.Entry, rank int) (parts []part) {
+	for _, x := range e.Extents {
+		parts = append(parts, partOf(&e, x, rank))
+	}
+	return parts
+}
+
+// partOf returns an extent of a file as a part.
+func partOf(e *toc.Entry, x toc.Extent, rank int) part {
+	return part{entry: *e, off: x.Offset, size: x.Size, start: x.Start, end: x.End, inner: x.Inner, rank: rank}
 }
 
 // aheadRun are parts that are near each other in a layer.
@@ -178,10 +230,10 @@ type aheadRun struct {
 func (r *aheadRun) start() int64 { return r.parts[0].start }
 func (r *aheadRun) end() int64   { return r.parts[len(r.parts)-1].end }
 
-// runs puts parts of a layer together that can be fetched with one request. Where other
-// members are asked for files, each is by itself.
-func (l *Layer) runs(parts []part) []*aheadRun {
-	all := runsOf(parts, l.shared())
+// runs puts parts of a layer together that can be fetched with one request, being up to
+// gap bytes apart. Where other members are asked for files, each is by itself.
+func (l *Layer) runs(parts []part, gap int64) []*aheadRun {
+	all := runsOf(parts, l.shared(), gap)
 	for _, r := range all {
 		r.layer = l
 	}
@@ -190,14 +242,14 @@ func (l *Layer) runs(parts []part) []*aheadRun {
 
 // runsOf puts parts together, unless they are to be apart, and returns the sooner ones
 // first.
-func runsOf(parts []part, apart bool) (runs []*aheadRun) {
+func runsOf(parts []part, apart bool, gap int64) (runs []*aheadRun) {
 	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.inner, b.inner)) })
 	for _, p := range parts {
 		var last *aheadRun
 		if n := len(runs); n > 0 {
 			last = runs[n-1]
 		}
-		if last == nil || apart || p.start > last.end()+runGap || p.end-last.start() > runSize {
+		if last == nil || apart || p.start > last.end()+gap || p.end-last.start() > runSize {
 			last = &aheadRun{rank: p.rank}
 			runs = append(runs, last)
 		}
@@ -328,7 +380,7 @@ func (m *Mount) fetchFile(file fileRef, from, to int64) {
 	}
 	defer l.Release()
 	parts := l.partsOf([]profile.File{{Path: file.path, Ranges: []profile.Range{{Offset: from, Size: to - from}}}}, func(string) int { return 0 })
-	m.fetchRuns(l.runs(parts))
+	m.fetchRuns(l.runs(parts, runGap))
 }
 
 // FetchRest fetches all of the image that is not here, once nothing else is to be
@@ -383,12 +435,13 @@ func (p *Repository) fetchStripe(ctx context.Context, b *Blob, off int64) error 
 	if first == end {
 		return nil
 	}
-	done, err := p.registry.turns.begin(ctx)
+	from, last := m.At(first).Offset, m.At(end-1)
+	size := last.Offset + last.Size - from
+	done, err := p.registry.turns.begin(ctx, size)
 	if err != nil {
 		return err
 	}
 	defer done()
-	from, last := m.At(first).Offset, m.At(end-1)
 	r := &pieces{repository: p, blob: b, ctx: ctx}
-	return r.eachChunk(from, last.Offset+last.Size-from, func([]byte) {})
+	return r.eachChunk(from, size, func([]byte) {})
 }

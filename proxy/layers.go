@@ -23,6 +23,20 @@ type Layer struct {
 	files *contents // that are kept, or had from others; nil if nothing is kept
 }
 
+// on returns the layer as it is read for as long as another context lives, and as urgently
+// as that says. It is released with l.
+func (l *Layer) on(ctx context.Context) *Layer {
+	bytes := *l.bytes
+	bytes.ctx = ctx
+	other := &Layer{Layer: &lazy.Layer{Layer: l.Layer.Layer.On(&bytes), Format: l.Format, Borrowed: l.Borrowed}, blob: l.blob, bytes: &bytes}
+	if l.files != nil {
+		files := *l.files
+		files.ctx = ctx
+		other.files = &files
+	}
+	return other
+}
+
 // Release is to be called when the layer has been read.
 func (l *Layer) Release() { l.blob.Release() }
 
@@ -227,7 +241,7 @@ func (c *contents) Fetch(e *toc.Entry, x toc.Extent) ([]byte, error) {
 	if !c.shared() {
 		return nil, chunk.ErrNotFound
 	}
-	done, err := c.turns.begin(c.ctx)
+	done, err := c.turns.begin(c.ctx, x.Size)
 	if err != nil {
 		return nil, err
 	}

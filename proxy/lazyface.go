@@ -163,7 +163,11 @@ func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req r
 				m.reading(req.Digest, &e, part.Offset, part.Length)
 			}
 			expect := func(off, size int64) { l.expect(&e, off, size) }
-			return openFile(http.NewResponseController(w), l.Content(&e), part, expect)
+			body, err := openFile(http.NewResponseController(w), l.Content(&e), part, expect)
+			if m != nil && err == nil {
+				m.hasRead(req.Digest, &e)
+			}
+			return body, err
 		},
 	})
 }

@@ -23,18 +23,20 @@ import (
 // the node fetches for them ahead of what they ask for, and what they have read. It is
 // safe for concurrent use.
 type Mount struct {
-	about   MountRequest
-	p       *Repository // as whoever has mounted it reads it
-	image   digest.Digest
-	layers  []ocispec.Descriptor
-	started time.Time
-	ctx     context.Context // ends with the mount
+	about      MountRequest
+	p          *Repository // as whoever has mounted it reads it
+	image      digest.Digest
+	layers     []ocispec.Descriptor
+	configured ocispec.Descriptor // the image's configuration; "" is none
+	started    time.Time
+	ctx        context.Context // ends with the mount
 
 	starting sync.Mutex
 	ended    bool           // nothing is added to work any more; starting guards it
 	work     sync.WaitGroup // what is done beside, until ctx ends
 
 	recorder profile.Recorder
+	trail    trail
 	read     atomic.Int64 // bytes of files that were asked for
 	demanded travel
 	ahead    travel
@@ -104,7 +106,7 @@ func (p *Repository) Mount(ctx context.Context, q MountRequest) (*Mount, error) 
 		if err != nil {
 			return nil, err
 		}
-		m.layers = image.Layers
+		m.layers, m.configured = image.Layers, image.Config
 	}
 	if !p.registry.mounts.add(q.ID, m) {
 		return nil, errMounts
@@ -167,6 +169,14 @@ func (m *Mount) reading(layer digest.Digest, e *toc.Entry, off, size int64) {
 	m.readOn(fileRef{layer, e.Name}, off, size, e.Size)
 }
 
+// hasRead takes note that somebody has what they wanted of a file, or at least the
+// beginning of it, and fetches what the file leads to.
+func (m *Mount) hasRead(layer digest.Digest, e *toc.Entry) {
+	if m.about.Prefetch {
+		m.trail.read(fileRef{layer, e.Name})
+	}
+}
+
 // placesOf returns where the contents are that a part of a file is read from, if they
 // are by themselves in the layer, and checked by themselves.
 func placesOf(e *toc.Entry, off, size int64) (all []profile.Place) {
@@ -209,6 +219,7 @@ func (r *Registry) File(id string, layer digest.Digest, path string) (e toc.Entr
 	if time.Since(m.started) < recordFor {
 		m.recorder.Opened(layer, e.Name)
 	}
+	m.hasRead(layer, &e)
 	return e, true
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -81,21 +82,34 @@ func (o *origin) requests(containing string) (found []string) {
 
 // add makes an image of blobs in a repository, under the tag v1.
 func (o *origin) add(repository string, blobs ...[]byte) digest.Digest {
+	return o.addManifest(repository, nil, blobs...)
+}
+
+// addConfigured is add of an image with a configuration.
+func (o *origin) addConfigured(repository, config string, blobs ...[]byte) digest.Digest {
+	return o.addManifest(repository, map[string]any{"config": o.blob(repository, "application/vnd.oci.image.config.v1+json", []byte(config))}, blobs...)
+}
+
+func (o *origin) addManifest(repository string, fields map[string]any, blobs ...[]byte) digest.Digest {
+	var layers []any
+	for _, b := range blobs {
+		layers = append(layers, o.blob(repository, "application/vnd.oci.image.layer.v1.tar", b))
+	}
+	manifest := map[string]any{"schemaVersion": 2, "mediaType": manifestType, "layers": layers, "unknown": map[string]any{"kept": true}}
+	maps.Copy(manifest, fields)
+	m, _ := json.Marshal(manifest)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	type desc struct {
-		MediaType string        `json:"mediaType"`
-		Digest    digest.Digest `json:"digest"`
-		Size      int           `json:"size"`
-	}
-	var layers []desc
-	for _, b := range blobs {
-		d := digest.FromBytes(b)
-		o.blobs[repository+"@"+string(d)] = b
-		layers = append(layers, desc{"application/vnd.oci.image.layer.v1.tar", d, len(b)})
-	}
-	m, _ := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": manifestType, "layers": layers, "unknown": map[string]any{"kept": true}})
 	return o.put(repository, "v1", m)
+}
+
+// blob stores a blob, and returns its descriptor.
+func (o *origin) blob(repository, mediaType string, p []byte) any {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d := digest.FromBytes(p)
+	o.blobs[repository+"@"+string(d)] = p
+	return map[string]any{"mediaType": mediaType, "digest": d, "size": len(p)}
 }
 
 // put stores a manifest under a tag; o.mu is held.

@@ -17,10 +17,12 @@ import (
 const (
 	// pieceSize is what parts of blobs are fetched in multiples of, from an upstream, and
 	// smallRead the least that is fetched where nothing says what is read next.
-	pieceSize = 16 << 10
+	pieceSize = 4 << 10
 	smallRead = 64 << 10
 	// runOfPieces is how much is fetched with one request at the most.
 	runOfPieces = chunk.StripeSize
+	// expectedRun is the same for what nobody waits for.
+	expectedRun = 256 << 10
 )
 
 // pieces reads a blob here and there. What is read of a chunk that is not here comes
@@ -87,7 +89,7 @@ func (r *pieces) ref(off int64) chunk.Ref {
 
 // readChunks reads through whole chunks, ahead if there are several.
 func (r *pieces) readChunks(p []byte, off int64) (n int, err error) {
-	done, err := r.repository.registry.turns.begin(r.ctx)
+	done, err := r.repository.registry.turns.begin(r.ctx, int64(len(p)))
 	if err != nil {
 		return 0, err
 	}
@@ -133,7 +135,9 @@ func (r *pieces) readPiece(p []byte, off int64) (int, error) {
 			}
 			found = run[0]
 		}
+		waited := r.repository.registry.turns.wait(r.ctx)
 		b, err := found.wait(r.ctx)
+		waited()
 		switch {
 		case err == nil:
 			n := copy(p, b[off-at:])
@@ -153,7 +157,7 @@ const fetchFor = time.Minute
 // one that is there or on its way, and returns them. They are on their way from then on:
 // what has to wait for its turn is nobody's to wait for.
 func (r *pieces) start(at, end int64) ([]*piece, error) {
-	done, err := r.repository.registry.turns.begin(r.ctx)
+	done, err := r.repository.registry.turns.begin(r.ctx, end-at)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +218,11 @@ const reach = 256 << 10
 // runEnd returns the end of a run of pieces that begins at first, and is to hold what is
 // before end: where the blob ends, or a chunk begins that is stored.
 func (r *pieces) runEnd(first, end int64) int64 {
-	end = min((end+pieceSize-1)/pieceSize*pieceSize, r.blob.Size(), first+runOfPieces)
+	most := int64(runOfPieces)
+	if urgencyOf(r.ctx) != demanded {
+		most = expectedRun // so that others may come between
+	}
+	end = min((end+pieceSize-1)/pieceSize*pieceSize, r.blob.Size(), first+most)
 	for {
 		next := r.ref(first)
 		if first = next.Offset + next.Size; first >= end {
@@ -237,15 +245,15 @@ func (r *pieces) Expect(start, end int64) {
 		end += r.neighbourhood(at, end)
 	}
 	for end = min(end, r.blob.Size()); at < end; {
-		next := min(at+pieceSize, end)
-		if !r.blob.near.Has(r.ref(at)) {
-			run, err := r.start(at, r.runEnd(at, end))
-			if err != nil {
-				return
-			}
-			next = max(next, at+int64(len(run))*pieceSize)
+		if r.blob.near.Has(r.ref(at)) || r.repository.registry.pieces.has(r.key(at)) {
+			at += pieceSize
+			continue
 		}
-		at = next
+		run, err := r.start(at, r.runEnd(at, end))
+		if err != nil {
+			return
+		}
+		at += int64(len(run)) * pieceSize // or it is there now
 	}
 }
 
@@ -260,6 +268,7 @@ func (r *pieces) fetch(ctx context.Context, run []*piece) {
 				return err
 			}
 			travelled(ctx, "upstream", len(b))
+			r.repository.registry.turns.arrived(len(b))
 			cache.settle(run[0], b, nil)
 			run = run[1:]
 		}

@@ -41,7 +41,7 @@ func (r *registry) ensure(ctx context.Context, f format, note string, layers []s
 			return nil, err
 		}
 	}
-	img, err := r.make(ctx, f, layers, first)
+	img, err := r.make(ctx, f, layers, first, commands)
 	if err != nil {
 		return nil, err
 	}
@@ -50,9 +50,10 @@ func (r *registry) ensure(ctx context.Context, f format, note string, layers []s
 }
 
 // make writes the image of a format, and puts it into the registry.
-func (r *registry) make(ctx context.Context, f format, layers, first []string) (*image, error) {
+func (r *registry) make(ctx context.Context, f format, layers, first []string, commands []command) (*image, error) {
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, RootFS: ocispec.RootFS{Type: "layers"}}
+	config.Config.Cmd = commands[0].args[:1] // as images of a program say it
 	img := &image{Format: f.name}
 	for _, from := range layers {
 		desc, diffID, err := r.addLayer(ctx, f, from, first)

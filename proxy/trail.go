@@ -1,0 +1,209 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/proxy/leads"
+	"github.com/granary-oci/granary/toc"
+)
+
+const (
+	// maxTrail is how many files are followed for a mount, at the most, and trailAtOnce
+	// how many at a time, of which most wait for their turn to be fetched.
+	maxTrail    = 1 << 13
+	trailAtOnce = 128
+	// leadGap is how far apart in a layer, in bytes, files may be that others lead to, to
+	// be fetched with one request.
+	leadGap = 8 << 10
+	// wholeLead is the size of the largest file, in bytes, that is fetched as a whole when
+	// another leads to it. Of larger ones it is what says where they lead to.
+	wholeLead = 1 << 20
+	// maxTrailTree is how many names an image may have, to be followed through.
+	maxTrailTree = 1 << 19
+	// maxPlace is how far files lead from one that a program has read, in bytes of their
+	// places, two for each step.
+	maxPlace = 256
+)
+
+// trail is what the files that a mount reads lead to, and what these do. It goes on for
+// as long as the mount lasts. The zero value only remembers what was read, until it is
+// begun.
+type trail struct {
+	// Written before been is.
+	m      *Mount
+	tree   *toc.Tree
+	layers []*Layer // of the tree, with the mount's context
+	finder *leads.Finder
+	known  func(fileRef) bool // it is fetched anyway
+	slots  chan struct{}
+	count  atomic.Int32 // files that a program has read, and none led to
+
+	mu    sync.Mutex
+	been  map[uint64]*order // files that were followed, by inode; nil before the trail is begun
+	reads []fileRef         // before it was
+}
+
+// begin begins the trail of an image that m has mounted.
+func (t *trail) begin(m *Mount, layers []*Layer, known func(fileRef) bool) error {
+	names := 0
+	var all []*toc.Layer
+	for _, l := range layers {
+		names += l.Len()
+		all = append(all, l.Layer.Layer)
+	}
+	if names > maxTrailTree {
+		return nil
+	}
+	tree, err := toc.Overlay(all)
+	if err != nil {
+		return err
+	}
+	t.m, t.tree, t.layers, t.finder, t.known = m, tree, layers, leads.New(tree), known
+	t.slots = make(chan struct{}, trailAtOnce)
+	t.mu.Lock()
+	t.been = make(map[uint64]*order)
+	reads := t.reads
+	t.reads = nil
+	t.mu.Unlock()
+	for _, ref := range reads {
+		t.read(ref)
+	}
+	return nil
+}
+
+// start follows what is read of an image first, as its configuration says how it is run.
+func (t *trail) start(config ocispec.ImageConfig) {
+	t.mu.Lock()
+	begun := t.been != nil
+	t.mu.Unlock()
+	if !begun {
+		return
+	}
+	for i, file := range t.finder.Start(config) {
+		if o, first := t.visit(&file, place(place("", math.MaxUint16), i)); first {
+			t.follow(step{file, o}) // which reads it
+		}
+	}
+}
+
+// read takes note that somebody reads a file, and follows where it leads. That comes
+// before what files lead to that were read earlier.
+func (t *trail) read(ref fileRef) {
+	t.mu.Lock()
+	begun := t.been != nil
+	if !begun && len(t.reads) < maxTrail {
+		t.reads = append(t.reads, ref)
+	}
+	t.mu.Unlock()
+	if !begun || t.known(ref) {
+		return
+	}
+	file, ok := t.tree.Lookup(ref.path)
+	if !ok || file.Source != ref.path || t.layer(&file).blob.Digest() != ref.layer {
+		return
+	}
+	if o, first := t.visit(&file, place("", math.MaxUint16-int(t.count.Add(1)))); first {
+		t.follow(step{file, o})
+	}
+}
+
+// place returns the place of what is the ith that something at a place leads to.
+func place(of string, i int) string {
+	return string(binary.BigEndian.AppendUint16([]byte(of), uint16(i)))
+}
+
+// visit returns when a file is to be fetched, and whether nothing has led to it yet. If it
+// has, what leads to it now may make it sooner.
+func (t *trail) visit(file *toc.File, at string) (o *order, first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.been[file.Inode]; o != nil || len(t.been) >= maxTrail || len(at) > maxPlace {
+		if o != nil {
+			t.m.p.registry.turns.sooner(o, at)
+		}
+		return o, false
+	}
+	o = &order{at}
+	t.been[file.Inode] = o
+	return o, true
+}
+
+func (t *trail) layer(file *toc.File) *Layer {
+	return t.layers[slices.IndexFunc(t.layers, func(l *Layer) bool { return l.Layer.Layer == file.Layer })]
+}
+
+// step is a file that others lead to, and when its turn is: a program reads what a file
+// leads to first, and what that leads to, before it reads what the file leads to next.
+type step struct {
+	toc.File
+	*order
+}
+
+// follow finds out where a file leads, fetches that, and goes on from there.
+func (t *trail) follow(from step) {
+	t.do(func() {
+		l := t.layer(&from.File)
+		e, ok := l.Lookup(from.Source)
+		if !ok {
+			return
+		}
+		var steps []step
+		parts := make(map[*Layer][]part)
+		ctx := withOrder(l.bytes.ctx, from.order)
+		if from.Size <= wholeLead {
+			ctx = withTravel(ctx, new(travel)) // it is here, and was counted
+		}
+		content := l.on(ctx).Content(&e)
+		found := t.finder.From(&from.File, content)
+		at := t.m.p.registry.turns.placeOf(from.order)
+		for i, to := range found {
+			o, first := t.visit(&to, place(at, i))
+			switch l := t.layer(&to); {
+			case !first:
+			case to.Size > wholeLead:
+				t.follow(step{to, o})
+			default:
+				if e, ok := l.Lookup(to.Source); ok {
+					parts[l] = append(parts[l], partsOfAll(e, len(steps))...)
+					steps = append(steps, step{to, o})
+				}
+			}
+		}
+		for l, all := range parts {
+			for _, run := range l.runs(all, leadGap) {
+				t.fetch(run, steps)
+			}
+		}
+	})
+}
+
+// fetch fetches files, of which the rank is the position in steps, and follows them then.
+func (t *trail) fetch(run *aheadRun, steps []step) {
+	t.do(func() {
+		run.layer = run.layer.on(withOrder(run.layer.bytes.ctx, steps[run.rank].order))
+		t.m.note(run.fetch())
+		for _, p := range run.parts {
+			if p.off == 0 {
+				t.follow(steps[p.rank])
+			}
+		}
+	})
+}
+
+// do does something beside, unless too much else is done so.
+func (t *trail) do(it func()) {
+	t.m.start(func() {
+		select {
+		case t.slots <- struct{}{}:
+			defer func() { <-t.slots }()
+			it()
+		case <-t.m.ctx.Done():
+		}
+	})
+}
