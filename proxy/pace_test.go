@@ -53,7 +53,7 @@ func TestPaceFillsTheLine(t *testing.T) {
 
 func TestPaceHasLimits(t *testing.T) {
 	var p pace
-	if w := (line{rate: 1e12, trip: 100 * time.Millisecond}).settle(&p, 150); w != mostAhead {
+	if w := (line{rate: 1e12, trip: 100 * time.Millisecond}).settle(&p, 190); w < mostAhead/4 || w > mostAhead {
 		t.Errorf("%d bytes are under way", w)
 	}
 	p = pace{}
