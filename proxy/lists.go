@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -125,7 +126,7 @@ func unsupported(err error) bool {
 // fallbackReferrers reads the index that clients keep under a tag. What is not
 // there, or is no index, names no referrers.
 func fallbackReferrers(ctx context.Context, up Upstream, d digest.Digest) (found list[Referrer], err error) {
-	m, err := up.Manifest(ctx, fallbackTag(d))
+	m, err := up.Manifest(ctx, graph.ReferrersTag(d))
 	if errors.Is(err, chunk.ErrNotFound) {
 		return found, nil
 	}
@@ -138,20 +139,6 @@ func fallbackReferrers(ctx context.Context, up Upstream, d digest.Digest) (found
 	}
 	return list[Referrer]{items, len(m.Bytes)}, nil
 }
-
-// fallbackTag is the tag of the index of what refers to d (distribution-spec,
-// "Referrers Tag Schema").
-func fallbackTag(d digest.Digest) string {
-	tag := clip(string(d.Algorithm()), 32) + "-" + clip(d.Encoded(), 64)
-	return strings.Map(func(c rune) rune {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("._-", c) {
-			return c
-		}
-		return '-'
-	}, tag)
-}
-
-func clip(s string, n int) string { return s[:min(len(s), n)] }
 
 // allPages follows a list from page to page. Of the link to the next page only
 // the query is heeded: the list is where it was asked for.
