@@ -214,22 +214,7 @@ func onePage(ctx context.Context, up Upstream, path string, query url.Values) (p
 	if err == nil && len(page) > maxPageBytes {
 		err = fmt.Errorf("upstream: a page of %s is larger than %d bytes", path, maxPageBytes)
 	}
-	return page, nextPage(resp.Header), err
-}
-
-// nextPage returns the query of the link whose relation is next (RFC 8288), nil
-// without one.
-func nextPage(h http.Header) url.Values {
-	for _, field := range h.Values("Link") {
-		for link := range strings.SplitSeq(field, ",") {
-			target, params, _ := strings.Cut(strings.TrimSpace(link), ">")
-			u, err := url.Parse(strings.TrimPrefix(target, "<"))
-			if err == nil && strings.HasPrefix(target, "<") && strings.Contains(strings.ReplaceAll(params, `"`, ""), "rel=next") {
-				return u.Query()
-			}
-		}
-	}
-	return nil
+	return page, upstream.NextPage(resp.Header), err
 }
 
 // list returns a list that the upstream gives to the caller: the one that was
