@@ -334,6 +334,7 @@ func (r *Registry) stored(ctx context.Context, d digest.Digest, size int64) ([]b
 	if err != nil {
 		return nil, err
 	}
+	defer r.cfg.Store.Retain(d, size)() // which also counts as a read if it comes from memory
 	raw := make([]byte, 0, size)
 	for i := range m.Len() {
 		c, err := r.cfg.Store.Get(ctx, m.At(i))
