@@ -3,15 +3,16 @@ package graph
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Graph is what was found. Its nodes are not changed any more.
+// Graph is what was found.
 type Graph struct {
 	// Nodes are all that are there, children first; see the package comment. Whether a
-	// required blob is there is not asked: who reads it will find out, and may add a Problem.
+	// required blob is there is not asked: who reads it will find out; see [Graph.Lose].
 	Nodes []*Node
 	// Problems tell what is not there, in the order of the walk.
 	Problems []Problem
@@ -30,6 +31,17 @@ func (g *Graph) those(manifests bool) (some []*Node) {
 		}
 	}
 	return some
+}
+
+// Lose makes problems of nodes that turned out not to be there, each for its reason.
+func (g *Graph) Lose(lost map[*Node]error) {
+	g.Nodes = slices.DeleteFunc(g.Nodes, func(n *Node) bool {
+		err, gone := lost[n]
+		if gone {
+			g.Problems = append(g.Problems, Problem{n, n.Required(), err})
+		}
+		return gone
+	})
 }
 
 // Err returns the problems that leave something incomplete as one error, or nil.

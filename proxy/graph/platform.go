@@ -37,13 +37,13 @@ func ParsePlatform(s string) (*ocispec.Platform, error) {
 
 // Choose returns the entries of an index that are for a platform: the first that says so
 // (image-spec, image-index.md), else those that say nothing of platforms, for a nested index
-// may have it. If there are none the error is a [*PlatformError].
+// may have it. A nil platform is for all. If there are none the error is a [*PlatformError].
 func Choose(entries []ocispec.Descriptor, want *ocispec.Platform) (chosen []int, err error) {
 	var silent []int
 	var there []string
 	for i, e := range entries {
 		switch {
-		case e.Platform == nil:
+		case want == nil || e.Platform == nil:
 			silent = append(silent, i)
 		case matches(e.Platform, want):
 			return []int{i}, nil
