@@ -131,7 +131,6 @@ type walk struct {
 
 	nodes     map[identity]*Node
 	tops      []*Node // roots, and what was found to refer to something
-	bad       []*Node // stand for what is no descriptor
 	next      []*Node // the level to come
 	bytes     int64   // of manifests
 	platforms platforms
@@ -140,8 +139,9 @@ type walk struct {
 // identity is what makes a node: of two sizes for a digest one is wrong, and must not pass for
 // the other.
 type identity struct {
-	digest digest.Digest
-	size   int64
+	digest    digest.Digest
+	size      int64
+	malformed int // not 0: it stands for what is no descriptor, and is like no other
 }
 
 func wellFormed(d ocispec.Descriptor) bool {
@@ -154,42 +154,53 @@ func (w *walk) refer(from *Node, r Reference) error {
 	if slices.Contains(w.opts.Except, r.Role) {
 		return nil
 	}
-	n, known := w.nodes[identity{r.Digest, r.Size}]
-	if r.Malformed || !known {
-		n = &Node{Descriptor: r.Descriptor}
-		n.Data = nil
-		n.image = r.Role == Root || r.Role == Manifest && from.image
-		if from != nil {
-			n.depth = from.depth + 1
-		}
-	}
+	n, isNew := w.node(from, r)
 	n.Refs = append(n.Refs, Referral{from, r.Place})
+	n.image = n.image || r.Role == Root || r.Role == Manifest && from.image
 	if from != nil && (from.lists || r.Role != Referrer && r.Role != Tagged) {
 		from.below = append(from.below, n)
 	} else {
 		w.tops = append(w.tops, n)
 	}
-	if r.Malformed {
-		n.err = &WrongError{r.Digest, "this is no descriptor"}
-		w.bad = append(w.bad, n)
-		return w.bound(from, n)
-	}
-	w.nodes[identity{r.Digest, r.Size}] = n
-	w.useData(n, r)
-	isManifest := standsForManifest(r, w.limits)
-	switch {
-	case !known:
-		n.IsManifest = isManifest
-		n.lists = r.Role == Tagged && from != nil && r.Path == ReferrersTag(from.Digest)
+	if isNew {
 		if err := w.bound(from, n); err != nil {
 			return err
 		}
+	}
+	if r.Malformed {
+		n.err = &WrongError{r.Digest, "this is no descriptor"}
+		return nil
+	}
+	w.useData(n, r)
+	isManifest := standsForManifest(r, w.limits)
+	switch {
+	case isNew:
+		n.IsManifest = isManifest
 		return w.enqueue(n)
 	case isManifest && !n.IsManifest: // others have taken it for a blob
 		n.IsManifest, n.MediaType = true, r.MediaType
 		return w.enqueue(n)
 	}
 	return nil
+}
+
+// node returns what is referred to, and whether it is new.
+func (w *walk) node(from *Node, r Reference) (n *Node, isNew bool) {
+	id := identity{digest: r.Digest, size: r.Size}
+	if r.Malformed {
+		id = identity{malformed: len(w.nodes) + 1}
+	}
+	if n, known := w.nodes[id]; known {
+		return n, false
+	}
+	n = &Node{Descriptor: r.Descriptor}
+	n.Data = nil
+	if from != nil {
+		n.depth = from.depth + 1
+		n.lists = r.Role == Tagged && r.Path == ReferrersTag(from.Digest)
+	}
+	w.nodes[id] = n
+	return n, true
 }
 
 // useData takes the content that a descriptor has with it.
@@ -205,6 +216,9 @@ func (w *walk) useData(n *Node, r Reference) {
 
 // verify returns nil if p is what a descriptor says.
 func verify(desc ocispec.Descriptor, p []byte) error {
+	if err := desc.Digest.Validate(); err != nil {
+		return err
+	}
 	if int64(len(p)) != desc.Size {
 		return &WrongError{desc.Digest, fmt.Sprintf("it has %d bytes, not the %d that are stated", len(p), desc.Size)}
 	}
@@ -221,7 +235,7 @@ func (w *walk) bound(from, n *Node) error {
 		blame = from
 	}
 	switch {
-	case len(w.nodes)+len(w.bad) > w.limits.Nodes:
+	case len(w.nodes) > w.limits.Nodes:
 		return &LimitError{blame.Digest, fmt.Sprintf("with what it refers to there are more than %d manifests and blobs", w.limits.Nodes)}
 	case n.depth > w.limits.Depth:
 		return &LimitError{blame.Digest, fmt.Sprintf("what it refers to is nested more than %d deep", w.limits.Depth)}

@@ -153,9 +153,19 @@ var walks = []struct {
 	build: func(s *source) ocispec.Descriptor {
 		blake := digest.Digest("blake3:" + strings.Repeat("0", 64))
 		s.names[blake] = "blake"
-		return s.manifest("i", imageType, fields{"layers": list(ocispec.Descriptor{MediaType: layerType, Digest: blake, Size: 5})})
+		return s.manifest("i", imageType, fields{"layers": list(ocispec.Descriptor{MediaType: layerType, Digest: blake, Size: 5, Data: []byte("bytes")})})
 	},
 	want: "[i]", lacked: "blake!",
+}, {
+	name: "the same as a blob and as a manifest",
+	build: func(s *source) ocispec.Descriptor {
+		m := s.manifest("m", imageType, fields{"config": s.blob("c", oddType)})
+		blob := m
+		blob.MediaType = layerType
+		s.blobs[m.Digest] = s.manifests[m.Digest]
+		return s.index("x", blob, s.index("y", m))
+	},
+	want: "c [m] [y] [x]",
 }, {
 	name: "one platform, with what stands in its entry and outside of the entries",
 	build: func(s *source) ocispec.Descriptor {
@@ -402,4 +412,42 @@ func TestBombs(t *testing.T) {
 	if g := walk(t, s, graph.Options{Limits: graph.Limits{Depth: 50}}, deep); len(g.Nodes) != 40+3 {
 		t.Errorf("within its limits: %d nodes", len(g.Nodes))
 	}
+}
+
+// FuzzWalk: whatever a manifest looks like, it is a graph, or an error says why not.
+func FuzzWalk(f *testing.F) {
+	blake := `{"mediaType":"m","digest":"blake3:` + strings.Repeat("0", 64) + `","size":5,"data":"Ynl0ZXM="}`
+	for _, text := range []string{
+		`{"config":` + described("a", `,"data":"YQ=="`) + `,"layers":[` + blake + `,` + described("bb", `,"data":"?"`) + `,{}]}`,
+		`{"manifests":[` + described("a", `,"platform":{"os":"linux","architecture":"amd64","compat":`+described("bb", "")+`}`) + `,` + blake + `,7]}`,
+		`{"subject":{"mediaType":"` + imageType + `","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0,"data":""}}`,
+		`{"manifests":[{"mediaType":"` + imageType + `","digest":":","size":-1}]}`, `[]`, ``,
+	} {
+		f.Add([]byte(text), true)
+		f.Add([]byte(text), false)
+	}
+	f.Fuzz(func(t *testing.T, p []byte, isIndex bool) {
+		s := newSource()
+		opts := graph.Options{Referrers: s}
+		root := s.described("root", oddType, p)
+		if isIndex {
+			root.MediaType = indexType
+			opts.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+		}
+		root.Data = p
+		g, err := graph.Walk(t.Context(), s, []ocispec.Descriptor{root}, opts)
+		if err != nil {
+			return
+		}
+		for _, problem := range g.Problems {
+			if problem.Error() == "" || problem.Err == nil {
+				t.Errorf("%+v", problem)
+			}
+		}
+		for _, n := range g.Nodes {
+			if n.Content != nil && n.Digest.Algorithm().FromBytes(n.Content) != n.Digest {
+				t.Errorf("%s has other bytes", n)
+			}
+		}
+	})
 }
