@@ -27,6 +27,8 @@ type blob struct {
 	recorded bool                  // the index has a record of it
 	made     bool                  // the file was created and its directory not synced since
 	users    int                   // readers and writers that hold it against eviction
+
+	holdsNothing bool // it was asked whether it holds others
 }
 
 func newBlob(d digest.Digest, total int64) *blob {

@@ -32,6 +32,10 @@ type Config struct {
 	// VerifyAlways checks a chunk each time it is read, not only the first time
 	// that this process reads it, and lends no files.
 	VerifyAlways bool
+	// Held returns the blobs that are kept as long as the one whose bytes are p, such as the
+	// configs of a manifest. It is asked of JSON objects, which may be anything, and must
+	// not call the store. nil is for none.
+	Held func(p []byte) []digest.Digest
 	// Watch is told what becomes of whole blobs. It must return at once and not call
 	// the store. nil ignores it.
 	Watch func(d digest.Digest, e Event)

@@ -25,7 +25,8 @@
 //
 // The store has a budget of bytes. Above its high watermark whole blobs are
 // evicted, least recently read first and blobs of one chunk last, for those are
-// the manifests and configs without which nothing else can be served. A blob
-// that is being read is never evicted. A full disk makes Put fail and nothing
-// else.
+// the manifests and configs without which nothing else can be served. What a
+// manifest holds beside its layers, [Config.Held], stays as long as the manifest,
+// of whatever size it is. A blob that is being read is never evicted. A full disk
+// makes Put fail and nothing else.
 package chunkstore

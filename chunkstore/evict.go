@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -82,7 +81,18 @@ func (s *Disk) evict(n int64) (freed int64) {
 }
 
 func (s *Disk) evictHere(n int64) (freed int64) {
-	return s.remove(s.evictionOrder, n)
+	const orders = 3 // that may be out of date, for want of a quiet moment
+	for range orders {
+		order, current := s.evictionOrder(), false
+		freed += s.remove(func() (still []*blob) {
+			still, current = s.untouched(order)
+			return still
+		}, n-freed)
+		if current || freed >= n {
+			break
+		}
+	}
+	return freed
 }
 
 // Evict removes blobs that nobody reads, and returns how many bytes that freed.
@@ -152,31 +162,6 @@ func (s *Disk) takeOut(choose func() []*blob, n int64) (gone []digest.Digest, fr
 		gone = append(gone, b.digest)
 	}
 	return gone, freed
-}
-
-// evictionOrder returns the blobs that may go: layers before manifests and
-// configs, for which being of one chunk stands, and each by the time of the last
-// read. s.mu is held.
-func (s *Disk) evictionOrder() []*blob {
-	var order []*blob
-	for _, b := range s.blobs {
-		if b.users == 0 && b.have.count() > 0 {
-			order = append(order, b)
-		}
-	}
-	small := func(b *blob) int {
-		if b.chunks() == 1 {
-			return 1
-		}
-		return 0
-	}
-	slices.SortFunc(order, func(a, b *blob) int {
-		if c := small(a) - small(b); c != 0 {
-			return c
-		}
-		return a.read.Compare(b.read)
-	})
-	return order
 }
 
 func (s *Disk) trash() string { return filepath.Join(s.dir, "evicted") }

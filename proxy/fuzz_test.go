@@ -1,29 +1,10 @@
 package proxy
 
 import (
-	"net/http"
-	"net/url"
 	"testing"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/proxy/ref"
 )
-
-func FuzzNextPage(f *testing.F) {
-	for _, s := range []string{
-		`</v2/a/tags/list?last=b&n=1>; rel="next"`, `<https://x/y?z>; rel=next`, `<>; rel="next"`, `</a>; rel="prev", </b?c=d>; rel="next"`, `<`, `>;rel=next,`, `<%zz>; rel=next`,
-	} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, link string) {
-		if next := nextPage(http.Header{"Link": {link}}); next != nil {
-			if _, err := url.ParseQuery(next.Encode()); err != nil {
-				t.Errorf("%q: %v", link, err)
-			}
-		}
-	})
-}
 
 func FuzzTagRule(f *testing.F) {
 	for _, s := range []string{"a=pin", "*=ttl=5m", "a*b:*=revalidate", "=", "a=ttl=-1s", "**=pin"} {
@@ -58,20 +39,6 @@ func FuzzReferrers(f *testing.F) {
 			if len(r.JSON) == 0 || len(r.JSON) > len(p) {
 				t.Errorf("%+v", r)
 			}
-		}
-	})
-}
-
-func FuzzFallbackTag(f *testing.F) {
-	f.Add("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
-	f.Add("sha512+x:a=b_c")
-	f.Fuzz(func(t *testing.T, s string) {
-		d := digest.Digest(s)
-		if d.Validate() != nil {
-			return
-		}
-		if _, err := ref.ParsePath("/v2/app/manifests/"+fallbackTag(d), nil, "a.test"); err != nil {
-			t.Errorf("%s: %v", s, err)
 		}
 	})
 }

@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -125,7 +126,7 @@ func unsupported(err error) bool {
 // fallbackReferrers reads the index that clients keep under a tag. What is not
 // there, or is no index, names no referrers.
 func fallbackReferrers(ctx context.Context, up Upstream, d digest.Digest) (found list[Referrer], err error) {
-	m, err := up.Manifest(ctx, fallbackTag(d))
+	m, err := up.Manifest(ctx, graph.ReferrersTag(d))
 	if errors.Is(err, chunk.ErrNotFound) {
 		return found, nil
 	}
@@ -138,20 +139,6 @@ func fallbackReferrers(ctx context.Context, up Upstream, d digest.Digest) (found
 	}
 	return list[Referrer]{items, len(m.Bytes)}, nil
 }
-
-// fallbackTag is the tag of the index of what refers to d (distribution-spec,
-// "Referrers Tag Schema").
-func fallbackTag(d digest.Digest) string {
-	tag := clip(string(d.Algorithm()), 32) + "-" + clip(d.Encoded(), 64)
-	return strings.Map(func(c rune) rune {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("._-", c) {
-			return c
-		}
-		return '-'
-	}, tag)
-}
-
-func clip(s string, n int) string { return s[:min(len(s), n)] }
 
 // allPages follows a list from page to page. Of the link to the next page only
 // the query is heeded: the list is where it was asked for.
@@ -227,22 +214,7 @@ func onePage(ctx context.Context, up Upstream, path string, query url.Values) (p
 	if err == nil && len(page) > maxPageBytes {
 		err = fmt.Errorf("upstream: a page of %s is larger than %d bytes", path, maxPageBytes)
 	}
-	return page, nextPage(resp.Header), err
-}
-
-// nextPage returns the query of the link whose relation is next (RFC 8288), nil
-// without one.
-func nextPage(h http.Header) url.Values {
-	for _, field := range h.Values("Link") {
-		for link := range strings.SplitSeq(field, ",") {
-			target, params, _ := strings.Cut(strings.TrimSpace(link), ">")
-			u, err := url.Parse(strings.TrimPrefix(target, "<"))
-			if err == nil && strings.HasPrefix(target, "<") && strings.Contains(strings.ReplaceAll(params, `"`, ""), "rel=next") {
-				return u.Query()
-			}
-		}
-	}
-	return nil
+	return page, upstream.NextPage(resp.Header), err
 }
 
 // list returns a list that the upstream gives to the caller: the one that was

@@ -14,6 +14,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
+	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -294,13 +295,34 @@ func (p *Repository) heed(as access.Caller, err error, up Upstream) {
 	}
 }
 
-// parse returns what a manifest names.
+// parse returns what a manifest names, wherever in it. One that is not JSON names nothing.
 func (r *Registry) parse(ctx context.Context, raw []byte) (map[digest.Digest]catalog.Member, error) {
 	if err := r.parsing.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
 	defer r.parsing.Release(1)
-	return descriptors(raw)
+	refs, err := graph.References(raw)
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	return members(refs), nil
+}
+
+// maxMediaType is how much of a media type is remembered, in bytes (RFC 6838, section 4.2).
+const maxMediaType = 255
+
+// members returns what is remembered of descriptors, if their bytes can be checked. What
+// stands where the specification says is believed before what is nested.
+func members(refs []graph.Reference) map[digest.Digest]catalog.Member {
+	named := make(map[digest.Digest]catalog.Member)
+	for _, r := range refs {
+		_, known := named[r.Digest]
+		if r.Malformed || r.Digest.Validate() != nil || len(r.MediaType) > maxMediaType || known && r.Role == graph.Nested {
+			continue
+		}
+		named[r.Digest] = catalog.Member{MediaType: r.MediaType, Size: r.Size}
+	}
+	return named
 }
 
 // stored reads all of a manifest from the store.
@@ -312,6 +334,7 @@ func (r *Registry) stored(ctx context.Context, d digest.Digest, size int64) ([]b
 	if err != nil {
 		return nil, err
 	}
+	defer r.cfg.Store.Retain(d, size)() // which also counts as a read if it comes from memory
 	raw := make([]byte, 0, size)
 	for i := range m.Len() {
 		c, err := r.cfg.Store.Get(ctx, m.At(i))

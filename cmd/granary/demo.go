@@ -224,8 +224,11 @@ func (d *demonstration) pull(n *node.Node) (string, error) {
 		return "", err
 	}
 	before, begin := n.Status(), time.Now()
-	p := &puller{want: want, platform: "all", from: r.Repository(want.Repository.String()), progress: newProgress(io.Discard)}
+	p := &puller{want: want, from: r.Repository(want.Repository.String()), progress: newProgress(io.Discard)}
 	if _, err := p.pull(d.e.ctx); err != nil {
+		return "", err
+	}
+	if err := p.graph.Err(); err != nil {
 		return "", err
 	}
 	took := time.Since(begin)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/granary-oci/granary/cmd/granary/node"
 	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 	"github.com/granary-oci/granary/toc"
@@ -32,6 +33,12 @@ type imageFlags struct {
 	Layer    string `name:"layer" placeholder:"N|DIGEST" help:"Look into one layer alone: the Nth from the bottom, or that of a digest."`
 	Ref      string `arg:"" name:"ref" help:"Image, as in alpine:3 or ghcr.io/org/app@sha256:…; or a layer by its digest."`
 }
+
+// Limits of an image that is looked into.
+const (
+	maxNesting = 8    // of indexes
+	maxLayers  = 4096 // of one image
+)
 
 // image is an image that is looked into through a node.
 type image struct {
@@ -91,13 +98,17 @@ func (c *imageFlags) locate(e *env) (img *image, done func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	platform, err := parsePlatform(c.Platform)
+	if err != nil {
+		return nil, nil, err
+	}
 	img = &image{want: want}
 	if img.url, done, err = registryFace(e, c.DataConfig, c.nodeFlag); err != nil {
 		return nil, nil, err
 	}
 	img.from, err = repositoryAt(img.url, c.DataConfig, want, nodeTimeout)
 	if err == nil {
-		err = img.find(e.ctx, want, c.Platform)
+		err = img.find(e.ctx, want, platform)
 	}
 	if err == nil && c.Layer != "" {
 		err = img.only(c.Layer)
@@ -110,7 +121,7 @@ func (c *imageFlags) locate(e *env) (img *image, done func(), err error) {
 }
 
 // find resolves what a reference names: an image, or a layer.
-func (img *image) find(ctx context.Context, want ref.Reference, platform string) error {
+func (img *image) find(ctx context.Context, want ref.Reference, platform *ocispec.Platform) error {
 	name := want.Tag
 	if want.Digest != "" {
 		name = string(want.Digest)
@@ -135,11 +146,11 @@ func (img *image) find(ctx context.Context, want ref.Reference, platform string)
 			img.top, img.layers = m.Digest, content.Layers
 			return img.checkLayers()
 		}
-		chosen, err := choosePlatform(content.Manifests, platform)
+		chosen, err := graph.Choose(content.Manifests, platform)
 		if err != nil {
 			return err
 		}
-		name = string(chosen[0].Digest)
+		name = string(content.Manifests[chosen[0]].Digest)
 	}
 	return fmt.Errorf("indexes are nested more than %d deep", maxNesting)
 }
@@ -152,7 +163,7 @@ func (img *image) statLayer(ctx context.Context, d digest.Digest) (int64, error)
 }
 
 func (img *image) checkLayers() error {
-	if len(img.layers) == 0 || len(img.layers) > maxBlobs {
+	if len(img.layers) == 0 || len(img.layers) > maxLayers {
 		return fmt.Errorf("manifest %s has %d layers", img.top, len(img.layers))
 	}
 	for _, l := range img.layers {

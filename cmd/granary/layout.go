@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -76,27 +76,66 @@ func copyVerified(w io.Writer, r io.Reader, desc ocispec.Descriptor) error {
 	return nil
 }
 
-// tag makes the layout's index name desc by its annotation, in place of what had
-// that name.
-func (l *layout) tag(desc ocispec.Descriptor, name string) error {
+// named returns an entry of a layout's index for a manifest, without a name if that is "".
+func named(desc ocispec.Descriptor, name string) ocispec.Descriptor {
+	desc.Annotations = maps.Clone(desc.Annotations)
+	delete(desc.Annotations, ocispec.AnnotationRefName)
+	if name != "" {
+		desc.Annotations = map[string]string{ocispec.AnnotationRefName: name}
+	}
+	return desc
+}
+
+// list adds entries to the layout's index: each in place of what had its name, or without a
+// name unless the manifest is listed already. All else that the index says stays.
+func (l *layout) list(entries []ocispec.Descriptor) error {
 	path := filepath.Join(l.dir, ocispec.ImageIndexFile)
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	index := make(map[string]json.RawMessage)
+	var manifests []json.RawMessage
 	p, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		p, err = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q}`, ocispec.MediaTypeImageIndex), nil
+	}
 	if err == nil {
 		err = json.Unmarshal(p, &index)
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if listed, ok := index["manifests"]; ok && err == nil {
+		err = json.Unmarshal(listed, &manifests)
+	}
+	if err == nil && index == nil {
+		err = errors.New("it is null")
+	}
+	if err != nil {
 		return fmt.Errorf("layout %s: %w", path, err)
 	}
-	index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
-		return d.Annotations[ocispec.AnnotationRefName] == name
-	})
-	desc.Annotations = map[string]string{ocispec.AnnotationRefName: name}
-	index.Manifests = append(index.Manifests, desc)
+	for _, e := range entries {
+		manifests = withEntry(manifests, e)
+	}
+	if index["manifests"], err = json.Marshal(manifests); err != nil {
+		return err
+	}
 	if p, err = json.MarshalIndent(index, "", "  "); err != nil {
 		return err
 	}
 	return l.replace(path, p)
+}
+
+// withEntry adds an entry to the manifests of a layout's index.
+func withEntry(manifests []json.RawMessage, e ocispec.Descriptor) []json.RawMessage {
+	name := e.Annotations[ocispec.AnnotationRefName]
+	same := func(raw json.RawMessage) bool {
+		var d ocispec.Descriptor
+		_ = json.Unmarshal(raw, &d) // what is none stays
+		return name == "" && d.Digest == e.Digest || name != "" && d.Annotations[ocispec.AnnotationRefName] == name
+	}
+	if name == "" && slices.ContainsFunc(manifests, same) {
+		return manifests
+	}
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return manifests // a descriptor is always encoded
+	}
+	return append(slices.DeleteFunc(manifests, same), raw)
 }
 
 // replaceFile makes path hold what write writes, or leaves it as it was.

@@ -111,7 +111,7 @@ func (m *layerMounts) image(ctx context.Context, l mounter.Layer) (*image, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, tableFor)
 	defer cancel()
-	if err := img.find(ctx, want, ""); err != nil {
+	if err := img.find(ctx, want, nil); err != nil {
 		return nil, fmt.Errorf("%s: %w", want, err)
 	}
 	if img.top != l.Manifest || img.at(l.Digest) < 0 {

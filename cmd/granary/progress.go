@@ -79,6 +79,15 @@ func (b *bar) done(state string) {
 	b.p.draw(true)
 }
 
+// drop takes away a bar without a word.
+func (b *bar) drop() {
+	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	b.p.erase()
+	b.p.bars = slices.DeleteFunc(b.p.bars, func(other *bar) bool { return other == b })
+	b.p.draw(true)
+}
+
 // finish takes away the bars that are left.
 func (p *progress) finish() {
 	p.mu.Lock()

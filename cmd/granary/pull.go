@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/cmd/granary/node"
+	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -28,67 +30,103 @@ type pullCmd struct {
 	node.DataConfig `embed:""`
 	nodeFlag        `embed:""`
 
-	Ref      string `arg:"" name:"ref" help:"Image to pull, as in alpine:3 or ghcr.io/org/app@sha256:…"`
-	Output   string `name:"output" short:"o" placeholder:"oci:DIR" help:"OCI image layout to write the image to."`
-	Platform string `name:"platform" default:"${platform}" placeholder:"OS/ARCH[/VARIANT]" help:"Which image of an index to pull; 'all' for each of them."`
-	JSON     bool   `name:"json" help:"Print the result as JSON."`
+	Ref       string `arg:"" name:"ref" help:"Image to pull, as in alpine:3 or ghcr.io/org/app@sha256:…"`
+	Output    string `name:"output" short:"o" placeholder:"oci:DIR" help:"OCI image layout to write the image to."`
+	Platform  string `name:"platform" default:"${platform}" placeholder:"OS/ARCH[/VARIANT]" help:"Which image of an index to pull; 'all' for each of them."`
+	Referrers bool   `name:"referrers" help:"Pull what refers to the image too: signatures, attestations, SBOMs."`
+	JSON      bool   `name:"json" help:"Print the result as JSON."`
 }
 
 // pulled is the result of a pull.
 type pulled struct {
 	Ref       string  `json:"ref"`
 	Digest    string  `json:"digest"` // of what the reference names
+	Manifests int     `json:"manifests"`
 	Blobs     int     `json:"blobs"`
 	Bytes     int64   `json:"bytes"` // of blobs, manifests not counted
 	Seconds   float64 `json:"seconds"`
 	MediaType string  `json:"mediaType"`
 	Layout    string  `json:"layout,omitempty"`
+	Missing   []lack  `json:"missing,omitempty"`
 }
 
-// Limits of an image.
-const (
-	maxNesting = 8    // of indexes
-	maxBlobs   = 4096 // of one pull
-	parallel   = 4    // blobs at once
-)
+// lack is something that was not to be had.
+type lack struct {
+	Digest    string   `json:"digest"`
+	MediaType string   `json:"mediaType,omitempty"`
+	Size      int64    `json:"size"`
+	For       []string `json:"for"` // who refers to it, and where
+	Required  bool     `json:"required"`
+	Reason    string   `json:"reason"`
+}
+
+// parallel is how many blobs, and how many manifests, are read at once.
+const parallel = 4
 
 func (c *pullCmd) Run(e *env) error {
-	want, err := ref.Parse(c.Ref, c.DefaultUpstream)
+	p, err := c.puller(e)
 	if err != nil {
 		return err
-	}
-	p := &puller{want: want, platform: c.Platform, progress: newProgress(e.stderr)}
-	if c.Output != "" {
-		dir, ok := strings.CutPrefix(c.Output, "oci:")
-		if !ok || dir == "" {
-			return fmt.Errorf("--output %s: want oci:DIR", c.Output)
-		}
-		if p.out, err = openLayout(dir); err != nil {
-			return err
-		}
 	}
 	url, done, err := registryFace(e, c.DataConfig, c.nodeFlag)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if p.from, err = repositoryAt(url, c.DataConfig, want, nodeTimeout); err != nil {
+	if p.from, err = repositoryAt(url, c.DataConfig, p.want, nodeTimeout); err != nil {
 		return err
 	}
 	begin := time.Now()
 	desc, err := p.pull(e.ctx)
 	p.progress.finish()
 	if err != nil {
-		return fmt.Errorf("pull %s: %w", want, err)
+		return fmt.Errorf("pull %s: %w", p.want, err)
 	}
-	result := pulled{
-		Ref: want.String(), Digest: string(desc.Digest), MediaType: desc.MediaType, Blobs: len(p.blobs), Bytes: p.size(),
-		Seconds: time.Since(begin).Seconds(), Layout: c.Output,
+	return c.print(e, p, pulled{
+		Ref: p.want.String(), Digest: string(desc.Digest), MediaType: desc.MediaType, Layout: c.Output, Seconds: time.Since(begin).Seconds(),
+		Manifests: len(p.graph.Manifests()), Blobs: len(p.graph.Blobs()), Bytes: p.size(), Missing: p.lacks(),
+	})
+}
+
+// puller returns what pulls as the flags say, once it is told from where.
+func (c *pullCmd) puller(e *env) (p *puller, err error) {
+	p = &puller{referrers: c.Referrers, progress: newProgress(e.stderr)}
+	if p.want, err = ref.Parse(c.Ref, c.DefaultUpstream); err != nil {
+		return nil, err
+	}
+	if p.platform, err = parsePlatform(c.Platform); err != nil || c.Output == "" {
+		return p, err
+	}
+	dir, ok := strings.CutPrefix(c.Output, "oci:")
+	if !ok || dir == "" {
+		return nil, fmt.Errorf("--output %s: want oci:DIR", c.Output)
+	}
+	p.out, err = openLayout(dir)
+	return p, err
+}
+
+// print prints the result of a pull. The error is that something is missing which is required.
+func (c *pullCmd) print(e *env, p *puller, r pulled) error {
+	required := 0
+	for _, problem := range p.graph.Problems {
+		word := "not there, and not required"
+		if problem.Required {
+			word, required = "missing", required+1
+		}
+		fmt.Fprintf(e.stderr, "%s: %v\n", word, problem)
 	}
 	if c.JSON {
-		return json.NewEncoder(e.stdout).Encode(result)
+		if err := json.NewEncoder(e.stdout).Encode(r); err != nil {
+			return err
+		}
 	}
-	_, err = fmt.Fprintf(e.stdout, "%s@%s: %d blobs, %s in %.1fs\n", result.Ref, result.Digest, result.Blobs, bytesText(result.Bytes), result.Seconds)
+	if required > 0 {
+		return fmt.Errorf("pull %s: incomplete, %d of what it refers to is missing", p.want, required)
+	}
+	if c.JSON {
+		return nil
+	}
+	_, err := fmt.Fprintf(e.stdout, "%s@%s: %d blobs, %s in %.1fs\n", r.Ref, r.Digest, r.Blobs, bytesText(r.Bytes), r.Seconds)
 	return err
 }
 
@@ -170,151 +208,156 @@ func isLoopback(url string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// puller reads one image, and writes it to a layout if it has one.
+// puller reads all of an image, and writes it to a layout if it has one.
 type puller struct {
-	want     ref.Reference
-	platform string
-	from     *upstream.Repository
-	out      *layout // nil for none
-	progress *progress
+	want      ref.Reference
+	platform  *ocispec.Platform // nil for all
+	referrers bool
+	from      *upstream.Repository
+	out       *layout // nil for none
+	progress  *progress
 
-	blobs []ocispec.Descriptor // to be read, without manifests
-	seen  map[string]bool
+	graph *graph.Graph // once it is known
 }
 
+// size is that of all blobs, in bytes.
 func (p *puller) size() (n int64) {
-	for _, b := range p.blobs {
+	for _, b := range p.graph.Blobs() {
 		n += b.Size
 	}
 	return n
 }
 
+func (p *puller) lacks() (all []lack) {
+	for _, problem := range p.graph.Problems {
+		n := problem.Node
+		l := lack{Digest: string(n.Digest), MediaType: n.MediaType, Size: n.Size, Required: problem.Required, Reason: problem.Err.Error()}
+		for _, r := range n.Refs {
+			l.For = append(l.For, r.String())
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+// pull returns what the reference names. What is not there is in the graph's problems. If
+// any of that is required the layout gets what is there of blobs, and no manifest: it has
+// none without what that names.
 func (p *puller) pull(ctx context.Context) (ocispec.Descriptor, error) {
 	name := p.want.Tag
 	if p.want.Digest != "" {
 		name = string(p.want.Digest)
 	}
-	p.seen = make(map[string]bool)
-	desc, err := p.manifest(ctx, name, 0)
+	m, err := p.from.Manifest(ctx, name)
 	if err != nil {
-		return desc, err
+		return m.Descriptor, err
 	}
+	root := m.Descriptor
+	root.Data = m.Bytes
+	opts := graph.Options{Platform: p.platform, Parallel: parallel}
+	if p.referrers {
+		opts.Referrers = registrySource{p.from}
+	}
+	if p.graph, err = graph.Walk(ctx, registrySource{p.from}, []ocispec.Descriptor{root}, opts); err != nil {
+		return m.Descriptor, err
+	}
+	if err := p.blobs(ctx); err != nil {
+		return m.Descriptor, err
+	}
+	if p.out != nil && p.graph.Err() == nil {
+		err = p.write(m.Descriptor)
+	}
+	return m.Descriptor, err
+}
+
+// blobs reads all blobs, and notes which of them are not there.
+func (p *puller) blobs(ctx context.Context) error {
+	var mu sync.Mutex
+	lost := make(map[*graph.Node]error)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
-	for _, b := range p.blobs {
-		g.Go(func() error { return p.blob(gctx, b) })
+	for _, b := range p.graph.Blobs() {
+		g.Go(func() error {
+			err := p.blob(gctx, b)
+			if errors.Is(err, graph.ErrNotFound) {
+				mu.Lock()
+				defer mu.Unlock()
+				lost[b], err = err, nil
+			}
+			return err
+		})
 	}
-	if err := g.Wait(); err != nil {
-		return desc, err
-	}
-	if p.out != nil {
-		err = p.out.tag(desc, p.want.String())
-	}
-	return desc, err
+	err := g.Wait()
+	p.graph.Lose(lost)
+	return err
 }
 
-// manifest reads a manifest and those below it, and notes the blobs they name.
-func (p *puller) manifest(ctx context.Context, name string, depth int) (ocispec.Descriptor, error) {
-	if depth > maxNesting {
-		return ocispec.Descriptor{}, fmt.Errorf("indexes are nested more than %d deep", maxNesting)
+// write writes the manifests, in whose order each comes after what it names, and lists in
+// the layout's index the image and what refers to it.
+func (p *puller) write(root ocispec.Descriptor) error {
+	entries := []ocispec.Descriptor{named(root, p.want.String())}
+	for _, n := range p.graph.Manifests() {
+		if !p.out.has(n.Descriptor) {
+			if err := p.out.add(n.Descriptor, bytes.NewReader(n.Content)); err != nil {
+				return err
+			}
+		}
+		for _, r := range n.Refs {
+			switch r.Role {
+			case graph.Tagged:
+				entries = append(entries, named(n.Descriptor, ref.Reference{Repository: p.want.Repository, Tag: r.Path}.String()))
+			case graph.Referrer:
+				entries = append(entries, named(n.Descriptor, ""))
+			}
+		}
 	}
-	raw, err := p.from.Manifest(ctx, name)
+	return p.out.list(entries)
+}
+
+// parsePlatform reads a platform; nil is for all.
+func parsePlatform(s string) (*ocispec.Platform, error) {
+	if s == "all" {
+		return nil, nil
+	}
+	p, err := graph.ParsePlatform(s)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		err = fmt.Errorf("%w, or all", err)
 	}
-	desc, body := raw.Descriptor, raw.Bytes
-	var m struct {
-		Manifests []ocispec.Descriptor `json:"manifests"`
-		Config    *ocispec.Descriptor  `json:"config"`
-		Layers    []ocispec.Descriptor `json:"layers"`
-	}
-	if err := json.Unmarshal(body, &m); err != nil {
-		return desc, fmt.Errorf("manifest %s: %w", desc.Digest, err)
-	}
-	below, err := choosePlatform(m.Manifests, p.platform)
-	if err != nil {
-		return desc, fmt.Errorf("index %s: %w", desc.Digest, err)
-	}
-	for _, d := range below {
-		if _, err := p.manifest(ctx, string(d.Digest), depth+1); err != nil {
-			return desc, err
-		}
-	}
-	if m.Config != nil {
-		m.Layers = append([]ocispec.Descriptor{*m.Config}, m.Layers...)
-	}
-	for _, b := range m.Layers {
-		if err := p.note(b); err != nil {
-			return desc, err
-		}
-	}
-	if p.out != nil && !p.out.has(desc) {
-		err = p.out.add(desc, bytes.NewReader(body))
-	}
-	return desc, err
-}
-
-func (p *puller) note(b ocispec.Descriptor) error {
-	if err := b.Digest.Validate(); err != nil || b.Size < 0 {
-		return fmt.Errorf("descriptor %q of %d bytes: %w", string(b.Digest), b.Size, err)
-	}
-	if p.seen[string(b.Digest)] {
-		return nil
-	}
-	p.seen[string(b.Digest)] = true
-	p.blobs = append(p.blobs, b)
-	if len(p.blobs) > maxBlobs {
-		return fmt.Errorf("more than %d blobs", maxBlobs)
-	}
-	return nil
-}
-
-// choosePlatform returns the manifests of an index that are for a platform: the
-// first that matches, as the image specification says, or all.
-func choosePlatform(all []ocispec.Descriptor, platform string) ([]ocispec.Descriptor, error) {
-	if platform == "all" || len(all) == 0 {
-		return all, nil
-	}
-	part := strings.Split(platform, "/")
-	if len(part) < 2 || len(part) > 3 {
-		return nil, fmt.Errorf("platform %q: want OS/ARCH, OS/ARCH/VARIANT or all", platform)
-	}
-	var there []string
-	for _, d := range all {
-		if d.Platform == nil {
-			continue
-		}
-		if d.Platform.OS == part[0] && d.Platform.Architecture == part[1] && (len(part) == 2 || d.Platform.Variant == part[2]) {
-			return []ocispec.Descriptor{d}, nil
-		}
-		there = append(there, strings.TrimSuffix(d.Platform.OS+"/"+d.Platform.Architecture+"/"+d.Platform.Variant, "/"))
-	}
-	return nil, fmt.Errorf("no image for %s; there are %s", platform, strings.Join(there, ", "))
+	return p, err
 }
 
 // blob reads a blob to its verified end.
-func (p *puller) blob(ctx context.Context, desc ocispec.Descriptor) error {
-	bar := p.progress.add(desc)
-	if p.out != nil && p.out.has(desc) {
+func (p *puller) blob(ctx context.Context, n *graph.Node) error {
+	bar := p.progress.add(n.Descriptor)
+	if p.out != nil && p.out.has(n.Descriptor) {
 		bar.done("already there")
 		return nil
 	}
-	resp, err := p.from.Get(ctx, "blobs/"+string(desc.Digest), nil, nil)
+	if p.out != nil && n.Content != nil {
+		bar.done("embedded")
+		return p.out.add(n.Descriptor, bytes.NewReader(n.Content))
+	}
+	resp, err := p.from.Get(ctx, "blobs/"+string(n.Digest), nil, nil)
+	if err = missing(err); errors.Is(err, graph.ErrNotFound) && n.Content != nil {
+		bar.done("embedded") // the registry need not have it, and the node neither
+		return nil
+	}
 	if err != nil {
+		bar.drop()
 		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("blob %s: %s", desc.Digest, resp.Status)
+		return fmt.Errorf("blob %s: %s", n.Digest, resp.Status)
 	}
 	body := bar.reader(resp.Body)
 	if p.out != nil {
-		err = p.out.add(desc, body)
+		err = p.out.add(n.Descriptor, body)
 	} else {
-		err = copyVerified(io.Discard, body, desc)
+		err = copyVerified(io.Discard, body, n.Descriptor)
 	}
 	if err != nil {
-		return fmt.Errorf("blob %s: %w", desc.Digest, err)
+		return fmt.Errorf("blob %s: %w", n.Digest, err)
 	}
 	bar.done("done")
 	return nil

@@ -209,6 +209,21 @@ func (p *Repository) Get(ctx context.Context, path string, query url.Values, hea
 	return a.Response, nil
 }
 
+// NextPage returns the query of the link of an answer to [Repository.Get] whose
+// relation is next (RFC 8288), nil without one.
+func NextPage(h http.Header) url.Values {
+	for _, field := range h.Values("Link") {
+		for link := range strings.SplitSeq(field, ",") {
+			target, params, _ := strings.Cut(strings.TrimSpace(link), ">")
+			u, err := url.Parse(strings.TrimPrefix(target, "<"))
+			if err == nil && strings.HasPrefix(target, "<") && strings.Contains(strings.ReplaceAll(params, `"`, ""), "rel=next") {
+				return u.Query()
+			}
+		}
+	}
+	return nil
+}
+
 // parseReference returns the digest that reference is, or "" for a tag.
 func parseReference(reference string) (digest.Digest, error) {
 	if reference == "" || strings.Contains(reference, "/") {

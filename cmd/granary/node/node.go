@@ -26,6 +26,7 @@ import (
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
+	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/lazy"
 	"github.com/granary-oci/granary/toc"
 )
@@ -246,6 +247,7 @@ func (n *Node) openDisk() (*chunkstore.Disk, error) {
 		Budget:       budget,
 		Below:        contents,
 		VerifyAlways: n.cfg.VerifyReads == "always",
+		Held:         graph.Held,
 		Watch:        n.watch,
 		Report:       n.faults.report,
 	})
