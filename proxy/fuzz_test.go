@@ -5,8 +5,6 @@ import (
 	"net/url"
 	"testing"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/granary-oci/granary/proxy/ref"
 )
 
@@ -58,20 +56,6 @@ func FuzzReferrers(f *testing.F) {
 			if len(r.JSON) == 0 || len(r.JSON) > len(p) {
 				t.Errorf("%+v", r)
 			}
-		}
-	})
-}
-
-func FuzzFallbackTag(f *testing.F) {
-	f.Add("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
-	f.Add("sha512+x:a=b_c")
-	f.Fuzz(func(t *testing.T, s string) {
-		d := digest.Digest(s)
-		if d.Validate() != nil {
-			return
-		}
-		if _, err := ref.ParsePath("/v2/app/manifests/"+fallbackTag(d), nil, "a.test"); err != nil {
-			t.Errorf("%s: %v", s, err)
 		}
 	})
 }

@@ -114,18 +114,18 @@ func parseReferrers(page []byte) ([]Referrer, error) {
 	return found, nil
 }
 
-// unsupported reports whether a registry does not know a question.
+// unsupported reports whether a registry does not know a question, or has no answer to it.
 func unsupported(err error) bool {
 	var said *upstream.StatusError
-	return errors.As(err, &said) && slices.Contains([]int{
-		http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented,
+	return errors.Is(err, chunk.ErrNotFound) || errors.As(err, &said) && slices.Contains([]int{
+		http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented,
 	}, said.Code)
 }
 
 // fallbackReferrers reads the index that clients keep under a tag. What is not
 // there, or is no index, names no referrers.
 func fallbackReferrers(ctx context.Context, up Upstream, d digest.Digest) (found list[Referrer], err error) {
-	m, err := up.Manifest(ctx, fallbackTag(d))
+	m, err := up.Manifest(ctx, ref.FallbackTag(d))
 	if errors.Is(err, chunk.ErrNotFound) {
 		return found, nil
 	}
@@ -138,20 +138,6 @@ func fallbackReferrers(ctx context.Context, up Upstream, d digest.Digest) (found
 	}
 	return list[Referrer]{items, len(m.Bytes)}, nil
 }
-
-// fallbackTag is the tag of the index of what refers to d (distribution-spec,
-// "Referrers Tag Schema").
-func fallbackTag(d digest.Digest) string {
-	tag := clip(string(d.Algorithm()), 32) + "-" + clip(d.Encoded(), 64)
-	return strings.Map(func(c rune) rune {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("._-", c) {
-			return c
-		}
-		return '-'
-	}, tag)
-}
-
-func clip(s string, n int) string { return s[:min(len(s), n)] }
 
 // allPages follows a list from page to page. Of the link to the next page only
 // the query is heeded: the list is where it was asked for.

@@ -36,7 +36,7 @@ type upstreams struct {
 	metrics     *metrics
 
 	mu     sync.Mutex
-	byHost map[string]upstream.Mirrors
+	byHost map[string][]*upstream.Registry
 }
 
 // newUpstreams checks the settings of all configured registries, so that a wrong
@@ -47,7 +47,7 @@ func newUpstreams(cfg DataConfig, limit *p2p.Limiter, m *metrics) (u *upstreams,
 	}
 	u = &upstreams{
 		cfg: cfg, limit: limit, metrics: m, roots: make(map[string]*x509.CertPool), named: make(map[string]bool),
-		pseudonym: "granary-" + strings.ToLower(rand.Text()), byHost: make(map[string]upstream.Mirrors),
+		pseudonym: "granary-" + strings.ToLower(rand.Text()), byHost: make(map[string][]*upstream.Registry),
 	}
 	if u.credentials, err = newCredentials(cfg); err != nil {
 		return nil, err
@@ -127,11 +127,15 @@ func (u *upstreams) repository(repo ref.Repository, authorization string) (proxy
 	if !u.serves(repo.Host) {
 		return nil, fmt.Errorf("%s: %w", repo.Host, proxy.ErrRefused)
 	}
-	r, err := u.registry(repo.Host)
+	places, err := u.registry(repo.Host)
 	if err != nil {
 		return nil, err
 	}
-	return r.Repository(repo.Name).As(authorization), nil
+	all := make(proxy.Mirrors, len(places))
+	for i, r := range places {
+		all[i] = r.Repository(repo.Name).As(authorization)
+	}
+	return all, nil
 }
 
 // serves reports whether the settings let clients name host.
@@ -147,13 +151,13 @@ func (u *upstreams) serves(host string) bool {
 	return allowed
 }
 
-func (u *upstreams) registry(host string) (upstream.Mirrors, error) {
+func (u *upstreams) registry(host string) ([]*upstream.Registry, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if r := u.byHost[host]; r != nil {
 		return r, nil
 	}
-	var all upstream.Mirrors
+	var all []*upstream.Registry
 	for _, at := range u.urls(host) {
 		r, err := upstream.New(u.config(host, at))
 		if err != nil {
@@ -166,7 +170,9 @@ func (u *upstreams) registry(host string) (upstream.Mirrors, error) {
 			break
 		}
 		if !u.configured(other) {
-			u.byHost[other].Close() // what is under way goes on
+			for _, r := range u.byHost[other] {
+				r.Close() // what is under way goes on
+			}
 			delete(u.byHost, other)
 		}
 	}
