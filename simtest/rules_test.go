@@ -22,6 +22,7 @@ var allowed = map[string][]string{
 	"proxy/content":                   {},
 	"proxy/catalog":                   {},
 	"proxy/upstream":                  {"chunkstore/chunk"},
+	"proxy/layout":                    {"chunkstore/chunk", "proxy/flight", "proxy/ref", "proxy/upstream"},
 	"proxy/upstreamtest":              {"chunkstore/chunk", "proxy", "proxy/ref", "proxy/upstream"},
 	"proxy/access":                    {},
 	"proxy/flight":                    {},
