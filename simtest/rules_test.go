@@ -48,7 +48,7 @@ var allowed = map[string][]string{
 	"p2p":                             {"chunkstore/chunk", "p2p/wire", "tracker"},
 	"p2p/p2ptest":                     {"p2p", "tracker"},
 	"p2p/libp2p":                      {"p2p", "tracker"},
-	"cmd/granary/node":                {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "fuse/mounter", "fuse/snapshotter", "p2p", "p2p/libp2p", "p2p/wire", "proxy", "proxy/access", "proxy/catalog", "proxy/lazy", "proxy/ref", "proxy/upstream", "toc", "tracker", "tracker/gossip"},
+	"cmd/granary/node":                {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "fuse/mounter", "fuse/snapshotter", "p2p", "p2p/libp2p", "p2p/wire", "proxy", "proxy/access", "proxy/catalog", "proxy/layout", "proxy/lazy", "proxy/ref", "proxy/upstream", "toc", "tracker", "tracker/gossip"},
 	"cmd/granary":                     {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "cmd/granary/demo", "cmd/granary/node", "fuse", "fuse/mounter", "fuse/snapshotter", "p2p", "proxy", "proxy/flight", "proxy/ref", "proxy/upstream", "toc"},
 	"chunkstore/storetest":            {"chunkstore/chunk"},
 	"simtest":                         {},

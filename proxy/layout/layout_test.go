@@ -522,6 +522,34 @@ func TestChange(t *testing.T) {
 	}
 }
 
+// TestChangeInPlace: an index that is written over, with as many bytes and within the same
+// tick of the file system's clock, is read again.
+func TestChangeInPlace(t *testing.T) {
+	c, dir := upstreamtest.NewContent(), t.TempDir()
+	c.WriteLayout(t, dir, "")
+	p := inDir(dir, new(reports)).Repository("app")
+	index := filepath.Join(dir, "index.json")
+	for i := range 100 {
+		tag, before := fmt.Sprintf("t%02d", i), fmt.Sprintf("t%02d", i-1)
+		text := fmt.Sprintf(`{"schemaVersion":2,"manifests":[%s]}`, c.Describe(c.Subject, refName, tag))
+		f, err := os.OpenFile(index, os.O_WRONLY|os.O_CREATE, 0o644)
+		if err == nil {
+			_ = f.Truncate(int64(len(text)))
+			_, err = f.WriteAt([]byte(text), 0)
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Resolve(t.Context(), tag); err != nil {
+			t.Fatalf("%s after it was written: %v", tag, err)
+		}
+		if _, err := p.Resolve(t.Context(), before); !errors.Is(err, chunk.ErrNotFound) {
+			t.Fatalf("%s after it was written over: %v", before, err)
+		}
+	}
+}
+
 // TestAnIndexThatIsTheSame is not sent again by a server that can tell.
 func TestAnIndexThatIsTheSame(t *testing.T) {
 	for _, etag := range []bool{false, true} {
