@@ -37,8 +37,10 @@ func (o *once) Resolve(ctx context.Context, reference string) (upstream.Resolved
 			return resolvedTo(last), nil
 		}
 		resolved, err := o.Upstream.Resolve(ctx, reference)
-		if err == nil && ref.IsTag(reference) {
+		if err == nil {
 			p.heed(o.as, nil, o.Upstream, from())
+		}
+		if err == nil && ref.IsTag(reference) {
 			p.setTag(reference, resolved.Descriptor, o.Upstream)
 		}
 		return resolved, err
@@ -72,8 +74,10 @@ func (o *once) Manifest(ctx context.Context, reference string) (upstream.Manifes
 			}
 		}
 		m, err := o.Upstream.Manifest(ctx, reference)
-		if err == nil && string(m.Digest) == reference {
+		if err == nil {
 			p.heed(o.as, nil, o.Upstream, from())
+		}
+		if err == nil && string(m.Digest) == reference {
 			_, err = p.record(ctx, m)
 		}
 		return m, err
@@ -86,19 +90,14 @@ func (o *once) served() bool {
 	return ok && !word.Denied && atOnce(word.Checked)
 }
 
-// askOnce returns an answer, with the name of where it comes from for each who shares it.
+// askOnce asks what nobody else asks now. Who was served is for the one who asks to take
+// note of, from being where the answer comes from: those who share it do not see that.
 func askOnce[T any](ctx context.Context, o *once, question string, answer func(ctx context.Context, from func() string) (T, error)) (T, error) {
-	type named struct {
-		value T
-		from  string
-	}
 	key := strings.Join([]string{"once", o.repository.String(), o.as.Key(), question}, "\n")
 	a, err := o.repository.registry.questions.Do(ctx, key, askFor, func(ctx context.Context) (any, error) {
 		ctx, from := chunk.WithOrigin(ctx)
-		v, err := answer(ctx, from)
-		return named{v, from()}, err
+		return answer(ctx, from)
 	})
-	n, _ := a.(named) // the zero when nobody waited for it
-	chunk.SetOrigin(ctx, n.from)
-	return n.value, err
+	v, _ := a.(T) // nil when nobody waited for it
+	return v, err
 }

@@ -286,6 +286,96 @@ func TestALayoutOpensNothingElse(t *testing.T) {
 	}
 }
 
+// TestALayoutOpensNothingElseInACluster, where one member asks in another one's place, and
+// tells others who was served.
+func TestALayoutOpensNothingElseInACluster(t *testing.T) {
+	c, dir := upstreamtest.NewContent(), t.TempDir()
+	upstreamtest.WriteBlob(t, dir, c.Subject, c.Manifests[c.Subject].Bytes)
+	upstreamtest.WriteIndex(t, dir, c.Describe(c.Subject, refName, "offline"))
+	nodes := clusterOf(t, 3, "oci:"+dir, fileServer(t, private(c)))
+	layer := imagePath + "blobs/" + string(c.Layer)
+	for _, n := range nodes {
+		if resp, p := ask(t, http.MethodGet, n.URLs()[0]+layer, "Authorization", "Bearer secret"); resp.StatusCode != 200 || !bytes.Equal(p, c.Blobs[c.Layer]) {
+			t.Fatalf("with a token: %s", resp.Status)
+		}
+	}
+	for range 2 {
+		for _, n := range nodes {
+			for _, path := range []string{"manifests/offline", "manifests/" + string(c.Subject), "blobs/" + string(c.Subject)} {
+				if resp, p := ask(t, http.MethodGet, n.URLs()[0]+imagePath+path); resp.StatusCode != 200 {
+					t.Errorf("%s, which the layout has: %s %s", path, resp.Status, p)
+				}
+			}
+		}
+		for _, n := range nodes {
+			for _, path := range []string{layer, imagePath + "manifests/" + string(c.Tags["v1"]), imagePath + "manifests/v1"} {
+				if resp, _ := ask(t, http.MethodGet, n.URLs()[0]+path); resp.StatusCode != 401 {
+					t.Errorf("%s without a token: %s", path, resp.Status)
+				}
+			}
+		}
+	}
+}
+
+// TestALayoutInACluster is read by one member for all; and what the cluster has of it is
+// served while it is away.
+func TestALayoutInACluster(t *testing.T) {
+	c, dir := upstreamtest.NewContent(), filepath.Join(t.TempDir(), "mnt")
+	c.WriteLayout(t, dir, "")
+	nodes := clusterOf(t, 3, "oci:"+dir)
+	pull := func(n *node.Node, when string) {
+		t.Helper()
+		resp, p := ask(t, http.MethodGet, n.URLs()[0]+imagePath+"manifests/v2")
+		if resp.StatusCode != 200 || !bytes.Equal(p, c.Manifests[c.Subject].Bytes) {
+			t.Errorf("%s, manifest: %s %s", when, resp.Status, p)
+		}
+		if resp, p := ask(t, http.MethodGet, n.URLs()[0]+imagePath+"blobs/"+string(c.Layer)); resp.StatusCode != 200 || !bytes.Equal(p, c.Blobs[c.Layer]) {
+			t.Errorf("%s, layer: %s, %d bytes", when, resp.Status, len(p))
+		}
+	}
+	pull(nodes[0], "cold")
+	pull(nodes[1], "warm")
+	peers := 0
+	for _, n := range nodes[:2] {
+		peers += metric(t, n, `granary_bytes_total{face="http",source="peer"}`)
+	}
+	if peers == 0 {
+		t.Error("nothing came from another member")
+	}
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		pull(n, "away")
+	}
+}
+
+// clusterOf is n nodes that know each other, whose registry is at places.
+func clusterOf(t *testing.T, n int, places ...string) (nodes []*node.Node) {
+	t.Helper()
+	for range n {
+		cfg := node.Config{
+			DataConfig:    node.DataConfig{Upstream: map[string]string{layoutHost: strings.Join(places, ",")}, MaxStale: time.Hour},
+			ClusterConfig: node.ClusterConfig{P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, GossipListen: "127.0.0.1:0", InsecureCluster: true, Weight: 10, UnprovenRanges: "members"},
+		}
+		if len(nodes) > 0 {
+			cfg.Join = []string{nodes[0].Status().Cluster.Gossip}
+		}
+		nodes = append(nodes, testNode(t, cfg))
+	}
+	for _, m := range nodes {
+		for up := 0; up < n; time.Sleep(10 * time.Millisecond) {
+			up = 0
+			for _, p := range m.Status().Cluster.Members {
+				if p.State == "up" || p.State == "self" {
+					up++
+				}
+			}
+		}
+	}
+	return nodes
+}
+
 // private is a registry that wants a token.
 func private(c *upstreamtest.Content) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
