@@ -114,7 +114,7 @@ func (e elsewhere) Manifest(context.Context, string) (upstream.Manifest, error) 
 
 func (e elsewhere) Stat(context.Context, digest.Digest) (int64, error) { return 0, e.err }
 
-func (e elsewhere) Blob() chunk.Source { return blobOf{e.err} }
+func (e elsewhere) Blob() chunk.Source { return blobOf(e) }
 
 func (e elsewhere) Get(context.Context, string, url.Values, http.Header) (*http.Response, error) {
 	return nil, e.err

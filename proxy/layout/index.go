@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 const (
 	maxMarker = 4 << 10 // bytes of oci-layout
 	maxIndex  = 8 << 20 // bytes of index.json
+	maxNamed  = 1 << 15 // manifests that it names
 )
 
 // FormatError says that a file of a layout is missing or not what it should be.
@@ -46,8 +48,8 @@ type entry struct {
 // says is not checked before it is used: one that is wrong takes no other with it.
 func parseIndex(raw []byte, host string) (*index, error) {
 	var file struct {
-		SchemaVersion int                  `json:"schemaVersion"`
-		Manifests     []ocispec.Descriptor `json:"manifests"`
+		SchemaVersion int         `json:"schemaVersion"`
+		Manifests     descriptors `json:"manifests"`
 	}
 	if err := json.Unmarshal(raw, &file); err != nil {
 		return nil, err
@@ -64,6 +66,28 @@ func parseIndex(raw []byte, host string) (*index, error) {
 		}
 	}
 	return x, nil
+}
+
+// descriptors are at most [maxNamed]: the smallest take a hundred times their bytes.
+type descriptors []ocispec.Descriptor
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (all *descriptors) UnmarshalJSON(p []byte) error {
+	d := json.NewDecoder(bytes.NewReader(p))
+	if first, err := d.Token(); err != nil || first != json.Delim('[') {
+		return errors.New("manifests is no list")
+	}
+	for d.More() {
+		if len(*all) == maxNamed {
+			return fmt.Errorf("it names more than %d manifests", maxNamed)
+		}
+		var one ocispec.Descriptor
+		if err := d.Decode(&one); err != nil {
+			return err
+		}
+		*all = append(*all, one)
+	}
+	return nil
 }
 
 // parseMarker checks oci-layout.

@@ -357,6 +357,16 @@ func TestBadLayouts(t *testing.T) {
 		"another schema": {func(t *testing.T, dir string) { replace(t, dir+"/index.json", `{"manifests":[]}`) }, "index.json: schemaVersion is 0", false, true},
 		"a list":         {func(t *testing.T, dir string) { replace(t, dir+"/index.json", `[]`) }, "index.json: ", false, true},
 		"too large":      {func(t *testing.T, dir string) { replace(t, dir+"/index.json", strings.Repeat(" ", 8<<20+1)) }, "index.json: it has more than", false, true},
+		"a bomb of brackets": {func(t *testing.T, dir string) {
+			replace(t, dir+"/index.json", `{"schemaVersion":2,"manifests":`+strings.Repeat("[", 4<<20))
+		}, "index.json: ", false, true},
+		"nested lists": {func(t *testing.T, dir string) {
+			replace(t, dir+"/index.json", `{"schemaVersion":2,"manifests":[`+strings.Repeat("[", 1000)+strings.Repeat("]", 1000)+`]}`)
+		}, "index.json: ", false, true},
+		"a bomb of entries": {func(t *testing.T, dir string) {
+			replace(t, dir+"/index.json", `{"schemaVersion":2,"manifests":[{}`+strings.Repeat(",{}", 2<<20)+`]}`)
+		}, "index.json: it names more than 32768 manifests", false, true},
+		"no list": {func(t *testing.T, dir string) { replace(t, dir+"/index.json", `{"schemaVersion":2,"manifests":{}}`) }, "index.json: manifests is no list", false, true},
 		"a directory": {func(_ *testing.T, dir string) {
 			os.Remove(dir + "/index.json")
 			os.Mkdir(dir+"/index.json", 0o755)
