@@ -94,10 +94,7 @@ func (*mirrorError) Is(target error) bool { return target == chunk.ErrNotFound }
 
 func (m mirror) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	p, err := m.src.Get(ctx, ref)
-	if err != nil {
-		err = &mirrorError{err}
-	}
-	return p, err
+	return p, m.said(ctx, err)
 }
 
 func (m mirror) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
@@ -106,10 +103,22 @@ func (m mirror) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 		stop = yield(ref, p)
 		return stop
 	})
-	if err != nil && stop == nil && ctx.Err() == nil {
-		err = &mirrorError{err}
+	if stop != nil {
+		return err
 	}
-	return err
+	return m.said(ctx, err)
+}
+
+// said returns what an error of the mirror is to who asks it. When their time is over the
+// registry itself is not asked any more.
+func (mirror) said(ctx context.Context, err error) error {
+	switch {
+	case err == nil || ctx.Err() != nil && (upstream.Unreachable(err) || errors.Is(err, ctx.Err())):
+		return err
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w (mirror: %v)", ctx.Err(), err)
+	}
+	return &mirrorError{err}
 }
 
 // anyOf returns the first answer of several places. When there is none, the error is that
@@ -128,10 +137,10 @@ func anyOf[T any](ctx context.Context, all Mirrors, ask func(context.Context, Up
 		switch {
 		case err == nil || len(all) == 1:
 			return v, err
-		case ctx.Err() != nil && errors.Is(err, chunk.ErrNotFound): // and nobody else could be asked
-			return v, fmt.Errorf("%w (before: %v)", ctx.Err(), err)
-		case ctx.Err() != nil:
+		case ctx.Err() != nil && (upstream.Unreachable(err) || errors.Is(err, ctx.Err())):
 			return v, err
+		case ctx.Err() != nil && i < len(all)-1: // who has not been asked might say something else
+			return v, fmt.Errorf("%w (before: %v)", ctx.Err(), err)
 		case i < all.registry():
 			before = append(before, err)
 		default:
