@@ -84,8 +84,7 @@ func (p *Repository) Blob(ctx context.Context, d digest.Digest) (*Blob, error) {
 	return opened, nil
 }
 
-// far returns the upstream as a source of a blob, checked as far as its chunks
-// can be.
+// far returns the upstream as a source of a blob.
 func (p *Repository) far(d digest.Digest) (chunk.Source, error) {
 	var all []chunk.Source
 	for _, as := range p.identities() {
@@ -94,13 +93,21 @@ func (p *Repository) far(d digest.Digest) (chunk.Source, error) {
 			return nil, err
 		}
 		all = append(all, &heeded{up.Blob(), func(err error) {
-			p.heed(as, err, up)
+			p.heed(as, err, up, "")
 			if chunk.IsCorrupt(err) || errors.Is(err, chunk.ErrNotFound) {
 				p.forget(d)
 			}
 		}})
 	}
-	return chunk.Named("upstream", chunk.Verify("upstream", chunk.First(all...))), nil
+	return chunk.First(all...), nil
+}
+
+// refuted makes the upstream look again at a blob that has not matched its digest.
+func (p *Repository) refuted(d digest.Digest) {
+	up, err := p.registry.cfg.Upstream(p.Repository, "")
+	if again, ok := up.(doubter); ok && err == nil {
+		again.Doubt(d)
+	}
 }
 
 // forget makes the upstream be asked again about a blob that is not what it said.

@@ -17,7 +17,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
-	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -115,18 +114,18 @@ func parseReferrers(page []byte) ([]Referrer, error) {
 	return found, nil
 }
 
-// unsupported reports whether a registry does not know a question.
+// unsupported reports whether a registry does not know a question, or has no answer to it.
 func unsupported(err error) bool {
 	var said *upstream.StatusError
-	return errors.As(err, &said) && slices.Contains([]int{
-		http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented,
+	return errors.Is(err, chunk.ErrNotFound) || errors.As(err, &said) && slices.Contains([]int{
+		http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented,
 	}, said.Code)
 }
 
 // fallbackReferrers reads the index that clients keep under a tag. What is not
 // there, or is no index, names no referrers.
 func fallbackReferrers(ctx context.Context, up Upstream, d digest.Digest) (found list[Referrer], err error) {
-	m, err := up.Manifest(ctx, graph.ReferrersTag(d))
+	m, err := up.Manifest(ctx, ref.FallbackTag(d))
 	if errors.Is(err, chunk.ErrNotFound) {
 		return found, nil
 	}

@@ -96,10 +96,10 @@ func (p *Repository) shown(d digest.Digest) {
 func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chunk.Source, chunk.Proofs) {
 	r := p.registry
 	if !owned {
-		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, apartFromStore}), nil), apart{func() { p.shown(d) }}
+		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, apartFromStore}), nil), apart{func() { p.shown(d) }, func() { p.refuted(d) }}
 	}
 	near := p.near(d)
-	proofs := proving{near, func() { p.shown(d) }}
+	proofs := proving{near, func() { p.shown(d) }, func() { p.refuted(d) }}
 	if r.cfg.Peers == nil {
 		return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, fromUpstream}), r.cfg.Report), proofs
 	}
@@ -162,7 +162,7 @@ func (o ours) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
 // proving are the store's proofs, of a host that shows a blob by them.
 type proving struct {
 	ours
-	shown func()
+	shown, refuted func()
 }
 
 func (o proving) Proven(d digest.Digest) bool { return o.ours.Proven(d) && o.still() }
@@ -176,7 +176,10 @@ func (o proving) Prove(d digest.Digest, total int64) {
 	o.shown()
 }
 
-func (o proving) Refute(d digest.Digest) { o.whileOurs(func() { o.Store.Refute(d) }) }
+func (o proving) Refute(d digest.Digest) {
+	o.whileOurs(func() { o.Store.Refute(d) })
+	o.refuted()
+}
 
 func (o proving) whileOurs(do func()) {
 	o.supplying.RLock()
@@ -193,12 +196,12 @@ func (nothing) Get(context.Context, chunk.Ref) ([]byte, error) { return nil, chu
 func (nothing) Put(context.Context, chunk.Ref, []byte) error   { return nil }
 
 // apart are the proofs of a reader that has nothing to do with the store.
-type apart struct{ shown func() }
+type apart struct{ shown, refuted func() }
 
 func (apart) Proven(digest.Digest) bool    { return false }
 func (apart) Link(chunk.Ref, chunk.Link)   {}
 func (a apart) Prove(digest.Digest, int64) { a.shown() }
-func (apart) Refute(digest.Digest)         {}
+func (a apart) Refute(digest.Digest)       { a.refuted() }
 
 // flights are the fetches under way, of each host apart: a host that stalls must
 // not hold up the readers of another. The zero value is ready to use.

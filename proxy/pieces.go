@@ -261,13 +261,13 @@ func (r *pieces) Expect(start, end int64) {
 // comes.
 func (r *pieces) fetch(ctx context.Context, run []*piece) {
 	cache, from := &r.repository.registry.pieces, run[0].key.offset
-	err := r.fetchAs(ctx, run[0].key.offset, r.pieceEnd(run[len(run)-1]), func(body io.Reader) error {
+	err := r.fetchAs(ctx, run[0].key.offset, r.pieceEnd(run[len(run)-1]), func(body io.Reader, source string) error {
 		for len(run) > 0 {
 			b := make([]byte, r.pieceEnd(run[0])-run[0].key.offset)
 			if _, err := io.ReadFull(body, b); err != nil {
 				return err
 			}
-			travelled(ctx, "upstream", len(b))
+			travelled(ctx, source, len(b))
 			r.repository.registry.turns.arrived(len(b))
 			cache.settle(run[0], b, nil)
 			run = run[1:]
@@ -307,14 +307,15 @@ func (r *pieces) complete(ctx context.Context, from int64) {
 
 // fetchAs gets the bytes from off to end from the upstream, in the name of whoever may
 // have them.
-func (r *pieces) fetchAs(ctx context.Context, off, end int64, read func(io.Reader) error) (denied error) {
+func (r *pieces) fetchAs(ctx context.Context, off, end int64, read func(body io.Reader, source string) error) (denied error) {
 	for _, as := range r.repository.identities() {
 		up, err := r.repository.registry.cfg.Upstream(r.repository.Repository, as.Authorization())
 		if err != nil {
 			return err
 		}
-		err = fetchRange(ctx, up, r.blob.Digest(), off, end, read)
-		r.repository.heed(as, err, up)
+		ctx, from := chunk.WithOrigin(ctx)
+		err = fetchRange(ctx, up, r.blob.Digest(), off, end, func(body io.Reader) error { return read(body, from()) })
+		r.repository.heed(as, err, up, from())
 		if !errors.Is(err, chunk.ErrDenied) {
 			return err
 		}

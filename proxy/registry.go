@@ -33,8 +33,13 @@ var ErrRefused = errors.New("this node does not serve that registry")
 const askFor = 30 * time.Second
 
 // Upstream reads one repository of the registry that owns it, in somebody's
-// name. An answer other than success is an *upstream.StatusError; for what else
-// may go wrong upstream.Unreachable tells whether the registry was reached.
+// name, or of what stands in for that. A registry's answer other than success is an
+// *upstream.StatusError; for what else may go wrong upstream.Unreachable tells whether
+// it was reached.
+//
+// Whatever is answered has the name of where it comes from (chunk.SetOrigin). Only an
+// answer from upstream.Origin says who may read the repository: it is a registry's,
+// which knows. Any other speaks for what was asked alone.
 type Upstream interface {
 	// Resolve returns the descriptor of a manifest, by tag or digest.
 	Resolve(ctx context.Context, reference string) (upstream.Resolved, error)
@@ -42,11 +47,16 @@ type Upstream interface {
 	Manifest(ctx context.Context, reference string) (upstream.Manifest, error)
 	// Stat returns the size of a blob in bytes.
 	Stat(ctx context.Context, d digest.Digest) (int64, error)
-	// Blob returns a source of the chunks of any blob, which it need not check.
+	// Blob returns a source of the chunks of any blob, checked as far as each can be
+	// alone (chunk.Verify).
 	Blob() chunk.Source
 	// Get asks for any other path below the repository. The caller closes the body.
 	Get(ctx context.Context, path string, query url.Values, header http.Header) (*http.Response, error)
 }
+
+// doubter is an upstream that looks again at what it has of a blob, before it gives any of
+// it out, after the blob has not matched its digest.
+type doubter interface{ Doubt(d digest.Digest) }
 
 // Store is the near side of the node.
 type Store interface {

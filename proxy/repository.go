@@ -243,8 +243,9 @@ func (p *Repository) identities() []access.Caller {
 func ask[T any](ctx context.Context, p *Repository, question string, answer func(context.Context, Upstream) (T, error), facts func(T) Facts) (v T, err error) {
 	for _, as := range p.identities() {
 		v, err = askAs(ctx, p, as, question, func(ctx context.Context, up Upstream) (T, error) {
+			ctx, from := chunk.WithOrigin(ctx)
 			v, err := answer(ctx, up)
-			p.heed(as, err, up)
+			p.heed(as, err, up, from())
 			switch {
 			case err == nil:
 				p.tell(as, up, facts(v))
@@ -283,13 +284,15 @@ func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question
 	return v, err
 }
 
-// heed takes note of whether the upstream served somebody.
-func (p *Repository) heed(as access.Caller, err error, up Upstream) {
+// heed takes note of whether the registry served somebody: from is where the answer comes
+// from, unless another member gave it.
+func (p *Repository) heed(as access.Caller, err error, up Upstream, from string) {
 	var said *upstream.StatusError
 	switch {
 	case err == nil:
-		_, granted, _ := heard(up)
-		p.registry.ledger.Allow(p.Host, p.String(), as, granted)
+		if _, granted, hearsay := heard(up); hearsay || from == upstream.Origin {
+			p.registry.ledger.Allow(p.Host, p.String(), as, granted)
+		}
 	case errors.As(err, &said) && errors.Is(err, chunk.ErrDenied):
 		p.registry.ledger.Deny(p.Host, p.String(), as, said.Header.Values("Www-Authenticate"))
 	}

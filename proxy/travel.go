@@ -11,12 +11,13 @@ type Travelled struct {
 	Memory   int64 `json:"memory"`
 	Disk     int64 `json:"disk"`
 	Peer     int64 `json:"peer"`
+	Layout   int64 `json:"layout"`
 	Upstream int64 `json:"upstream"`
 }
 
 // Plus returns the sums of both.
 func (t Travelled) Plus(o Travelled) Travelled {
-	return Travelled{t.Memory + o.Memory, t.Disk + o.Disk, t.Peer + o.Peer, t.Upstream + o.Upstream}
+	return Travelled{t.Memory + o.Memory, t.Disk + o.Disk, t.Peer + o.Peer, t.Layout + o.Layout, t.Upstream + o.Upstream}
 }
 
 // Source returns the farthest place that anything came from.
@@ -24,6 +25,8 @@ func (t Travelled) Source() string {
 	switch {
 	case t.Upstream > 0:
 		return "upstream"
+	case t.Layout > 0:
+		return "layout"
 	case t.Peer > 0:
 		return "peer"
 	case t.Disk > 0:
@@ -33,7 +36,7 @@ func (t Travelled) Source() string {
 }
 
 // travel counts what reads with its context make travel. A nil one does not.
-type travel struct{ memory, disk, peer, upstream atomic.Int64 }
+type travel struct{ memory, disk, peer, layout, upstream atomic.Int64 }
 
 type travelKey struct{}
 
@@ -56,6 +59,8 @@ func (t *travel) add(source string, n int64) {
 		t.disk.Add(n)
 	case "peer":
 		t.peer.Add(n)
+	case "layout":
+		t.layout.Add(n)
 	case "upstream":
 		t.upstream.Add(n)
 	}
@@ -66,9 +71,10 @@ func (t *travel) addAll(o Travelled) {
 	t.memory.Add(o.Memory)
 	t.disk.Add(o.Disk)
 	t.peer.Add(o.Peer)
+	t.layout.Add(o.Layout)
 	t.upstream.Add(o.Upstream)
 }
 
 func (t *travel) sum() Travelled {
-	return Travelled{t.memory.Load(), t.disk.Load(), t.peer.Load(), t.upstream.Load()}
+	return Travelled{t.memory.Load(), t.disk.Load(), t.peer.Load(), t.layout.Load(), t.upstream.Load()}
 }

@@ -99,7 +99,11 @@ func (img *image) wait(e *env) (*toc.Tree, error) {
 
 // travelText says where bytes came from.
 func travelText(t proxy.Travelled) string {
-	return fmt.Sprintf("%s from upstream, %s from members, %s from disk, %s from memory", bytesText(t.Upstream), bytesText(t.Peer), bytesText(t.Disk), bytesText(t.Memory))
+	text := fmt.Sprintf("%s from upstream, %s from members, %s from disk, %s from memory", bytesText(t.Upstream), bytesText(t.Peer), bytesText(t.Disk), bytesText(t.Memory))
+	if t.Layout > 0 {
+		text = bytesText(t.Layout) + " from layouts, " + text
+	}
+	return text
 }
 
 // usageText says what of an image was read.

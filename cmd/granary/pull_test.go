@@ -21,7 +21,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 
 	"github.com/granary-oci/granary/cmd/granary/node"
-	"github.com/granary-oci/granary/proxy/graph"
+	"github.com/granary-oci/granary/proxy/ref"
 )
 
 // library is a registry in memory with one repository, app. It keeps manifests and blobs
@@ -188,8 +188,8 @@ func (l *library) everything(lists bool) (index ocispec.Descriptor) {
 		listed.ArtifactType = oddType
 		l.referrers = map[digest.Digest][]ocispec.Descriptor{odd.Digest: {listed}, sbom.Digest: {signature}}
 	} else {
-		l.tag(graph.ReferrersTag(odd.Digest), l.manifest(indexType, map[string]any{"manifests": []any{sbom}}))
-		l.tag(graph.ReferrersTag(sbom.Digest), l.manifest(indexType, map[string]any{"manifests": []any{signature}}))
+		l.tag(ref.FallbackTag(odd.Digest), l.manifest(indexType, map[string]any{"manifests": []any{sbom}}))
+		l.tag(ref.FallbackTag(sbom.Digest), l.manifest(indexType, map[string]any{"manifests": []any{signature}}))
 	}
 	for _, suffix := range []string{".sig", ".att", ".sbom"} {
 		l.tag("sha256-"+index.Digest.Encoded()+suffix, l.manifest(imageType, map[string]any{"layers": []any{l.blob(oddType, "cosign"+suffix)}}))

@@ -51,6 +51,10 @@ type Config struct {
 	// Shared reports whether the node's own credentials for a registry are for
 	// everybody who asks the node. nil is never.
 	Shared func(host string) bool
+	// Public reports whether settings make all public that a host serves, which asks for
+	// no credentials. While it cannot be reached what it has served is served on. nil is
+	// never.
+	Public func(host string) bool
 	// Report is told of records that could not be kept. nil ignores them.
 	Report func(error)
 }
@@ -88,6 +92,9 @@ func New(cfg Config, records Records) *Ledger {
 	setDefault(&cfg.HoldFor, defaultHoldFor)
 	if cfg.Shared == nil {
 		cfg.Shared = func(string) bool { return false }
+	}
+	if cfg.Public == nil {
+		cfg.Public = func(string) bool { return false }
 	}
 	if cfg.Report == nil {
 		cfg.Report = func(error) {}
@@ -135,7 +142,7 @@ func (l *Ledger) fresh(c Caller, repository string) bool {
 // Holds reports whether a caller may read a repository of host for as long as
 // the upstream cannot be asked.
 func (l *Ledger) Holds(host, repository string, c Caller) bool {
-	return l.holds(l.identity(host, Caller{}), repository) || !c.Anonymous() && l.holds(c, repository)
+	return l.cfg.Public(host) || l.holds(l.identity(host, Caller{}), repository) || !c.Anonymous() && l.holds(c, repository)
 }
 
 func (l *Ledger) holds(c Caller, repository string) bool {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,20 +21,6 @@ type Finder interface {
 	// is not asked for again.
 	Resolve(ctx context.Context, tag string) (ocispec.Descriptor, error)
 }
-
-// ReferrersTag is the tag of the index of what refers to d, where a registry lists no
-// referrers (distribution-spec, "Referrers Tag Schema").
-func ReferrersTag(d digest.Digest) string {
-	tag := clip(string(d.Algorithm()), 32) + "-" + clip(d.Encoded(), 64)
-	return strings.Map(func(c rune) rune {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("._-", c) {
-			return c
-		}
-		return '-'
-	}, tag)
-}
-
-func clip(s string, n int) string { return s[:min(len(s), n)] }
 
 // CosignTags are the tags under which cosign keeps signatures, attestations and SBOMs of d.
 // A digest of SHA-512 is too long for them.
@@ -57,9 +42,9 @@ func discover(ctx context.Context, f Finder, d digest.Digest) (found []Reference
 	for _, desc := range listed {
 		found = append(found, Reference{Descriptor: desc, Place: Place{Role: Referrer}, Malformed: !wellFormed(desc)})
 	}
-	for _, tag := range append([]string{ReferrersTag(d)}, CosignTags(d)...) {
+	for _, tag := range append([]string{ref.FallbackTag(d)}, CosignTags(d)...) {
 		desc, err := f.Resolve(ctx, tag)
-		if errors.Is(err, ErrNotFound) || err == nil && tag == ReferrersTag(d) && !isIndexType(desc.MediaType) {
+		if errors.Is(err, ErrNotFound) || err == nil && tag == ref.FallbackTag(d) && !isIndexType(desc.MediaType) {
 			continue // what is no index lists nothing
 		}
 		if err != nil {

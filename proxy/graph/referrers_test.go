@@ -16,10 +16,10 @@ import (
 
 func TestTagsOfDigests(t *testing.T) {
 	short, long := digest.FromString("x"), digest.SHA512.FromString("x")
-	if got, want := graph.ReferrersTag(short), "sha256-"+short.Encoded(); got != want {
+	if got, want := ref.FallbackTag(short), "sha256-"+short.Encoded(); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	if got, want := graph.ReferrersTag(long), "sha512-"+long.Encoded()[:64]; got != want {
+	if got, want := ref.FallbackTag(long), "sha512-"+long.Encoded()[:64]; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	want := []string{"sha256-" + short.Encoded() + ".sig", "sha256-" + short.Encoded() + ".att", "sha256-" + short.Encoded() + ".sbom"}
@@ -29,20 +29,6 @@ func TestTagsOfDigests(t *testing.T) {
 	if got := graph.CosignTags(long); len(got) > 0 {
 		t.Errorf("tags that no registry takes: %q", got)
 	}
-}
-
-func FuzzReferrersTag(f *testing.F) {
-	f.Add("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
-	f.Add("sha512+x:a=b_c")
-	f.Fuzz(func(t *testing.T, s string) {
-		d := digest.Digest(s)
-		if err := d.Validate(); err != nil && !errors.Is(err, digest.ErrDigestUnsupported) {
-			return
-		}
-		if tag := graph.ReferrersTag(d); !ref.IsTag(tag) {
-			t.Errorf("%s: %s is no tag", s, tag)
-		}
-	})
 }
 
 // unavailable is a finder that cannot be asked for referrers, or for tags that end so.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/proxy/ref"
 )
 
 // ErrNotFound says that a [Source] or [Finder] does not have what it was asked for. It is
@@ -197,7 +199,7 @@ func (w *walk) node(from *Node, r Reference) (n *Node, isNew bool) {
 	n.Data = nil
 	if from != nil {
 		n.depth = from.depth + 1
-		n.lists = r.Role == Tagged && r.Path == ReferrersTag(from.Digest)
+		n.lists = r.Role == Tagged && r.Path == ref.FallbackTag(from.Digest)
 	}
 	w.nodes[id] = n
 	return n, true

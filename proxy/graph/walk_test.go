@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/proxy/graph"
+	"github.com/granary-oci/granary/proxy/ref"
 )
 
 // walks are graphs and what a walk finds of them.
@@ -191,7 +192,7 @@ var walks = []struct {
 		sbom := s.manifest("sbom", imageType, fields{"subject": image, "layers": list(s.blob("text", oddType))})
 		s.referrers[image.Digest] = []ocispec.Descriptor{sbom}
 		s.referrers[sbom.Digest] = []ocispec.Descriptor{s.manifest("sig", imageType, fields{"subject": sbom})}
-		s.tags[graph.ReferrersTag(x.Digest)] = s.index("list", sbom, s.manifest("listed", imageType, fields{"subject": x}))
+		s.tags[ref.FallbackTag(x.Digest)] = s.index("list", sbom, s.manifest("listed", imageType, fields{"subject": x}))
 		for _, suffix := range []string{"sig", "att", "sbom"} {
 			s.tags["sha256-"+x.Digest.Encoded()+"."+suffix] = s.manifest("cosign-"+suffix, imageType, fields{"layers": list(s.blob(suffix, oddType))})
 		}
@@ -204,10 +205,10 @@ var walks = []struct {
 	build: func(s *source) ocispec.Descriptor {
 		gone, image := s.image("gone"), s.image("i")
 		s.without(gone)
-		s.tags[graph.ReferrersTag(image.Digest)] = s.index("list", gone)
+		s.tags[ref.FallbackTag(image.Digest)] = s.index("list", gone)
 		other := s.manifest("sig", imageType, fields{"subject": image})
 		s.referrers[image.Digest] = []ocispec.Descriptor{other}
-		s.tags[graph.ReferrersTag(other.Digest)] = s.image("no list")
+		s.tags[ref.FallbackTag(other.Digest)] = s.image("no list")
 		return image
 	},
 	opts: referrers,

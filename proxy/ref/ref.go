@@ -100,6 +100,20 @@ func Parse(s, defaultHost string) (Reference, error) {
 // IsTag reports whether s is a tag (distribution-spec, "Pulling manifests").
 func IsTag(s string) bool { return tagGrammar.MatchString(s) }
 
+// FallbackTag is the tag of the index of what refers to d (distribution-spec,
+// "Referrers Tag Schema"), d being of any form.
+func FallbackTag(d digest.Digest) string {
+	algorithm, encoded, _ := strings.Cut(string(d), ":")
+	return strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("._-", c) {
+			return c
+		}
+		return '-'
+	}, clip(algorithm, 32)+"-"+clip(encoded, 64))
+}
+
+func clip(s string, n int) string { return s[:min(len(s), n)] }
+
 // repository finds the registry of a path: that of ns if there is one, else a
 // first element that is a host name, else defaultHost.
 func repository(path, ns, defaultHost string) (Repository, error) {

@@ -216,3 +216,17 @@ func TestPattern(t *testing.T) {
 		}
 	}
 }
+
+func FuzzFallbackTag(f *testing.F) {
+	f.Add("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+	f.Add("sha512+x:a=b_c")
+	f.Fuzz(func(t *testing.T, s string) {
+		d := digest.Digest(s)
+		if d.Validate() != nil {
+			return
+		}
+		if _, err := ref.ParsePath("/v2/app/manifests/"+ref.FallbackTag(d), nil, "a.test"); err != nil {
+			t.Errorf("%s: %v", s, err)
+		}
+	})
+}

@@ -26,7 +26,7 @@ func (p *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	if _, err := parseDigest(d); err != nil {
 		return 0, err
 	}
-	a, err := p.ask(ctx, http.MethodHead, "blobs/"+string(d), nil, nil, okToHead)
+	a, err := p.ask(ctx, http.MethodHead, p.blob(d), nil, nil, okToHead)
 	if err != nil {
 		return 0, err
 	}
@@ -39,7 +39,7 @@ func (p *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 }
 
 func (p *Repository) statByGet(ctx context.Context, d digest.Digest) (int64, error) {
-	a, err := p.do(ctx, http.MethodGet, "blobs/"+string(d), nil, http.Header{"Range": {"bytes=0-0"}})
+	a, err := p.do(ctx, http.MethodGet, p.blob(d), nil, http.Header{"Range": {"bytes=0-0"}})
 	if err != nil {
 		return 0, err
 	}
@@ -69,11 +69,13 @@ func blobSize(d digest.Digest, n int64) (int64, error) {
 	return n, nil
 }
 
-// Blob returns a source of the chunks of the repository's blobs. It is a
-// [chunk.Runner] that gets a run with one request, in the way the package comment
-// tells, and may yield other chunks of the blob before those that were asked
-// for. What it gives has the right length, and is not checked further.
-func (p *Repository) Blob() chunk.Source { return &source{p} }
+// Blob returns a source of the chunks of the repository's blobs, which are checked as
+// far as each can be alone. It is a [chunk.Runner] that gets a run with one request,
+// in the way the package comment tells, and may yield other chunks of the blob before
+// those that were asked for.
+func (p *Repository) Blob() chunk.Source {
+	return chunk.Named(Origin, chunk.Verify("upstream "+p.registry.base.Host, &source{p}))
+}
 
 type source struct{ repository *Repository }
 
@@ -226,7 +228,7 @@ func (s *source) open(ctx context.Context, r *run) (b *body, whole bool, err err
 	if ranged := !r.single() || r.filled > 0; ranged {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.position(), r.end()-1))
 	}
-	a, err := s.repository.do(ctx, http.MethodGet, "blobs/"+string(r.blob), nil, header)
+	a, err := s.repository.do(ctx, http.MethodGet, s.repository.blob(r.blob), nil, header)
 	if err != nil {
 		registry.release()
 		return nil, false, err

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -163,68 +162,4 @@ func TestRetriesEndWithSuccess(t *testing.T) {
 			t.Errorf("%d requests, %v", n.Load(), err)
 		}
 	})
-}
-
-func TestMirrors(t *testing.T) {
-	content := random(3 * mib)
-	for name, c := range map[string]struct {
-		first  func(o *origin) // what is wrong with the first mirror
-		second bool            // is asked
-	}{
-		"works": {func(*origin) {}, false},
-		"gone":  {func(o *origin) { o.Close() }, true},
-		"lacks the blob": {func(o *origin) {
-			o.answer = func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(404); return true }
-		}, true},
-		"refuses": {func(o *origin) {
-			o.answer = func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(401); return true }
-		}, true},
-		"is limited": {func(o *origin) {
-			o.answer = func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(429); return true }
-		}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			first, second := newOrigin(t, content), newOrigin(t, content)
-			m := Mirrors{registry(t, first.URL), registry(t, second.URL)}.Repository("app")
-			c.first(first)
-			if n, err := m.Stat(t.Context(), refsTo(t, content)[0].Blob); n != int64(len(content)) || err != nil {
-				t.Errorf("%d, %v", n, err)
-			}
-			for _, ref := range refsTo(t, content) {
-				if p, err := m.Blob().Get(t.Context(), ref); err != nil || string(p) != string(content[ref.Offset:ref.Offset+ref.Size]) {
-					t.Errorf("chunk %s: %v", ref, err)
-				}
-			}
-			if asked := len(second.requests()) > 0; asked != c.second {
-				t.Errorf("the second mirror was asked: %v", asked)
-			}
-		})
-	}
-}
-
-// TestTheLastMirrorsWordCounts when none has an answer: it is the registry.
-func TestTheLastMirrorsWordCounts(t *testing.T) {
-	var n, missing, refusing atomic.Int64
-	missing.Store(404)
-	refusing.Store(401)
-	first := httptest.NewServer(answering(&n, &missing))
-	defer first.Close()
-	last := httptest.NewServer(answering(&n, &refusing, "WWW-Authenticate", `Basic realm="last"`))
-	defer last.Close()
-	m := Mirrors{registry(t, first.URL), registry(t, last.URL)}.Repository("app")
-	_, err := m.Resolve(t.Context(), "latest")
-	if got := wantStatus(t, err, 401).Header.Get("WWW-Authenticate"); got != `Basic realm="last"` {
-		t.Errorf("challenge is %q", got)
-	}
-}
-
-// TestAMirrorWithWrongBytes is passed over, where that shows at once.
-func TestAMirrorWithWrongBytes(t *testing.T) {
-	content := random(1000)
-	first, second := newOrigin(t), newOrigin(t, content)
-	first.blobs[digest.FromBytes(content)] = random(1001)[:1000]
-	m := Mirrors{registry(t, first.URL), registry(t, second.URL)}.Repository("app")
-	if p, err := m.Blob().Get(t.Context(), refsTo(t, content)[0]); err != nil || string(p) != string(content) {
-		t.Errorf("%v", err)
-	}
 }

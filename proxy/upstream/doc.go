@@ -11,8 +11,7 @@
 //  1. Adjacent chunks are one request for a closed range. A blob that is one
 //     chunk is asked for without a range.
 //  2. The bytes are read straight into the buffers that are given out, each as
-//     soon as it is full. Nothing is checked against digests here: wrap
-//     [Repository.Blob] in [chunk.Verify].
+//     soon as it is full, and checked as far as [chunk.Verify] can.
 //  3. A body that ends early, or brings nothing for [Config.StallTimeout], is
 //     resumed from the first byte that is missing.
 //
@@ -38,7 +37,12 @@
 //
 // A [Repository] is read in the name of the node, or, by [Repository.As], of a
 // client: with its token, which is the client's to renew, or with its password,
-// which is used as the registry asks. Of several [Mirrors] each gets it.
+// which is used as the registry asks.
+//
+// # Static servers
+//
+// An image layout may be on a web server that knows nothing of registries
+// ([Registry.Static]). Its blobs are at other paths, and read in the same way.
 //
 // # Patience
 //

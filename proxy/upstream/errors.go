@@ -82,14 +82,15 @@ func (e *StatusError) said() (code, message string) {
 	return body.Errors[0].Code, body.Errors[0].Message
 }
 
-// noAnswerError says that a request, or the rest of its body, was not answered.
-type noAnswerError struct {
-	subject string
-	err     error
+// NoAnswerError says that a request, or the rest of its body, was not answered: by a
+// registry, or by whatever is read in place of one. It is [Unreachable].
+type NoAnswerError struct {
+	Subject string // what was asked
+	Err     error
 }
 
-func (e *noAnswerError) Error() string { return e.subject + ": " + e.err.Error() }
-func (e *noAnswerError) Unwrap() error { return e.err }
+func (e *NoAnswerError) Error() string { return e.Subject + ": " + e.Err.Error() }
+func (e *NoAnswerError) Unwrap() error { return e.Err }
 
 // brokenCircuitError says that a host is not asked for a while.
 type brokenCircuitError struct{ err error }
@@ -122,7 +123,7 @@ func Unreachable(err error) bool {
 	if err == nil || Refused(err) {
 		return false
 	}
-	var none *noAnswerError
+	var none *NoAnswerError
 	var op *net.OpError
 	if errors.As(err, &none) || errors.As(err, &op) {
 		return true
@@ -159,7 +160,7 @@ func explain(ctx context.Context, subject string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w", subject, err)
 	}
-	return &noAnswerError{subject, err}
+	return &NoAnswerError{subject, err}
 }
 
 // failure turns an answer into an error, and closes it.

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Limits of a connection and of what arrives on it.
@@ -132,10 +134,20 @@ func (r *Registry) Close() {
 // Hub has it. A name that is no path below the registry fails on first use.
 func (r *Registry) Repository(name string) *Repository { return &Repository{registry: r, name: name} }
 
-// Repository is one repository of a registry. It is safe for concurrent use.
+// Static returns what is below the URL of a server that knows nothing of registries, as
+// a repository: blobs are where an image layout has them (image-spec,
+// image-layout.md), and every other path is that of a file. It has no manifests.
+func (r *Registry) Static() *Repository { return &Repository{registry: r, static: true} }
+
+// Origin names what a registry has said or sent, see [chunk.SetOrigin].
+const Origin = "upstream"
+
+// Repository is one repository of a registry. It is safe for concurrent use. Its
+// answers and chunks have the name of [Origin].
 type Repository struct {
 	registry *Registry
 	name     string
+	static   bool   // as in Static
 	caller   string // as in As; "" for the node itself
 }
 
@@ -156,9 +168,21 @@ func (p *Repository) carriesToken() bool {
 	return p.caller != "" && !strings.EqualFold(scheme, "Basic")
 }
 
+// blob returns the path of a blob.
+func (p *Repository) blob(d digest.Digest) string {
+	if p.static {
+		return "blobs/" + string(d.Algorithm()) + "/" + d.Encoded()
+	}
+	return "blobs/" + string(d)
+}
+
 // url returns the address of something in the repository.
 func (p *Repository) url(path string, query url.Values) (*url.URL, error) {
-	path = "/v2/" + p.name + "/" + path
+	if p.static {
+		path = "/" + path
+	} else {
+		path = "/v2/" + p.name + "/" + path
+	}
 	if err := checkPath(path); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
 )
 
 const (
@@ -62,6 +64,9 @@ func (p *Repository) do(ctx context.Context, method, path string, query url.Valu
 	}
 	for round := 1; ; round++ {
 		a, err := r.follow(ctx, method, u, g.authorize(header))
+		if err == nil {
+			chunk.SetOrigin(ctx, Origin)
+		}
 		if err != nil || a.StatusCode != http.StatusUnauthorized || a.away {
 			return a, err
 		}
@@ -148,7 +153,7 @@ func (r *Registry) hop(a *answer, u *url.URL, header http.Header) error {
 // send makes one request, if its host is to be asked now.
 func (r *Registry) send(a *answer, at *url.URL, header http.Header) (*http.Response, error) {
 	if err := r.breakers.allow(at.Host); err != nil {
-		return nil, &noAnswerError{a.subject(), &brokenCircuitError{err}}
+		return nil, &NoAnswerError{a.subject(), &brokenCircuitError{err}}
 	}
 	ctx := a.body.ctx
 	req := &http.Request{Method: a.method, URL: at, Header: header, Host: at.Host}
@@ -174,9 +179,9 @@ func (r *Registry) send(a *answer, at *url.URL, header http.Header) (*http.Respo
 // cause is what is wrong with a host, without what was asked of it: that is
 // another caller's to know.
 func cause(err error) string {
-	var none *noAnswerError
+	var none *NoAnswerError
 	if errors.As(err, &none) {
-		err = none.err
+		err = none.Err
 	}
 	return err.Error()
 }

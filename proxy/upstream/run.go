@@ -105,7 +105,7 @@ func (r *run) read(b *body) error {
 // cut explains why a body ended before it should.
 func (b *body) cut(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return &noAnswerError{b.subject, fmt.Errorf("the body ends early: %w", io.ErrUnexpectedEOF)}
+		return &NoAnswerError{b.subject, fmt.Errorf("the body ends early: %w", io.ErrUnexpectedEOF)}
 	}
 	return err
 }

@@ -43,7 +43,7 @@ type Status struct {
 	Contents chunkstore.Usage `json:"contents"`
 	// Served counts bytes that left the node by where they came from.
 	Served map[string]int64 `json:"served"`
-	// Received counts bytes that came from upstream registries.
+	// Received counts bytes that came from upstream registries, and from web servers.
 	Received int64 `json:"received"`
 	// Mounts are the images that are mounted through the node.
 	Mounts []proxy.MountStatus `json:"mounts,omitempty"`

@@ -30,7 +30,7 @@ type DataConfig struct {
 
 	LayerIndex string `name:"layer-index" default:"demand" enum:"demand,complete" placeholder:"WHEN" help:"When to index a gzip layer, for its files to be read one by one: when that is asked for (demand), or as soon as all of the layer is there (complete), which takes 5 to 10 seconds of CPU time for each GB."`
 
-	Upstream           map[string]string `name:"upstream" mapsep:";" placeholder:"HOST=URL,URL" help:"Where the registry HOST is reached, in order of preference, as in docker.io=https://mirror.example,https://registry-1.docker.io. May be repeated. Default: https://HOST. Only what is named here may have an address that is not public."`
+	Upstream           map[string]string `name:"upstream" mapsep:";" placeholder:"HOST=URL,URL" help:"Where the registry HOST is reached, in order of preference, as in docker.io=https://mirror.example,https://registry-1.docker.io. oci:DIR is an image layout in a directory, and oci+https://… one on a web server: what these have is public, and what they lack is asked of the next. May be repeated. Default: https://HOST. Only what is named here may have an address that is not public."`
 	UpstreamCAFile     map[string]string `name:"upstream-ca-file" mapsep:"," placeholder:"HOST=FILE" help:"PEM certificates that HOST is trusted by, instead of the system's. May be repeated."`
 	UpstreamSkipVerify []string          `name:"upstream-skip-verify" placeholder:"HOST" help:"Do not verify the TLS certificate of HOST. May be repeated."`
 	DefaultUpstream    string            `name:"default-upstream" default:"docker.io" placeholder:"HOST" help:"Registry of requests that name none."`
@@ -75,7 +75,7 @@ type ClusterConfig struct {
 
 	UploadLimit   Size `name:"upload-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that go to members, as in 50MiB. 0 is no limit."`
 	DownloadLimit Size `name:"download-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from members. 0 is no limit."`
-	UpstreamLimit Size `name:"upstream-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from registries. 0 is no limit."`
+	UpstreamLimit Size `name:"upstream-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from registries and web servers. 0 is no limit."`
 }
 
 // SnapshotterConfig says whether containerd's snapshots are made here.

@@ -17,6 +17,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
+	"github.com/granary-oci/granary/proxy/layout"
 	"github.com/granary-oci/granary/toc"
 )
 
@@ -39,7 +40,7 @@ type metrics struct {
 }
 
 // sources are where bytes come from; the metrics' label.
-var sources = [...]string{"memory", "disk", "peer", "upstream"}
+var sources = [...]string{"memory", "disk", "peer", "layout", "upstream"}
 
 func newMetrics() *metrics {
 	m := &metrics{
@@ -74,7 +75,7 @@ func newMetrics() *metrics {
 	for _, d := range []string{"in", "out"} {
 		m.peers.WithLabelValues(d)
 	}
-	for _, s := range []string{"disk", "peer", "table", "upstream"} {
+	for _, s := range []string{"disk", "layout", "peer", "table", "upstream"} {
 		m.corrupt.WithLabelValues(s)
 	}
 	for _, k := range []string{"full", "unwritable", "io", "other"} {
@@ -161,6 +162,7 @@ const quiet = time.Minute
 func (f *faultLog) report(err error) {
 	var corrupt *chunk.CorruptError
 	var content *toc.CorruptError
+	var malformed *layout.FormatError
 	switch {
 	case errors.As(err, &corrupt):
 		source, _, _ := strings.Cut(corrupt.Source, " ") // a mirror's name follows
@@ -170,6 +172,9 @@ func (f *faultLog) report(err error) {
 	case errors.Is(err, toc.ErrDisagrees), errors.As(err, &content):
 		f.metrics.corrupt.WithLabelValues("table").Inc()
 		f.log.Error("a layer's table of contents is wrong, and is not used any more", "error", err)
+		return
+	case errors.As(err, &malformed):
+		f.log.Warn("a layout cannot be understood; what it said last holds", "error", err)
 		return
 	case errors.Is(err, context.Canceled): // nobody waits for it any more
 		return

@@ -92,6 +92,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 			GrantFor:  cfg.GrantFor,
 			HoldFor:   cfg.MaxStale,
 			Shared:    n.upstreams.credentials.shared,
+			Public:    n.upstreams.public,
 		},
 		TagRules: n.tagRules,
 		Window:   readerWindow,
@@ -120,7 +121,7 @@ func (n *Node) open() (err error) {
 	if err := n.cfg.check(); err != nil {
 		return err
 	}
-	if n.upstreams, err = newUpstreams(n.cfg.DataConfig, p2p.NewLimiter(int64(n.cfg.UpstreamLimit)), n.metrics); err != nil {
+	if n.upstreams, err = newUpstreams(n.cfg.DataConfig, p2p.NewLimiter(int64(n.cfg.UpstreamLimit)), n.metrics, n.faults); err != nil {
 		return err
 	}
 	for _, s := range n.cfg.TagPolicy {

@@ -34,20 +34,21 @@ type upstreams struct {
 	credentials *credentials
 	pseudonym   string // of this process, in Via
 	metrics     *metrics
+	faults      *faultLog
 
 	mu     sync.Mutex
-	byHost map[string]upstream.Mirrors
+	byHost map[string][]place
 }
 
 // newUpstreams checks the settings of all configured registries, so that a wrong
 // one is found at the start.
-func newUpstreams(cfg DataConfig, limit *p2p.Limiter, m *metrics) (u *upstreams, err error) {
+func newUpstreams(cfg DataConfig, limit *p2p.Limiter, m *metrics, faults *faultLog) (u *upstreams, err error) {
 	if err := canonical(&cfg); err != nil {
 		return nil, err
 	}
 	u = &upstreams{
-		cfg: cfg, limit: limit, metrics: m, roots: make(map[string]*x509.CertPool), named: make(map[string]bool),
-		pseudonym: "granary-" + strings.ToLower(rand.Text()), byHost: make(map[string]upstream.Mirrors),
+		cfg: cfg, limit: limit, metrics: m, faults: faults, roots: make(map[string]*x509.CertPool), named: make(map[string]bool),
+		pseudonym: "granary-" + strings.ToLower(rand.Text()), byHost: make(map[string][]place),
 	}
 	if u.credentials, err = newCredentials(cfg); err != nil {
 		return nil, err
@@ -64,14 +65,20 @@ func newUpstreams(cfg DataConfig, limit *p2p.Limiter, m *metrics) (u *upstreams,
 	}
 	for _, host := range append(slices.Sorted(maps.Keys(cfg.Upstream)), cfg.DefaultUpstream) {
 		for _, at := range u.urls(host) {
-			if parsed, err := url.Parse(at); err == nil {
+			if parsed, err := url.Parse(strings.TrimPrefix(at, onServer)); err == nil && !isDir(at) {
 				u.named[upstream.Address(parsed)] = true
 			}
 		}
 	}
 	for host := range cfg.Upstream {
-		if _, err := u.registry(host); err != nil {
+		places, err := u.places(host)
+		if err != nil {
 			return nil, &SettingError{"upstream", err}
+		}
+		for _, p := range places {
+			if err := p.check(); err != nil {
+				return nil, &SettingError{"upstream", fmt.Errorf("%s: %w", host, err)}
+			}
 		}
 	}
 	return u, nil
@@ -127,11 +134,15 @@ func (u *upstreams) repository(repo ref.Repository, authorization string) (proxy
 	if !u.serves(repo.Host) {
 		return nil, fmt.Errorf("%s: %w", repo.Host, proxy.ErrRefused)
 	}
-	r, err := u.registry(repo.Host)
+	places, err := u.places(repo.Host)
 	if err != nil {
 		return nil, err
 	}
-	return r.Repository(repo.Name).As(authorization), nil
+	all := make(proxy.Mirrors, len(places))
+	for i, p := range places {
+		all[i] = p.repository(repo.Name, authorization)
+	}
+	return all, nil
 }
 
 // serves reports whether the settings let clients name host.
@@ -147,26 +158,29 @@ func (u *upstreams) serves(host string) bool {
 	return allowed
 }
 
-func (u *upstreams) registry(host string) (upstream.Mirrors, error) {
+// places returns where a registry is read, in order of preference.
+func (u *upstreams) places(host string) ([]place, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if r := u.byHost[host]; r != nil {
-		return r, nil
+	if all := u.byHost[host]; all != nil {
+		return all, nil
 	}
-	var all upstream.Mirrors
+	var all []place
 	for _, at := range u.urls(host) {
-		r, err := upstream.New(u.config(host, at))
+		p, err := u.place(host, at)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", host, err)
 		}
-		all = append(all, r)
+		all = append(all, p)
 	}
 	for other := range u.byHost {
 		if len(u.byHost) < maxUpstreams {
 			break
 		}
 		if !u.configured(other) {
-			u.byHost[other].Close() // what is under way goes on
+			for _, p := range u.byHost[other] {
+				p.close() // what is under way goes on
+			}
 			delete(u.byHost, other)
 		}
 	}
@@ -209,8 +223,8 @@ func (u *upstreams) config(host, at string) upstream.Config {
 	}
 	if u.credentials.shared(host) {
 		cfg.Credentials = func(ctx context.Context, mirror string) (username, password string, err error) {
-			if all := u.urls(host); at == all[len(all)-1] {
-				mirror = host // it is the registry itself
+			if u.itself(host) == at {
+				mirror = host
 			}
 			return u.credentials.get(ctx, mirror)
 		}

@@ -1,0 +1,93 @@
+package node
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/layout"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+// What a value of --upstream begins with that is the place of an image layout and not a
+// registry: a directory, or, before http: or https:, a web server.
+const (
+	inDir    = "oci:"
+	onServer = "oci+"
+)
+
+func isDir(at string) bool { return strings.HasPrefix(at, inDir) }
+
+func isLayout(at string) bool { return isDir(at) || strings.HasPrefix(at, onServer) }
+
+// checkLayoutFor bounds how long the start waits for the file system of a layout.
+const checkLayoutFor = 5 * time.Second
+
+// place is where a registry is read: the registry itself, a mirror of it, or a layout.
+type place struct {
+	repository func(name, authorization string) proxy.Upstream
+	check      func() error // at the start
+	close      func()
+}
+
+func (u *upstreams) place(host, at string) (place, error) {
+	if isDir(at) {
+		return u.dir(host, strings.TrimPrefix(at, inDir))
+	}
+	url, onServer := strings.CutPrefix(at, onServer)
+	r, err := upstream.New(u.config(host, url))
+	if err != nil {
+		return place{}, err
+	}
+	p := place{
+		repository: func(name, authorization string) proxy.Upstream { return r.Repository(name).As(authorization) },
+		check:      func() error { return nil }, // a server may come later
+		close:      r.Close,
+	}
+	if onServer {
+		l := layout.New(host, layout.NewWeb(r, url), u.faults.report)
+		p.repository = func(name, _ string) proxy.Upstream { return l.Repository(name) }
+	}
+	return p, nil
+}
+
+// dir returns the layout in a directory. At the start that may be missing, as before its
+// file system is mounted, but not be something else.
+func (u *upstreams) dir(host, path string) (place, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return place{}, err
+	}
+	l := layout.New(host, layout.NewDir(path, u.faults.report), u.faults.report)
+	return place{
+		repository: func(name, _ string) proxy.Upstream { return l.Repository(name) },
+		check: func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), checkLayoutFor)
+			defer cancel()
+			err := l.Check(ctx)
+			if upstream.Unreachable(err) {
+				u.faults.log.Warn("a layout is not there yet, and is looked for when it is asked for something", "error", err)
+				return nil
+			}
+			return err
+		},
+		close: func() {},
+	}, nil
+}
+
+// itself returns which of the places of a registry is the registry itself, "" if all are
+// layouts.
+func (u *upstreams) itself(host string) (at string) {
+	for _, place := range u.urls(host) {
+		if !isLayout(place) {
+			at = place
+		}
+	}
+	return at
+}
+
+// public reports whether a registry has no other places than layouts, of which everything
+// is public.
+func (u *upstreams) public(host string) bool { return u.itself(host) == "" }

@@ -1,0 +1,346 @@
+package layout
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/flight"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+const (
+	filesAtOnce = 32               // operations on files, of one directory
+	fileFor     = 30 * time.Second // that one may take, as long as a registry may take to answer
+	settled     = 2 * time.Second  // after which a change of a file has another time than the last one
+)
+
+// Dir is a layout in a directory: the one that has the path when something is read. No
+// symlink in it leads out of it, and what is no regular file is not read. A directory on
+// a server that does not answer takes no more than the callers' time.
+type Dir struct {
+	path   string
+	report func(error)
+	places chan struct{} // one for each operation under way
+	doubts doubts
+	checks flight.Group // of blobs that are in doubt
+}
+
+var _ Files = (*Dir)(nil)
+
+// NewDir returns the layout at a path, which need not be there yet. report, which may be
+// nil, is told of blobs that were found to be wrong.
+func NewDir(path string, report func(error)) *Dir {
+	if report == nil {
+		report = func(error) {}
+	}
+	return &Dir{path: path, report: report, places: make(chan struct{}, filesAtOnce)}
+}
+
+// Path implements [Files].
+func (d *Dir) Path(name string) string { return filepath.Join(d.path, name) }
+
+// await does something with files, which may take for ever on NFS: whoever waits for it
+// leaves when ctx ends, or after [fileFor]. What fails because a file was replaced on the
+// server is done once more.
+func await[T any](ctx context.Context, d *Dir, name string, do func() (T, error)) (v T, err error) {
+	subject := "layout " + d.Path(name)
+	ctx, cancel := context.WithTimeoutCause(ctx, fileFor, fmt.Errorf("no answer for %v: %w", fileFor, os.ErrDeadlineExceeded))
+	defer cancel()
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	select {
+	case d.places <- struct{}{}:
+		go func() {
+			defer func() { <-d.places }()
+			v, err := do()
+			if errors.Is(err, syscall.ESTALE) {
+				v, err = do() // there is another by the same name
+			}
+			done <- result{v, err}
+		}()
+	case <-ctx.Done():
+	}
+	select {
+	case r := <-done:
+		return r.v, r.err
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return v, fmt.Errorf("%s: %w", subject, ctx.Err())
+		}
+		return v, &upstream.NoAnswerError{Subject: subject, Err: context.Cause(ctx)}
+	}
+}
+
+// open opens a regular file. It is for use within await.
+func (d *Dir) open(name string) (*os.File, fs.FileInfo, error) {
+	root, err := os.OpenRoot(d.path)
+	if err != nil {
+		return nil, nil, d.explain("", err)
+	}
+	defer root.Close()
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would wait for its writer
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, d.missing(root, name)
+	}
+	if err != nil {
+		return nil, nil, d.explain(name, err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("it is no regular file but %v", info.Mode().Type())
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, d.explain(name, err)
+	}
+	return f, info, nil
+}
+
+// missing tells a layout that lacks a file from a directory where nothing is mounted.
+func (d *Dir) missing(root *os.Root, name string) error {
+	all, err := root.Open(".")
+	if err == nil {
+		defer all.Close()
+		_, err = all.Readdirnames(1)
+	}
+	if errors.Is(err, io.EOF) {
+		return &upstream.NoAnswerError{Subject: "layout " + d.path, Err: errors.New("the directory is empty")}
+	}
+	if err != nil {
+		return d.explain("", err)
+	}
+	return fmt.Errorf("layout: %s: %w", d.Path(name), chunk.ErrNotFound)
+}
+
+// explain names the file that an error is about, and says what keeps a whole layout from
+// being read.
+func (d *Dir) explain(name string, err error) error {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		err = at.Err // the path is a part of ours
+	}
+	switch {
+	case name == "" && errors.Is(err, syscall.ENOTDIR):
+		return &FormatError{d.path, errors.New("it is no directory")}
+	case name == "" && errors.Is(err, fs.ErrNotExist), away(err):
+		return &upstream.NoAnswerError{Subject: "layout " + d.Path(name), Err: err}
+	}
+	return fmt.Errorf("layout: %s: %w", d.Path(name), err)
+}
+
+// away reports whether an error is that of a file system which does not answer.
+func away(err error) bool {
+	for _, errno := range []syscall.Errno{
+		syscall.ESTALE, syscall.EIO, syscall.ETIMEDOUT, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
+		syscall.ENOTCONN, syscall.ECONNREFUSED, syscall.ECONNABORTED, syscall.ECONNRESET, syscall.ENODEV, syscall.ENXIO,
+	} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// stamp is what a file has another of when it has changed: it is a different one, or its
+// size or times are.
+func stamp(info fs.FileInfo) string {
+	s := fmt.Sprint(info.Size(), info.ModTime().UnixNano())
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		s += fmt.Sprint(" ", sys.Dev, sys.Ino, sys.Ctim)
+	}
+	return s
+}
+
+// version is the stamp of a file, or "" as long as the next change could leave it as it
+// is, for times are coarse.
+func version(info fs.FileInfo) string {
+	if time.Since(info.ModTime()) < settled {
+		return ""
+	}
+	return stamp(info)
+}
+
+// File implements [Files].
+func (d *Dir) File(ctx context.Context, name string, limit int64, known string) ([]byte, string, error) {
+	type file struct {
+		bytes   []byte
+		version string
+	}
+	f, err := await(ctx, d, name, func() (file, error) {
+		f, info, err := d.open(name)
+		if err != nil {
+			return file{}, err
+		}
+		defer f.Close()
+		v := version(info)
+		switch {
+		case v != "" && v == known:
+			return file{nil, v}, nil
+		case info.Size() > limit:
+			return file{}, tooLarge(d.Path(name), limit)
+		}
+		p, err := io.ReadAll(io.LimitReader(f, limit+1))
+		if err != nil {
+			return file{}, d.explain(name, err)
+		}
+		if int64(len(p)) > limit {
+			return file{}, tooLarge(d.Path(name), limit)
+		}
+		return file{p, v}, nil
+	})
+	return f.bytes, f.version, err
+}
+
+func tooLarge(path string, limit int64) error {
+	return &FormatError{path, fmt.Errorf("it has more than %d bytes", limit)}
+}
+
+// opened is a blob's file.
+type opened struct {
+	*os.File
+	size  int64
+	stamp string
+}
+
+// openBlob opens a blob's file, unless that is known to be wrong, for the caller to close.
+func (d *Dir) openBlob(ctx context.Context, blob digest.Digest) (opened, error) {
+	return await(ctx, d, blobPath(blob), func() (opened, error) {
+		f, info, err := d.open(blobPath(blob))
+		if err != nil {
+			return opened{}, err
+		}
+		if d.doubts.wrong(blob, stamp(info)) {
+			f.Close()
+			return opened{}, d.wrong(blob, info.Size())
+		}
+		return opened{f, info.Size(), stamp(info)}, nil
+	})
+}
+
+// read returns size bytes of a file.
+func (d *Dir) read(ctx context.Context, blob digest.Digest, f opened, off, size int64) ([]byte, error) {
+	name := blobPath(blob)
+	at := f.File
+	return await(ctx, d, name, func() ([]byte, error) {
+		p := make([]byte, size) // nobody else's: whoever waits may leave before it is filled
+		n, err := at.ReadAt(p, off)
+		switch {
+		case errors.Is(err, syscall.ESTALE) && at == f.File: // await calls again
+			again, _, oerr := d.open(name)
+			if oerr != nil {
+				return nil, oerr
+			}
+			at = again // and closed when nothing refers to it
+			return nil, err
+		case int64(n) == size:
+			return p, nil
+		case err == io.EOF:
+			return nil, d.corrupt(blob, f.size, "the file ends at %d", off+int64(n))
+		}
+		return nil, d.explain(name, err)
+	})
+}
+
+func (d *Dir) corrupt(blob digest.Digest, size int64, format string, args ...any) error {
+	return &chunk.CorruptError{
+		Source: Origin + " " + d.Path(blobPath(blob)),
+		Ref:    chunk.Ref{Blob: blob, Total: size, Size: size},
+		Reason: fmt.Sprintf(format, args...),
+	}
+}
+
+// Stat implements [Files].
+func (d *Dir) Stat(ctx context.Context, blob digest.Digest) (int64, error) {
+	f, err := d.openBlob(ctx, blob)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if f.size > chunk.MaxBlobSize {
+		return 0, fmt.Errorf("layout: %s: %d bytes are more than a blob may have", d.Path(blobPath(blob)), f.size)
+	}
+	return f.size, nil
+}
+
+// Range implements [Files], for one closed range.
+func (d *Dir) Range(ctx context.Context, blob digest.Digest, asked string) (*http.Response, error) {
+	f, err := d.openBlob(ctx, blob)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var first, last int64
+	if n, err := fmt.Sscanf(asked, "bytes=%d-%d", &first, &last); n != 2 || err != nil || first < 0 || last < first || last-first >= chunk.StripeSize {
+		return nil, fmt.Errorf("layout: %s: range %q is not one of up to %d bytes", d.Path(blobPath(blob)), asked, chunk.StripeSize)
+	}
+	if last >= f.size {
+		return nil, d.corrupt(blob, f.size, "the file has %d bytes, and %s was asked for", f.size, asked)
+	}
+	p, err := d.read(ctx, blob, f, first, last+1-first)
+	if err != nil {
+		return nil, err
+	}
+	h := http.Header{"Content-Range": {fmt.Sprintf("bytes %d-%d/%d", first, last, f.size)}}
+	return answer(http.StatusPartialContent, h, bytes.NewReader(p)), nil
+}
+
+// Blob implements [Files].
+func (d *Dir) Blob() chunk.Source { return dirSource{d} }
+
+type dirSource struct{ dir *Dir }
+
+// Get implements [chunk.Source].
+func (s dirSource) Get(ctx context.Context, ref chunk.Ref) (p []byte, err error) {
+	err = s.GetRun(ctx, []chunk.Ref{ref}, func(_ chunk.Ref, q []byte) error { p = q; return nil })
+	return p, err
+}
+
+// GetRun implements [chunk.Runner]. The file is opened once for a run.
+func (s dirSource) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	d, blob, total := s.dir, refs[0].Blob, refs[0].Total
+	if err := checkDigest(blob); err != nil {
+		return err
+	}
+	f, err := d.openBlob(ctx, blob)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if f.size != total {
+		return d.corrupt(blob, total, "the file has %d bytes", f.size)
+	}
+	if err := d.dispel(ctx, blob); err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		p, err := d.read(ctx, blob, f, ref.Offset, ref.Size)
+		if err == nil {
+			err = ref.Check(Origin+" "+d.Path(blobPath(blob)), p)
+		}
+		if err != nil {
+			return err
+		}
+		if err := yield(ref, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}

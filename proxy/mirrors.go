@@ -1,0 +1,173 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+// mirrorPatience is how long one of several places may take to answer a question, for
+// the next to have time.
+const mirrorPatience = 8 * time.Second
+
+// Mirrors is a repository that is found in several places, in order of preference:
+// what one cannot or will not give is asked of the next. The last that is a registry,
+// an [upstream.Repository], is taken to be the registry itself, whose refusal is what
+// callers see; before it are mirrors of it. Other places may be before or behind it,
+// and lack what they like.
+type Mirrors []Upstream
+
+var _ Upstream = Mirrors{}
+
+// Resolve implements [Upstream].
+func (m Mirrors) Resolve(ctx context.Context, reference string) (upstream.Resolved, error) {
+	return anyOf(ctx, m, func(ctx context.Context, up Upstream) (upstream.Resolved, error) { return up.Resolve(ctx, reference) })
+}
+
+// Manifest implements [Upstream].
+func (m Mirrors) Manifest(ctx context.Context, reference string) (upstream.Manifest, error) {
+	return anyOf(ctx, m, func(ctx context.Context, up Upstream) (upstream.Manifest, error) { return up.Manifest(ctx, reference) })
+}
+
+// Stat implements [Upstream].
+func (m Mirrors) Stat(ctx context.Context, d digest.Digest) (int64, error) {
+	return anyOf(ctx, m, func(ctx context.Context, up Upstream) (int64, error) { return up.Stat(ctx, d) })
+}
+
+// Get implements [Upstream].
+func (m Mirrors) Get(ctx context.Context, path string, query url.Values, header http.Header) (*http.Response, error) {
+	return anyOf(ctx, m, func(_ context.Context, up Upstream) (*http.Response, error) {
+		return up.Get(ctx, path, query, header) // whose body is read later
+	})
+}
+
+// Blob implements [Upstream].
+func (m Mirrors) Blob() chunk.Source {
+	all := make([]chunk.Source, len(m))
+	for i, up := range m {
+		all[i] = up.Blob()
+		if i < m.registry() {
+			all[i] = mirror{all[i]}
+		}
+	}
+	return chunk.First(all...)
+}
+
+// Doubt implements doubter.
+func (m Mirrors) Doubt(d digest.Digest) {
+	for _, up := range m {
+		if place, ok := up.(doubter); ok {
+			place.Doubt(d)
+		}
+	}
+}
+
+// registry returns which of the places is the registry itself, 0 without one. No word of
+// those before it is a word of the registry.
+func (m Mirrors) registry() int {
+	for i := len(m) - 1; i > 0; i-- {
+		if _, ok := m[i].(*upstream.Repository); ok {
+			return i
+		}
+	}
+	return 0
+}
+
+// mirror is a source whose errors are no word of the registry itself.
+type mirror struct{ src chunk.Source }
+
+// mirrorError tells what it wraps, and is nothing of it.
+type mirrorError struct{ err error }
+
+func (e *mirrorError) Error() string { return "mirror: " + e.err.Error() }
+
+// Is makes it a miss, for the next place to be asked.
+func (*mirrorError) Is(target error) bool { return target == chunk.ErrNotFound }
+
+func (m mirror) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	p, err := m.src.Get(ctx, ref)
+	return p, m.said(ctx, err)
+}
+
+func (m mirror) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	var stop error // what yield returned is not the mirror's
+	err := chunk.GetRun(ctx, m.src, refs, func(ref chunk.Ref, p []byte) error {
+		stop = yield(ref, p)
+		return stop
+	})
+	if stop != nil {
+		return err
+	}
+	return m.said(ctx, err)
+}
+
+// said returns what an error of the mirror is to who asks it. When their time is over the
+// registry itself is not asked any more.
+func (mirror) said(ctx context.Context, err error) error {
+	switch {
+	case err == nil || ctx.Err() != nil && (upstream.Unreachable(err) || errors.Is(err, ctx.Err())):
+		return err
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w (mirror: %v)", ctx.Err(), err)
+	}
+	return &mirrorError{err}
+}
+
+// anyOf returns the first answer of several places. When there is none, the error is that
+// of the registry itself and of what is behind it; those of mirrors are only told.
+func anyOf[T any](ctx context.Context, all Mirrors, ask func(context.Context, Upstream) (T, error)) (T, error) {
+	var v T
+	var before, said []error
+	for i, up := range all {
+		within, cancel := ctx, context.CancelFunc(func() {})
+		if i < len(all)-1 {
+			within, cancel = context.WithTimeout(ctx, mirrorPatience)
+		}
+		var err error
+		v, err = ask(within, up)
+		cancel()
+		switch {
+		case err == nil || len(all) == 1:
+			return v, err
+		case ctx.Err() != nil && (upstream.Unreachable(err) || errors.Is(err, ctx.Err())):
+			return v, err
+		case ctx.Err() != nil && i < len(all)-1: // who has not been asked might say something else
+			return v, fmt.Errorf("%w (before: %v)", ctx.Err(), err)
+		case i < all.registry():
+			before = append(before, err)
+		default:
+			said = append(said, err)
+		}
+	}
+	err := telling(said)
+	if len(before) > 0 {
+		err = fmt.Errorf("%w (before: %v)", err, errors.Join(before...))
+	}
+	return v, err
+}
+
+// telling joins errors without those that only say that a place does not have it: next
+// to a refusal, or to a place that cannot be reached, these are no answer.
+func telling(errs []error) error {
+	var more []error
+	for _, err := range errs {
+		if !errors.Is(err, chunk.ErrNotFound) {
+			more = append(more, err)
+		}
+	}
+	switch {
+	case len(more) > 0:
+		return errors.Join(more...)
+	case len(errs) > 0:
+		return errs[0]
+	}
+	return chunk.ErrNotFound
+}
