@@ -353,7 +353,16 @@ func TestSpansAreComparedAsTheyAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, err := io.Copy(io.Discard, r)
-	if n != x.Points[2].Out || !errors.Is(err, toc.ErrMalformed) {
+	if n < x.Points[1].Out || n >= x.Points[2].Out || !errors.Is(err, toc.ErrMalformed) {
 		t.Errorf("got %d bytes, %v", n, err)
+	}
+	if n, err := r.Read(make([]byte, 1)); n > 0 || !errors.Is(err, toc.ErrMalformed) {
+		t.Errorf("then %d bytes, %v", n, err)
+	}
+	l.Inflater = &inflater{bytes.NewReader(blob), x, new(Spans)}
+	for range 2 {
+		if _, err := l.Inflate(toc.Extent{Inner: x.Points[2].Out - 100, Size: 100}, 0); !errors.Is(err, toc.ErrMalformed) {
+			t.Errorf("the end of a span that is kept: %v", err)
+		}
 	}
 }

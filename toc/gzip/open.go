@@ -82,6 +82,7 @@ type stream struct {
 	out    int64 // the byte of the tar that comes next
 	limit  int64 // the byte of the tar where reading ends
 	hash   hash.Hash
+	err    error // that reading ended with
 	// passed, unless it is nil, is told of every place that a point could be at.
 	passed func(point)
 }
@@ -136,25 +137,30 @@ func (s *stream) endMember() error {
 // Read reads up to the next point at most, and compares a span with its digest when
 // it ends.
 func (s *stream) Read(p []byte) (int, error) {
-	for s.out < s.limit && len(p) > 0 {
+	for s.err == nil && s.out < s.limit && len(p) > 0 {
 		end := s.x.spanEnd(s.span)
 		n, err := s.z.Read(p[:min(int64(len(p)), end-s.out, s.limit-s.out)])
 		s.out += int64(n)
 		s.hash.Write(p[:n])
 		switch {
 		case n > 0 && s.out == end:
-			return n, s.endSpan()
+			if s.err = s.endSpan(); s.err != nil {
+				return 0, s.err // and not what is wrong: who gets all that they want asks for no more
+			}
 		case err == io.EOF:
-			err = s.endMember()
+			s.err = s.endMember()
 		case err != nil:
-			err = s.blob.fail(err)
+			s.err = s.blob.fail(err)
 		}
-		if n > 0 || err != nil {
-			return n, err
+		if n > 0 {
+			return n, nil
 		}
 	}
-	if len(p) == 0 {
+	switch {
+	case len(p) == 0:
 		return 0, nil
+	case s.err != nil:
+		return 0, s.err
 	}
 	return 0, io.EOF
 }
