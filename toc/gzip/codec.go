@@ -28,6 +28,8 @@ import (
 //	          size of the window as it is stored
 //	32 bytes  digest
 //	          the window
+//
+// Windows used to be stored as they are. Whoever reads one kind reads the other.
 const (
 	magic     = "GRNGZIX\x01"
 	headSize  = len(magic) + 32 + 8 + 32 + 8 + 4

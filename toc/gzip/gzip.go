@@ -6,6 +6,11 @@
 // of the tar, and the tar's table. [Build] makes it as the layer passes by once;
 // [Open] gives the layer with it.
 //
+// Of those 32 KiB, the window, what follows refers to a small part, most often less than a
+// tenth. The rest is stored as zeros, which compress to nothing: such a window is sparse,
+// and the index stays small. Whoever inflates from
+// a point need not know. An index whose windows are all there is as good.
+//
 // # Trust
 //
 // Build checks all that gzip can check, and its index is as good as the bytes that it
@@ -14,8 +19,13 @@
 // between two points has a digest too, and not what is compressed: then each span
 // can be checked by itself against the blob ([Index.Check]), and since the first
 // begins with nothing and each proves the point at its end, checked spans from the
-// first on prove all that is said about them. A span that is read from its point to
-// its end is compared with its digest on the way.
+// first on prove all that is said about them.
+//
+// A digest alone does not prove a window: one that lacks a byte gives another content, and
+// whoever left it out may have made the digest of that. So the point at a span's end is
+// proven by the span: what inflates from the point must be what inflates on from before it.
+//
+// A span that is read from its point to its end is compared with its digest on the way.
 package gzip
 
 import (
@@ -40,8 +50,9 @@ type Point struct {
 	In   int64 // the byte of the blob where it starts
 	Bits uint8 // bits of that byte, the lower ones, that are still of what is before
 	Out  int64 // the byte of the tar that comes out first
-	// Window is what came out before, up to 32 KiB, in a frame of zstd. Without one
-	// the point is at the beginning of a gzip member, its header included.
+	// Window is what came out before, up to 32 KiB, in a frame of zstd. What is not
+	// referred to from behind the point may be zero. Without a window the point is at
+	// the beginning of a gzip member, its header included.
 	Window []byte
 	// Digest is that of what comes out from here to the next point, or to the end.
 	Digest toc.Digest

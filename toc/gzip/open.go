@@ -83,12 +83,13 @@ type stream struct {
 	limit  int64 // the byte of the tar where reading ends
 	hash   hash.Hash
 	err    error // that reading ended with
-	// passed, unless it is nil, is told of every place that a point could be at.
-	passed func(point)
+	// passed, unless it is nil, is told of every place that a point could be at, without
+	// window and digest.
+	passed func(Point)
 }
 
 // resume starts at point i of a layer that is read up to byte end.
-func (x *Index) resume(r io.ReaderAt, i int, end int64, passed func(point)) (*stream, error) {
+func (x *Index) resume(r io.ReaderAt, i int, end int64, passed func(Point)) (*stream, error) {
 	p := x.Points[i]
 	section := io.NewSectionReader(r, p.In, end-p.In)
 	s := &stream{blob: newBlob(section, readSize), x: x, span: i, out: p.Out, limit: x.TarSize, hash: sha256.New(), passed: passed}
@@ -108,7 +109,11 @@ func (x *Index) resume(r io.ReaderAt, i int, end int64, passed func(point)) (*st
 func (s *stream) inflate(opts ...flate.ReaderOpt) {
 	s.member = member{blob: s.blob, in: s.blob.pos(), out: s.out}
 	if s.passed != nil {
-		opts = append(opts, flate.WithEobCallback(func(at flate.InflateCheckpoint) { s.passed(s.member.end(at)) }))
+		opts = append(opts, flate.WithEobCallback(func(at flate.InflateCheckpoint) {
+			if p := s.member.end(at); !at.Final {
+				s.passed(p)
+			}
+		}))
 	}
 	s.z = flate.NewReaderOpts(s.blob.Reader, opts...)
 }
@@ -116,7 +121,7 @@ func (s *stream) inflate(opts ...flate.ReaderOpt) {
 // nextMember goes on with the member that begins here.
 func (s *stream) nextMember() error {
 	if s.passed != nil {
-		s.passed(point{Point: Point{In: s.blob.pos(), Out: s.out}})
+		s.passed(Point{In: s.blob.pos(), Out: s.out})
 	}
 	if err := s.blob.header(); err != nil {
 		return unexpected(err)
