@@ -118,7 +118,7 @@ func (f *inflation) run() error {
 		case err != nil:
 			return err
 		}
-		if in == 0 || f.out-f.last() >= f.span/8 {
+		if in == 0 || f.out-f.last() >= f.span/2 {
 			f.add(Point{In: in, Out: f.out}, found{})
 		}
 		if err := f.inflate(); err != nil {

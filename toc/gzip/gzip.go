@@ -2,13 +2,13 @@
 // and without conversion.
 //
 // Deflate has no way in but its beginning, unless one knows where a block begins and
-// the 32 KiB that came out before it. An [Index] has such points about every 1.5 MiB
+// the 32 KiB that came out before it. An [Index] has such points about every 300 KiB
 // of the tar, and the tar's table. [Build] makes it as the layer passes by once;
 // [Open] gives the layer with it.
 //
 // Of those 32 KiB, the window, what follows refers to a small part, most often less than a
 // tenth. The rest is stored as zeros, which compress to nothing: such a window is sparse,
-// and the index stays small. Whoever inflates from
+// and points can be near each other in an index that stays small. Whoever inflates from
 // a point need not know. An index whose windows are all there is as good.
 //
 // # Trust
@@ -38,8 +38,11 @@ import (
 const (
 	// Span is how much of the tar is between points, or a little more: a point is
 	// where a block of deflate begins, of which most inflate to 10 to 200 KiB. It is
-	// an eighth of that before a member's beginning, which costs no window.
-	Span = 3 << 19
+	// half of that before a member's beginning, which costs no window. What is read for
+	// nothing grows with it, and the index shrinks: so it is 0.75 % of a Debian, 0.9 % of
+	// a Go installation, 0.96 % of Python's packages. Where files are very small it is
+	// their table that makes it larger.
+	Span = 288 << 10
 
 	maxWindow = 32 << 10 // of deflate (RFC 1951 section 2)
 	lookahead = 4        // bytes that the inflater reads behind the end of a block
@@ -85,12 +88,13 @@ func (x *Index) end(out int64) int64 {
 }
 
 // guess returns the byte of the layer up to which it is about to be read for the tar up
-// to out, as if a span were packed evenly, and a little more.
+// to out, as if a span were packed evenly. It is so much more that few spans are not
+// taken as a whole: a second request takes longer, and what is near may be read next.
 func (x *Index) guess(out int64) int64 {
 	i := max(x.find(out-1), 0)
 	p, end := x.Points[i], x.end(x.spanEnd(i))
 	share := float64(out-p.Out) / float64(max(x.spanEnd(i)-p.Out, 1))
-	return min(end, p.In+int64(share*float64(end-p.In))+readSize/2)
+	return min(end, p.In+int64(share*float64(end-p.In))+readSize)
 }
 
 // spanEnd returns the byte of the tar where the span of point i ends.

@@ -1,7 +1,6 @@
 package gzip
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"hash"
@@ -19,9 +18,9 @@ const readSize = 64 << 10
 const (
 	// smallExtent is up to where an extent is worth being inflated with what is near.
 	smallExtent = 1 << 20
-	// keptSpan is up to where a span is kept: what somebody says of a layer must not
-	// make it larger.
-	keptSpan = 4 * Span
+	// fewSpans is as many as a small extent can be in, if Build made the points. If they
+	// are nearer, it is better to inflate on than to begin at each.
+	fewSpans = 2*smallExtent/Span + 2
 )
 
 // Open opens a layer whose index is known. The error wraps [toc.ErrMalformed] when
@@ -53,12 +52,12 @@ func (f *inflater) Inflate(e toc.Extent, off int64) (io.ReadCloser, error) {
 	}
 	from, end := e.Inner+off, e.Inner+e.Size
 	i := f.x.find(from)
-	if span := f.x.spanEnd(i); f.spans != nil && e.Size <= smallExtent && end <= span && span-f.x.Points[i].Out <= keptSpan {
-		p, err := f.spans.of(f.x, i).read(f.r, from, end)
+	if last, ok := f.together(e.Size, i, end); ok {
+		p, err := f.spans.read(f.x, f.r, i, last, from, end)
 		if err != nil {
 			return nil, err
 		}
-		return io.NopCloser(bytes.NewReader(p)), nil
+		return io.NopCloser(p), nil
 	}
 	toc.Expect(f.r, f.x.Points[i].In, f.x.guess(end))
 	s, err := f.x.resume(f.r, i, f.x.end(end), nil)
@@ -70,6 +69,24 @@ func (f *inflater) Inflate(e toc.Extent, off int64) (io.ReadCloser, error) {
 	}
 	s.limit = end
 	return io.NopCloser(s), nil
+}
+
+// together reports whether what is in spans i to last, up to byte end of the tar, is
+// inflated with what is near.
+func (f *inflater) together(size int64, i int, end int64) (last int, ok bool) {
+	if f.spans == nil || size > smallExtent {
+		return 0, false
+	}
+	for last = i; last < i+fewSpans; last++ {
+		next := f.x.spanEnd(last)
+		if next-f.x.Points[last].Out > maxSpan {
+			return 0, false
+		}
+		if end <= next {
+			return last, true
+		}
+	}
+	return 0, false
 }
 
 // stream is a layer that is inflated from a point on.

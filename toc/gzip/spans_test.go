@@ -87,3 +87,95 @@ func TestNearFilesAreInflatedTogether(t *testing.T) {
 type failingReaderAt struct{ err error }
 
 func (r failingReaderAt) ReadAt([]byte, int64) (int, error) { return 0, r.err }
+
+// TestAcrossPoints reads a file that several spans have a part of: with one request, and
+// so that what is there needs none.
+func TestAcrossPoints(t *testing.T) {
+	p := sample(t)
+	blob := compressed(t, p, 6)
+	x := indexed(t, blob)
+	from, near := &counter{blob: blob}, new(Spans)
+	read := func(r io.ReaderAt, start, end int64) {
+		t.Helper()
+		c, err := (&inflater{r, x, near}).Inflate(toc.Extent{Inner: start, Size: end - start}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, p[start:end]) {
+			t.Errorf("from %d to %d: %d bytes, %v", start, end, len(got), err)
+		}
+	}
+	start, end := x.Points[2].Out-1000, x.Points[5].Out+1000
+	read(from, start, end)
+	if from.requests != 1 {
+		t.Errorf("%d requests", from.requests)
+	}
+	if most := x.Points[6].In - x.Points[1].In + 2*part; int64(len(from.fetched))*part > most {
+		t.Errorf("%d bytes were fetched, of %d", len(from.fetched)*part, most)
+	}
+	failing := failingReaderAt{errors.New("network is down")}
+	read(failing, start, end)
+	read(failing, x.Points[3].Out-10, x.Points[3].Out+10)
+	read(failing, x.Points[4].Out, x.Points[5].Out)
+	// Spans in which next to nothing is are inflated one behind the other.
+	many := *x
+	many.Points = []Point{x.Points[0]}
+	for i := range int64(fewSpans) {
+		many.Points = append(many.Points, Point{In: 1 + i, Out: 1 + i})
+	}
+	if _, ok := (&inflater{from, &many, near}).together(fewSpans+1, 0, fewSpans+1); ok {
+		t.Errorf("%d spans are begun for %d bytes", fewSpans+1, fewSpans+1)
+	}
+}
+
+// TestReadingOn reads one small file behind the other.
+func TestReadingOn(t *testing.T) {
+	p := noise(10<<20, 1)
+	blob := compressed(t, p, 1)
+	x, err := Build(bytes.NewReader(blob), noTable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := &counter{blob: blob}
+	f := &inflater{from, x, new(Spans)}
+	for at := int64(0); at < x.TarSize; at += 30_000 {
+		e := toc.Extent{Inner: at, Size: min(30_000, x.TarSize-at)}
+		r, err := f.Inflate(e, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, p[at:at+e.Size]) {
+			t.Fatalf("at %d: %d bytes, %v", at, len(got), err)
+		}
+	}
+	// Each is for as much as all before it, as far as those are kept.
+	if len(x.Points) < 30 || from.requests > 10 {
+		t.Errorf("%d requests for %d spans", from.requests, len(x.Points))
+	}
+}
+
+func TestSpansAreBounded(t *testing.T) {
+	near := new(Spans)
+	for _, size := range []int64{100, Span, maxSpan, Span, maxSpan, maxSpan, 1} {
+		x := &Index{TarSize: 300 * size}
+		for i := range int64(300) {
+			x.Points = append(x.Points, Point{Out: i * size})
+		}
+		for i := range x.Points {
+			near.of(x, i)
+			held := int64(0)
+			for _, s := range near.kept {
+				held += s.x.spanEnd(s.i) - s.x.Points[s.i].Out
+			}
+			if held > maxHeld || len(near.kept) > maxHeld/resumed {
+				t.Fatalf("%d spans of %d bytes are kept", len(near.kept), held)
+			}
+			if last := near.kept[len(near.kept)-1]; last.x != x || last.i != i {
+				t.Fatal("a span is not kept")
+			}
+		}
+		if near.held < maxHeld/4 {
+			t.Errorf("spans of %d bytes: %d bytes are kept", size, near.held)
+		}
+	}
+}
