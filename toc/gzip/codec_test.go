@@ -218,6 +218,7 @@ func FuzzBuild(f *testing.F) {
 	f.Add(members(f, p, 1000))
 	f.Add(flushed(f, p, 700))
 	f.Add(compressed(f, p, -2))
+	f.Add(compressed(f, nil, 6))
 	f.Fuzz(func(t *testing.T, blob []byte) {
 		if len(blob) > 1<<14 {
 			return

@@ -146,6 +146,26 @@ func TestReadsNoMoreThanNeeded(t *testing.T) {
 	}
 }
 
+// TestNothing reads nothing at places where members begin, and of an empty tar.
+func TestNothing(t *testing.T) {
+	for _, blob := range [][]byte{members(t, sample(t), 100_000), compressed(t, nil, 6)} {
+		x, err := build(bytes.NewReader(blob), noTable, smallSpan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range x.Points {
+			size := min(10, p.Out)
+			r, err := open(t, blob, x).Inflate(toc.Extent{Inner: p.Out - size, Size: size}, size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(r); err != nil || len(got) > 0 {
+				t.Errorf("at %d: %d bytes, %v", p.Out, len(got), err)
+			}
+		}
+	}
+}
+
 func TestInflatedReader(t *testing.T) {
 	p := sample(t)[:600_000]
 	blob := members(t, tarOf(t, "f", p), 50_000)

@@ -1,6 +1,7 @@
 package gzip
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"hash"
@@ -51,6 +52,9 @@ func (f *inflater) Inflate(e toc.Extent, off int64) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("gzip: %w: byte %d of %d at %d of a tar of %d", toc.ErrMalformed, off, e.Size, e.Inner, f.x.TarSize)
 	}
 	from, end := e.Inner+off, e.Inner+e.Size
+	if from == end {
+		return io.NopCloser(bytes.NewReader(nil)), nil // it may be before a header, of which nothing is to be read
+	}
 	i := f.x.find(from)
 	if last, ok := f.together(e.Size, i, end); ok {
 		p, err := f.spans.read(f.x, f.r, i, last, from, end)
