@@ -2,6 +2,7 @@ package gzip
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -23,13 +24,18 @@ const (
 	freeBlocks = 1 << 14
 )
 
+// waiting is how many windows may wait to be packed. With what is behind it each takes
+// 96 KiB.
+const waiting = 8
+
 // Scan makes the table of a tar that passes by, with digests, Inner as offset in the
 // tar, and Start and End 0.
 type Scan func(tar io.Reader) (*toc.TOC, error)
 
-// Build makes the index of a layer in one pass, in three steps side by side: the
-// layer is inflated; spans are cut and hashed; scan makes the table. It reads r to its
-// end, checks every member, and returns when all of that has ended.
+// Build makes the index of a layer in one pass, in four steps side by side: the
+// layer is inflated; windows are made sparse and packed; spans are cut and hashed; scan
+// makes the table. It reads r to its end, checks every member, and returns when all
+// of that has ended.
 //
 // The error is one of r, or of scan; io.ErrUnexpectedEOF when the layer ends inside
 // a member; or it wraps [toc.ErrFormat] when it does not begin as gzip does,
@@ -40,14 +46,17 @@ func build(r io.Reader, scan Scan, span int64) (*Index, error) {
 	inflated, inflate := io.Pipe()
 	tar, pass := io.Pipe()
 	var (
-		points  pending
-		c       = newCutter(&points)
-		in      = inflation{blob: newHashedBlob(r, piece), points: &points, w: bufio.NewWriterSize(inflate, piece), span: span}
+		cuts    pending
+		c       = newCutter(&cuts)
+		windows = make(chan found, waiting)
+		in      = inflation{blob: newPassingBlob(r), cuts: &cuts, windows: windows, w: bufio.NewWriterSize(inflate, piece), span: span}
+		packed  [][]byte
 		table   *toc.TOC
 		cut     error
 		scanned error
 		steps   sync.WaitGroup
 	)
+	steps.Go(func() { packed = packAll(windows) })
 	steps.Go(func() {
 		cut = c.run(inflated, pass)
 		pass.CloseWithError(cut)
@@ -60,6 +69,7 @@ func build(r io.Reader, scan Scan, span int64) (*Index, error) {
 		tar.CloseWithError(scanned)
 	})
 	err := in.run()
+	close(windows)
 	inflate.CloseWithError(err)
 	steps.Wait()
 	// A later step's error ends the earlier ones, and the other way round.
@@ -68,13 +78,15 @@ func build(r io.Reader, scan Scan, span int64) (*Index, error) {
 			return nil, err
 		}
 	}
-	x := &Index{Size: in.pos(), TarSize: in.out, Points: c.points}
+	x := &Index{Size: in.pos(), TarSize: in.out, Points: in.points, Table: table}
+	for i := range x.Points {
+		x.Points[i].Window, x.Points[i].Digest = packed[i], c.digests[i]
+	}
 	if last := len(x.Points) - 1; last > 0 && x.Points[last].Out == x.TarSize {
 		x.Points = x.Points[:last] // nothing comes after it
 	}
 	in.src.hash.Sum(x.Blob[:0])
 	c.tar.Sum(x.DiffID[:0])
-	x.Table = table
 	if err := x.check(); err != nil {
 		return nil, err
 	}
@@ -85,13 +97,14 @@ func build(r io.Reader, scan Scan, span int64) (*Index, error) {
 // inflation is a layer that is being inflated, from its beginning to its end.
 type inflation struct {
 	*blob
-	w      *bufio.Writer
-	points *pending
-	out    int64 // bytes that came out
-	blocks int64
-	span   int64 // what is between points
-	last   int64 // the byte of the tar that the last point is at
-	member member
+	w       *bufio.Writer
+	cuts    *pending
+	windows chan<- found // of the points, in their order
+	points  []Point      // without window and digest
+	out     int64        // bytes that came out
+	blocks  int64
+	span    int64 // what is between points
+	member  member
 }
 
 func (f *inflation) run() error {
@@ -105,8 +118,8 @@ func (f *inflation) run() error {
 		case err != nil:
 			return err
 		}
-		if f.out == 0 && in == 0 || f.out-f.last >= f.span/8 {
-			f.add(point{Point: Point{In: in, Out: f.out}})
+		if in == 0 || f.out-f.last() >= f.span/2 {
+			f.add(Point{In: in, Out: f.out}, found{})
 		}
 		if err := f.inflate(); err != nil {
 			return err
@@ -114,9 +127,15 @@ func (f *inflation) run() error {
 	}
 }
 
-func (f *inflation) add(p point) {
-	f.last = p.Out
-	f.points.add(p)
+// last returns the byte of the tar that the last point is at.
+func (f *inflation) last() int64 { return f.points[len(f.points)-1].Out }
+
+func (f *inflation) add(p Point, w found) {
+	if p.Out > 0 {
+		f.cuts.add(p.Out)
+	}
+	f.points = append(f.points, p)
+	f.windows <- w
 }
 
 // inflate inflates the member whose header was read.
@@ -150,9 +169,8 @@ func (f *inflation) blockEnd(at flate.InflateCheckpoint) {
 	if f.blocks > freeBlocks+p.Out/minBlock {
 		f.stop(fmt.Errorf("%w: blocks of less than %d bytes", toc.ErrLimit, minBlock))
 	}
-	if at.Final || p.Out-f.last < f.span {
+	if at.Final || p.Out-f.last() < f.span {
 		return
 	}
-	p.window = append([]byte(nil), p.window...)
-	f.add(p)
+	f.add(p, found{window: bytes.Clone(at.Window), behind: f.peek(p.In), bits: p.Bits})
 }

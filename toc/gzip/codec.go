@@ -28,12 +28,15 @@ import (
 //	          size of the window as it is stored
 //	32 bytes  digest
 //	          the window
+//
+// Windows used to be stored as they are, and points to be further apart. Whoever reads
+// one kind reads the other.
 const (
 	magic     = "GRNGZIX\x01"
 	headSize  = len(magic) + 32 + 8 + 32 + 8 + 4
 	minPoint  = 4 + 32
 	maxPacked = maxWindow + 1024 // what does not compress becomes a little larger
-	maxPoints = 8 * maxTar / Span
+	maxPoints = 2 * maxTar / Span
 )
 
 // MaxIndex is the most bytes that are read of an index: 1 GiB. One of a layer whose

@@ -55,49 +55,77 @@ func listed(t *toc.TOC) (all []toc.Entry) {
 	return all
 }
 
-// TestGolden reads the index of a layer as version 1 has it. Both are of the layer
-// that -update makes.
+// TestGolden reads indexes as version 1 has them: one that was written before windows were
+// sparse, and two of another layer, with windows that are and such that are not. -update makes
+// these two, and their layer.
 func TestGolden(t *testing.T) {
-	const layer, index = "testdata/layer.tar.gz", "testdata/layer.index"
 	p := tarOf(t, "file", text(50_000, 1))
 	if *update {
-		blob := members(t, p, 20_000)
-		x, err := build(bytes.NewReader(blob), tarball.Scan, 8<<10)
+		writeGolden(t, p)
+	}
+	for index, layer := range map[string]string{"layer.index": "layer.tar.gz", "sparse.index": "flushed.tar.gz", "full.index": "flushed.tar.gz"} {
+		blob, x := golden(t, layer), decoded(t, golden(t, index))
+		if len(x.Points) < 3 {
+			t.Errorf("%s: %d points", index, len(x.Points))
+		}
+		for i := range x.Points {
+			if err := x.Check(bytes.NewReader(blob), i); err != nil {
+				t.Errorf("%s: %v", index, err)
+			}
+		}
+		r, err := open(t, blob, x).Inflate(toc.Extent{Inner: 40_000, Size: 5000}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for name, b := range map[string][]byte{layer: blob, index: encoded(t, x)} {
-			if err := os.WriteFile(name, b, 0o644); err != nil {
-				t.Fatal(err)
-			}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, p[40_000:45_000]) {
+			t.Errorf("%s: %d bytes, %v", index, len(got), err)
 		}
 	}
-	blob, err := os.ReadFile(layer)
+	sparse, full := decoded(t, golden(t, "sparse.index")), decoded(t, golden(t, "full.index"))
+	for i, x := range full.Points {
+		if window, err := unpack(x.Window); err != nil || i > 0 && !bytes.Equal(window, p[max(0, x.Out-maxWindow):x.Out]) {
+			t.Errorf("point %d: a window of %d bytes, %v", i, len(window), err)
+		}
+		if i > 0 && len(x.Window) <= len(sparse.Points[i].Window) {
+			t.Errorf("point %d: a sparse window takes %d bytes, a full one %d", i, len(sparse.Points[i].Window), len(x.Window))
+		}
+	}
+}
+
+func golden(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile("testdata/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(index)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return b
+}
+
+func decoded(t *testing.T, b []byte) *Index {
+	t.Helper()
 	x, err := Decode(bytes.NewReader(b))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(x.Points) < 3 {
-		t.Errorf("%d points", len(x.Points))
-	}
-	for i := range x.Points {
-		if err := x.Check(bytes.NewReader(blob), i); err != nil {
-			t.Error(err)
-		}
-	}
-	r, err := open(t, blob, x).Inflate(toc.Extent{Inner: 40_000, Size: 5000}, 0)
+	return x
+}
+
+func writeGolden(t *testing.T, p []byte) {
+	t.Helper()
+	files := map[string][]byte{"flushed.tar.gz": flushed(t, p, 5_000)}
+	x, err := build(bytes.NewReader(files["flushed.tar.gz"]), tarball.Scan, 8<<10)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, p[40_000:45_000]) {
-		t.Errorf("%d bytes, %v", len(got), err)
+	files["sparse.index"] = encoded(t, x)
+	for i, point := range x.Points[1:] {
+		x.Points[1+i].Window = pack(p[max(0, point.Out-maxWindow):point.Out])
+	}
+	files["full.index"] = encoded(t, x)
+	for name, b := range files {
+		if err := os.WriteFile("testdata/"+name, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -190,6 +218,7 @@ func FuzzBuild(f *testing.F) {
 	f.Add(members(f, p, 1000))
 	f.Add(flushed(f, p, 700))
 	f.Add(compressed(f, p, -2))
+	f.Add(compressed(f, nil, 6))
 	f.Fuzz(func(t *testing.T, blob []byte) {
 		if len(blob) > 1<<14 {
 			return

@@ -3,10 +3,13 @@ package gzip
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"io"
+	"math/bits"
 	"math/rand/v2"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -71,50 +74,6 @@ func TestAnywhere(t *testing.T) {
 	}
 }
 
-// TestNearFilesAreInflatedTogether in whatever order they are read, each in the name of
-// whoever reads it.
-func TestNearFilesAreInflatedTogether(t *testing.T) {
-	p := sample(t)
-	blob := compressed(t, p, 6)
-	x := indexed(t, blob)
-	broken := errors.New("network is down")
-	l := &toc.Layer{TOC: x.Table, Inflater: &inflater{nil, x, new(Spans)}}
-	read := func(r io.ReaderAt, e toc.Extent) ([]byte, error) {
-		c, err := l.On(r).Inflate(e, 0)
-		if err != nil {
-			return nil, err
-		}
-		return io.ReadAll(c)
-	}
-	from := &counter{r: bytes.NewReader(blob)}
-	end := x.Points[1].Out
-	for _, at := range []int64{end - 100, 0, 5000, end - 100, 70_000} {
-		e := toc.Extent{Inner: at, Size: 100}
-		if got, err := read(from, e); err != nil || !bytes.Equal(got, p[at:at+100]) {
-			t.Errorf("at %d: %d bytes, %v", at, len(got), err)
-		}
-	}
-	if from.bytes > 2*readSize+x.Points[1].In {
-		t.Errorf("%d bytes were read for a span of %d", from.bytes, x.Points[1].In)
-	}
-	// What is there needs no reader, and one that fails is nobody else's misfortune.
-	failing := failingReaderAt{broken}
-	if got, err := read(failing, toc.Extent{Inner: 7, Size: 9}); err != nil || !bytes.Equal(got, p[7:16]) {
-		t.Errorf("what is there: %v", err)
-	}
-	second := toc.Extent{Inner: end + 1000, Size: 100}
-	if _, err := read(failing, second); !errors.Is(err, broken) {
-		t.Errorf("what is not there: %v", err)
-	}
-	if got, err := read(from, second); err != nil || !bytes.Equal(got, p[end+1000:end+1100]) {
-		t.Errorf("after a failure: %d bytes, %v", len(got), err)
-	}
-}
-
-type failingReaderAt struct{ err error }
-
-func (r failingReaderAt) ReadAt([]byte, int64) (int, error) { return 0, r.err }
-
 func readAtRandom(t *testing.T, l *toc.Layer, p []byte) {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -172,7 +131,7 @@ func TestReadsNoMoreThanNeeded(t *testing.T) {
 	blob := compressed(t, p, 6)
 	x := indexed(t, blob)
 	for i, point := range x.Points {
-		c := &counter{r: bytes.NewReader(blob)}
+		c := &counter{blob: blob}
 		l := open(t, blob, x).On(c)
 		r, err := l.Inflate(toc.Extent{Inner: point.Out, Size: 1000}, 0)
 		if err != nil {
@@ -187,18 +146,24 @@ func TestReadsNoMoreThanNeeded(t *testing.T) {
 	}
 }
 
-// counter counts what is read.
-type counter struct {
-	r     io.ReaderAt
-	reads int
-	bytes int64
-}
-
-func (c *counter) ReadAt(p []byte, off int64) (int, error) {
-	n, err := c.r.ReadAt(p, off)
-	c.reads++
-	c.bytes += int64(n)
-	return n, err
+// TestNothing reads nothing at places where members begin, and of an empty tar.
+func TestNothing(t *testing.T) {
+	for _, blob := range [][]byte{members(t, sample(t), 100_000), compressed(t, nil, 6)} {
+		x, err := build(bytes.NewReader(blob), noTable, smallSpan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range x.Points {
+			size := min(10, p.Out)
+			r, err := open(t, blob, x).Inflate(toc.Extent{Inner: p.Out - size, Size: size}, size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(r); err != nil || len(got) > 0 {
+				t.Errorf("at %d: %d bytes, %v", p.Out, len(got), err)
+			}
+		}
+	}
 }
 
 func TestInflatedReader(t *testing.T) {
@@ -260,7 +225,10 @@ func TestReadErrorsAreNotTheLayers(t *testing.T) {
 			t.Errorf("build from %d bytes: %v", n, err)
 		}
 	}
-	blob = compressed(t, sample(t), 6)
+	// It may be met by who looks ahead, and be over when it is read again.
+	if _, err := build(iotest.TimeoutReader(bytes.NewReader(blob)), tarball.Scan, 1<<10); !errors.Is(err, iotest.ErrTimeout) {
+		t.Errorf("build from a reader that fails for a while: %v", err)
+	}
 	l := open(t, blob, indexed(t, blob)).On(window{bytes.NewReader(blob), 0, 100_000})
 	r, err := l.Inflate(toc.Extent{Inner: 0, Size: 1 << 20}, 0)
 	if err == nil {
@@ -342,6 +310,118 @@ func TestLies(t *testing.T) {
 	}
 }
 
+// TestWindowThatLacksAByte leaves out of a window what is referred to. The span before it
+// gives that away, even if the digest is of what comes out then; the span itself if it
+// is not, and to who reads it.
+func TestWindowThatLacksAByte(t *testing.T) {
+	p := sample(t)
+	blob := compressed(t, p, 6)
+	x := indexed(t, blob)
+	window, err := unpack(x.Points[2].Window)
+	if err != nil {
+		t.Fatal(err)
+	}
+	needed := slices.IndexFunc(window, func(b byte) bool { return b != 0 })
+	unneeded := bytes.IndexByte(window, 0)
+	window[unneeded] = 'x'
+	x.Points[2].Window = pack(window)
+	for i := range x.Points {
+		if err := x.Check(bytes.NewReader(blob), i); err != nil {
+			t.Errorf("with a byte more than it takes: %v", err)
+		}
+	}
+	window[needed] = 0
+	x.Points[2].Window = pack(window)
+	for _, i := range []int{1, 2} {
+		if err := x.Check(bytes.NewReader(blob), i); !errors.Is(err, toc.ErrMalformed) {
+			t.Errorf("span %d: %v", i, err)
+		}
+	}
+	start, end := x.Points[2].Out, x.Points[3].Out
+	for _, spans := range []*Spans{nil, new(Spans)} {
+		l := &toc.Layer{TOC: x.Table, Inflater: &inflater{bytes.NewReader(blob), x, spans}}
+		r, err := l.Inflate(toc.Extent{Inner: start, Size: end - start}, 0)
+		if err == nil {
+			_, err = io.ReadAll(r)
+		}
+		if !errors.Is(err, toc.ErrMalformed) {
+			t.Errorf("read to the span's end: %v", err)
+		}
+	}
+	x.Points[2].Digest = sha256.Sum256(inflated(t, x, 2, blob, int(end)))
+	if err := x.Check(bytes.NewReader(blob), 2); err != nil {
+		t.Errorf("with a digest of that: %v", err)
+	}
+	if err := x.Check(bytes.NewReader(blob), 1); !errors.Is(err, toc.ErrMalformed) {
+		t.Errorf("the span before it, with a digest of that: %v", err)
+	}
+}
+
+// TestPointThatIsNone is of a layer in which something is stored that is deflate too, and
+// begins as what comes behind it. Who inflates from there gets something else in the end.
+func TestPointThatIsNone(t *testing.T) {
+	same := noise(maxWindow, 1)
+	var inner, d deflater
+	inner.stored(same, false)
+	inner.stored(noise(1000, 2), false)
+	d.open()
+	d.stored(inner.b, false)
+	begin := len(d.b)
+	d.stored(same, false)
+	d.stored(noise(1000, 3), true)
+	d.close()
+	x, err := build(bytes.NewReader(d.b), noTable, 20_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x.Points[1].In != int64(begin) {
+		t.Fatalf("the point is at byte %d, not %d", x.Points[1].In, begin)
+	}
+	if err := x.Check(bytes.NewReader(d.b), 0); err != nil {
+		t.Fatal(err)
+	}
+	x.Points[1].In -= int64(len(inner.b))
+	if err := x.Check(bytes.NewReader(d.b), 0); !errors.Is(err, toc.ErrMalformed) {
+		t.Errorf("the check: %v", err)
+	}
+}
+
+// TestPointBehindTheFinalBlock is of a member whose trailer is deflate: it begins as a block
+// of the fixed codes with the literal that is the next member.
+func TestPointBehindTheFinalBlock(t *testing.T) {
+	var d deflater
+	for seed := uint64(1); ; seed++ {
+		d = deflater{}
+		d.open()
+		d.stored(noise(30_000, seed), true)
+		d.close()
+		trailer := binary.LittleEndian.Uint32(d.b[len(d.b)-8:])
+		code := bits.Reverse8(byte(trailer >> 3))
+		if trailer&7 != 1<<1 || code < 0x30 || code >= 0xc0 {
+			continue // section 3.2.6 of RFC 1951
+		}
+		d.open()
+		d.stored([]byte{code - 0x30}, true)
+		d.close()
+		break
+	}
+	x, err := build(bytes.NewReader(d.b), noTable, 20_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Check(bytes.NewReader(d.b), 0); err != nil {
+		t.Fatal(err)
+	}
+	x.Points[1].In -= trailerSize
+	x.Points[1].Window = pack(d.out[:30_000])
+	if got := inflated(t, x, 1, d.b, 30_001); !bytes.Equal(got, d.out[30_000:]) {
+		t.Fatal("the trailer does not inflate to what is next")
+	}
+	if err := x.Check(bytes.NewReader(d.b), 0); !errors.Is(err, toc.ErrMalformed) {
+		t.Errorf("the check: %v", err)
+	}
+}
+
 func TestSpansAreComparedAsTheyAreRead(t *testing.T) {
 	p := sample(t)
 	blob := compressed(t, p, 6)
@@ -353,7 +433,16 @@ func TestSpansAreComparedAsTheyAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, err := io.Copy(io.Discard, r)
-	if n != x.Points[2].Out || !errors.Is(err, toc.ErrMalformed) {
+	if n < x.Points[1].Out || n >= x.Points[2].Out || !errors.Is(err, toc.ErrMalformed) {
 		t.Errorf("got %d bytes, %v", n, err)
+	}
+	if n, err := r.Read(make([]byte, 1)); n > 0 || !errors.Is(err, toc.ErrMalformed) {
+		t.Errorf("then %d bytes, %v", n, err)
+	}
+	l.Inflater = &inflater{bytes.NewReader(blob), x, new(Spans)}
+	for range 2 {
+		if _, err := l.Inflate(toc.Extent{Inner: x.Points[2].Out - 100, Size: 100}, 0); !errors.Is(err, toc.ErrMalformed) {
+			t.Errorf("the end of a span that is kept: %v", err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package gzip
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -38,21 +39,38 @@ type blob struct {
 
 type source struct {
 	r    io.Reader
-	n    int64 // bytes that were read
-	hash hash.Hash
-	err  error // that reading ended with
+	n    int64     // bytes that were read
+	hash hash.Hash // of them; nil for none
+	last []byte    // of them; nothing is kept if it has no capacity
+	err  error     // that reading ended with
 }
 
+// Read fails for ever once it has: one who looks ahead must not take the end with it.
 func (s *source) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
 	n, err := s.r.Read(p)
 	s.n += int64(n)
 	if s.hash != nil {
 		s.hash.Write(p[:n])
 	}
+	if cap(s.last) > 0 {
+		s.keep(p[:n])
+	}
 	if err != nil {
 		s.err = err
 	}
 	return n, err
+}
+
+// keep keeps what was read, and of what was read before it so much as who looks ahead
+// has not come to yet, and what the inflater is ahead by.
+func (s *source) keep(p []byte) {
+	if len(s.last)+len(p) > cap(s.last) {
+		s.last = append(s.last[:0], s.last[max(0, len(s.last)-traced-lookahead):]...)
+	}
+	s.last = append(s.last, p...)
 }
 
 // newBlob returns a blob that reads r in pieces of up to size bytes.
@@ -62,10 +80,24 @@ func newBlob(r io.Reader, size int) *blob {
 	return b
 }
 
-func newHashedBlob(r io.Reader, size int) *blob {
-	b := newBlob(r, size)
+// newPassingBlob returns a blob that is hashed as it passes, and can be looked at ahead.
+func newPassingBlob(r io.Reader) *blob {
+	b := newBlob(r, piece)
 	b.src.hash = sha256.New()
+	b.src.last = make([]byte, 0, 2*piece)
 	return b
+}
+
+// peek returns what is from byte at on, which the inflater has just come to: as much as
+// is traced, or less at the blob's end, or where it cannot be read.
+func (b *blob) peek(at int64) []byte {
+	b.Peek(traced) //nolint:errcheck // whoever reads on meets it again
+	last := b.src.last
+	skip := int64(len(last)) - (b.src.n - at)
+	if skip < 0 {
+		return nil
+	}
+	return bytes.Clone(last[skip:min(skip+traced, int64(len(last)))])
 }
 
 // pos returns how much of the blob is consumed.
@@ -86,13 +118,9 @@ func (b *blob) fail(err error) error {
 
 // stop makes the next read of the blob fail.
 func (b *blob) stop(err error) {
-	b.src.err, b.src.r = err, failing{err}
+	b.src.err = err
 	b.Reset(&b.src)
 }
-
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // header reads a member's header. It is io.EOF when nothing but zeros is left, with
 // which some tools fill up their last block.
@@ -208,15 +236,12 @@ type member struct {
 	ahead   int64 // bytes by which the inflater takes itself to be ahead
 }
 
-// end returns the point behind a block, with its window for as long as the call lasts.
+// end returns the point behind a block, without its window.
 //
 // The inflater counts those bytes twice that it has looked at before it finds that a
 // stored block begins. Behind the block it has no bits left, so that the blob is
 // exactly there; and elsewhere it is never before the blob.
-func (m *member) end(at flate.InflateCheckpoint) point {
+func (m *member) end(at flate.InflateCheckpoint) Point {
 	m.ahead = max(m.ahead, at.CompressedOffset-(m.blob.pos()-m.in))
-	return point{
-		Point:  Point{In: m.in + at.CompressedOffset - m.ahead, Bits: at.BitOffset, Out: m.out + at.UncompressedOffset},
-		window: at.Window,
-	}
+	return Point{In: m.in + at.CompressedOffset - m.ahead, Bits: at.BitOffset, Out: m.out + at.UncompressedOffset}
 }

@@ -19,9 +19,9 @@ const readSize = 64 << 10
 const (
 	// smallExtent is up to where an extent is worth being inflated with what is near.
 	smallExtent = 1 << 20
-	// keptSpan is up to where a span is kept: what somebody says of a layer must not
-	// make it larger.
-	keptSpan = 4 * Span
+	// fewSpans is as many as a small extent can be in, if Build made the points. If they
+	// are nearer, it is better to inflate on than to begin at each.
+	fewSpans = 2*smallExtent/Span + 2
 )
 
 // Open opens a layer whose index is known. The error wraps [toc.ErrMalformed] when
@@ -52,13 +52,16 @@ func (f *inflater) Inflate(e toc.Extent, off int64) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("gzip: %w: byte %d of %d at %d of a tar of %d", toc.ErrMalformed, off, e.Size, e.Inner, f.x.TarSize)
 	}
 	from, end := e.Inner+off, e.Inner+e.Size
+	if from == end {
+		return io.NopCloser(bytes.NewReader(nil)), nil // it may be before a header, of which nothing is to be read
+	}
 	i := f.x.find(from)
-	if span := f.x.spanEnd(i); f.spans != nil && e.Size <= smallExtent && end <= span && span-f.x.Points[i].Out <= keptSpan {
-		p, err := f.spans.of(f.x, i).read(f.r, from, end)
+	if last, ok := f.together(e.Size, i, end); ok {
+		p, err := f.spans.read(f.x, f.r, i, last, from, end)
 		if err != nil {
 			return nil, err
 		}
-		return io.NopCloser(bytes.NewReader(p)), nil
+		return io.NopCloser(p), nil
 	}
 	toc.Expect(f.r, f.x.Points[i].In, f.x.guess(end))
 	s, err := f.x.resume(f.r, i, f.x.end(end), nil)
@@ -72,6 +75,24 @@ func (f *inflater) Inflate(e toc.Extent, off int64) (io.ReadCloser, error) {
 	return io.NopCloser(s), nil
 }
 
+// together reports whether what is in spans i to last, up to byte end of the tar, is
+// inflated with what is near.
+func (f *inflater) together(size int64, i int, end int64) (last int, ok bool) {
+	if f.spans == nil || size > smallExtent {
+		return 0, false
+	}
+	for last = i; last < i+fewSpans; last++ {
+		next := f.x.spanEnd(last)
+		if next-f.x.Points[last].Out > maxSpan {
+			return 0, false
+		}
+		if end <= next {
+			return last, true
+		}
+	}
+	return 0, false
+}
+
 // stream is a layer that is inflated from a point on.
 type stream struct {
 	blob   *blob
@@ -82,12 +103,14 @@ type stream struct {
 	out    int64 // the byte of the tar that comes next
 	limit  int64 // the byte of the tar where reading ends
 	hash   hash.Hash
-	// passed, unless it is nil, is told of every place that a point could be at.
-	passed func(point)
+	err    error // that reading ended with
+	// passed, unless it is nil, is told of every place that a point could be at, without
+	// window and digest.
+	passed func(Point)
 }
 
 // resume starts at point i of a layer that is read up to byte end.
-func (x *Index) resume(r io.ReaderAt, i int, end int64, passed func(point)) (*stream, error) {
+func (x *Index) resume(r io.ReaderAt, i int, end int64, passed func(Point)) (*stream, error) {
 	p := x.Points[i]
 	section := io.NewSectionReader(r, p.In, end-p.In)
 	s := &stream{blob: newBlob(section, readSize), x: x, span: i, out: p.Out, limit: x.TarSize, hash: sha256.New(), passed: passed}
@@ -107,7 +130,11 @@ func (x *Index) resume(r io.ReaderAt, i int, end int64, passed func(point)) (*st
 func (s *stream) inflate(opts ...flate.ReaderOpt) {
 	s.member = member{blob: s.blob, in: s.blob.pos(), out: s.out}
 	if s.passed != nil {
-		opts = append(opts, flate.WithEobCallback(func(at flate.InflateCheckpoint) { s.passed(s.member.end(at)) }))
+		opts = append(opts, flate.WithEobCallback(func(at flate.InflateCheckpoint) {
+			if p := s.member.end(at); !at.Final {
+				s.passed(p)
+			}
+		}))
 	}
 	s.z = flate.NewReaderOpts(s.blob.Reader, opts...)
 }
@@ -115,7 +142,7 @@ func (s *stream) inflate(opts ...flate.ReaderOpt) {
 // nextMember goes on with the member that begins here.
 func (s *stream) nextMember() error {
 	if s.passed != nil {
-		s.passed(point{Point: Point{In: s.blob.pos(), Out: s.out}})
+		s.passed(Point{In: s.blob.pos(), Out: s.out})
 	}
 	if err := s.blob.header(); err != nil {
 		return unexpected(err)
@@ -136,25 +163,30 @@ func (s *stream) endMember() error {
 // Read reads up to the next point at most, and compares a span with its digest when
 // it ends.
 func (s *stream) Read(p []byte) (int, error) {
-	for s.out < s.limit && len(p) > 0 {
+	for s.err == nil && s.out < s.limit && len(p) > 0 {
 		end := s.x.spanEnd(s.span)
 		n, err := s.z.Read(p[:min(int64(len(p)), end-s.out, s.limit-s.out)])
 		s.out += int64(n)
 		s.hash.Write(p[:n])
 		switch {
 		case n > 0 && s.out == end:
-			return n, s.endSpan()
+			if s.err = s.endSpan(); s.err != nil {
+				return 0, s.err // and not what is wrong: who gets all that they want asks for no more
+			}
 		case err == io.EOF:
-			err = s.endMember()
+			s.err = s.endMember()
 		case err != nil:
-			err = s.blob.fail(err)
+			s.err = s.blob.fail(err)
 		}
-		if n > 0 || err != nil {
-			return n, err
+		if n > 0 {
+			return n, nil
 		}
 	}
-	if len(p) == 0 {
+	switch {
+	case len(p) == 0:
 		return 0, nil
+	case s.err != nil:
+		return 0, s.err
 	}
 	return 0, io.EOF
 }
