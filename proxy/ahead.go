@@ -20,7 +20,7 @@ import (
 const (
 	// runGap is how far apart in a layer, in bytes, what is fetched ahead may be, to be
 	// fetched with one request; runSize is how much one such request gets.
-	runGap  = 64 << 10
+	runGap  = 16 << 10
 	runSize = 512 << 10
 	// aheadAtOnce is how many of these are under way, and sharedAtOnce how many files
 	// other members are asked for.
@@ -144,8 +144,8 @@ func (p *Repository) fetchPlacesOf(ctx context.Context, d digest.Digest, parts [
 		return err
 	}
 	defer b.Release()
-	r := &pieces{repository: p, blob: b, ctx: ctx, contents: true}
 	for _, run := range runsOf(parts, false, runGap) {
+		r := &pieces{repository: p, blob: b, ctx: withOrder(ctx, run.order()), contents: true}
 		r.Expect(run.start(), run.end())
 	}
 	return nil
@@ -230,6 +230,9 @@ type aheadRun struct {
 func (r *aheadRun) start() int64 { return r.parts[0].start }
 func (r *aheadRun) end() int64   { return r.parts[len(r.parts)-1].end }
 
+// order returns when a run of a profile has its turn.
+func (r *aheadRun) order() *order { return &order{place("", r.rank)} }
+
 // runs puts parts of a layer together that can be fetched with one request, being up to
 // gap bytes apart. Where other members are asked for files, each is by itself.
 func (l *Layer) runs(parts []part, gap int64) []*aheadRun {
@@ -270,6 +273,7 @@ func (m *Mount) fetchRuns(all []*aheadRun) {
 	for _, r := range all {
 		g.Go(func() error {
 			if m.ctx.Err() == nil {
+				r.layer = r.layer.on(withOrder(r.layer.bytes.ctx, r.order()))
 				m.note(r.fetch())
 			}
 			return nil

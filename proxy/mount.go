@@ -169,6 +169,18 @@ func (m *Mount) reading(layer digest.Digest, e *toc.Entry, off, size int64) {
 	m.readOn(fileRef{layer, e.Name}, off, size, e.Size)
 }
 
+// opened takes note that somebody reads a file by themselves, nobody knows which parts of
+// it: all of it if it is small, or if it was fetched because others have led to it.
+func (m *Mount) opened(layer digest.Digest, e *toc.Entry) {
+	switch {
+	case time.Since(m.started) >= recordFor:
+	case e.Size <= wholeLead || m.trail.has(fileRef{layer, e.Name}):
+		m.recorder.Read(layer, e.Name, 0, e.Size, placesOf(e, 0, e.Size)...)
+	default:
+		m.recorder.Opened(layer, e.Name)
+	}
+}
+
 // hasRead takes note that somebody has what they wanted of a file, or at least the
 // beginning of it, and fetches what the file leads to.
 func (m *Mount) hasRead(layer digest.Digest, e *toc.Entry) {
@@ -216,9 +228,7 @@ func (r *Registry) File(id string, layer digest.Digest, path string) (e toc.Entr
 	if !l.files.May(e.Digest) && (len(e.Extents) == 0 || slices.ContainsFunc(e.Extents, func(x toc.Extent) bool { return !may(x) })) {
 		return e, false
 	}
-	if time.Since(m.started) < recordFor {
-		m.recorder.Opened(layer, e.Name)
-	}
+	m.opened(layer, &e)
 	m.hasRead(layer, &e)
 	return e, true
 }

@@ -18,6 +18,9 @@ type pace struct {
 
 const (
 	smallFetch = 64 << 10
+	// soonest is what nothing that comes from afar is sooner than: there was nothing to
+	// fetch.
+	soonest = time.Millisecond
 	// paceEvery is how long bytes are counted for one sample of the rate, or for twice as
 	// long as a fetch takes.
 	paceEvery = 50 * time.Millisecond
@@ -26,7 +29,7 @@ const (
 	probeEvery = 20 * time.Second
 	probesEach = 4
 	// How many bytes are under way before anything is known, at least and at most.
-	firstWindowAhead = 256 << 10
+	firstWindowAhead = 512 << 10
 	leastAhead       = 64 << 10
 	mostAhead        = 8 << 20
 )
@@ -46,7 +49,7 @@ func (p *pace) arrive(bytes int64, now time.Time) {
 
 // took is told how long a fetch has taken.
 func (p *pace) took(bytes int64, d time.Duration, now time.Time) {
-	if bytes > smallFetch || d <= 0 {
+	if bytes > smallFetch || d < soonest {
 		return
 	}
 	switch {

@@ -104,13 +104,30 @@ func (t *trail) read(ref fileRef) {
 	if !begun || t.known(ref) {
 		return
 	}
-	file, ok := t.tree.Lookup(ref.path)
-	if !ok || file.Source != ref.path || t.layer(&file).blob.Digest() != ref.layer {
+	file, ok := t.file(ref)
+	if !ok {
 		return
 	}
 	if o, first := t.visit(&file, place("", math.MaxUint16-int(t.count.Add(1)))); first {
 		t.follow(step{file, o})
 	}
+}
+
+// file returns a file as the tree has it, if it does.
+func (t *trail) file(ref fileRef) (file toc.File, ok bool) {
+	file, ok = t.tree.Lookup(ref.path)
+	return file, ok && file.Source == ref.path && t.layer(&file).blob.Digest() == ref.layer
+}
+
+// has reports whether others have led to a file.
+func (t *trail) has(ref fileRef) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.been == nil {
+		return false
+	}
+	file, ok := t.file(ref)
+	return ok && t.been[file.Inode] != nil
 }
 
 // place returns the place of what is the ith that something at a place leads to.
