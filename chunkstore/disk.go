@@ -52,6 +52,7 @@ type Disk struct {
 	db  *bbolt.DB
 
 	direct     directWriter
+	small      smallWrites
 	committing sync.Mutex // held by commits, evictions and drops; taken before mu
 	stop       context.CancelFunc
 	done       sync.WaitGroup

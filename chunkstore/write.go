@@ -44,14 +44,37 @@ func (d *directWriter) begin(p []byte) bool {
 
 func (d *directWriter) end() { d.busy.Add(-1) }
 
+// smallWrites are writes of small chunks, most of them whole files' contents: what they take
+// is to make a file, and nobody needs to wait for that.
+type smallWrites struct{ busy atomic.Int32 }
+
+const (
+	smallWrite       = 64 << 10 // bytes, at the most
+	smallWritesAhead = 32       // at once
+)
+
+// begin reports whether p may be written in the background. If so, end is called after.
+func (s *smallWrites) begin(p []byte) bool {
+	if len(p) > smallWrite {
+		return false
+	}
+	if s.busy.Add(1) > smallWritesAhead {
+		s.busy.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (s *smallWrites) end() { s.busy.Add(-1) }
+
 // pendingWrite is a chunk on its way into a file.
 type pendingWrite struct {
 	bytes []byte
 	done  chan struct{}
 }
 
-// write puts p into its blob's file: in the background if it can go directly,
-// else before it returns.
+// write puts p into its blob's file: in the background if it can go directly or is small,
+// and not too much does, else before it returns.
 func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
 	if err := s.fits(b, ref, p); err != nil {
 		return err
@@ -66,12 +89,17 @@ func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
 	b.users++
 	s.used += ref.Size
 	s.mu.Unlock()
-	if !s.direct.begin(p) {
+	flag, end := 0, s.small.end
+	switch {
+	case s.direct.begin(p):
+		flag, end = syscall.O_DIRECT, s.direct.end
+	case s.small.begin(p):
+	default:
 		return s.finish(b, ref, w, 0)
 	}
 	go func() { // there are only so many; Sync and Close wait for them
-		defer s.direct.end()
-		if err := s.finish(b, ref, w, syscall.O_DIRECT); err != nil {
+		defer end()
+		if err := s.finish(b, ref, w, flag); err != nil {
 			s.cfg.Report(err)
 		}
 	}()

@@ -231,7 +231,7 @@ func (r *aheadRun) start() int64 { return r.parts[0].start }
 func (r *aheadRun) end() int64   { return r.parts[len(r.parts)-1].end }
 
 // order returns when a run of a profile has its turn.
-func (r *aheadRun) order() *order { return &order{place("", r.rank)} }
+func (r *aheadRun) order() *order { return &order{at: place("", r.rank)} }
 
 // runs puts parts of a layer together that can be fetched with one request, being up to
 // gap bytes apart. Where other members are asked for files, each is by itself.

@@ -206,7 +206,7 @@ func (p *Repository) contents(ctx context.Context, of LayerRef) *contents {
 	if kept == nil {
 		return nil
 	}
-	c := &contents{Readable: kept, ctx: ctx, of: of, turns: &p.registry.turns}
+	c := &contents{Readable: kept, ctx: ctx, of: of, turns: &p.registry.turns, inflating: &p.registry.inflating}
 	if peers := p.peers(); peers != nil && !peers.Alone() && !p.maker {
 		c.peers, c.in = peers, p.in(p.identities()[0])
 	}
@@ -217,11 +217,12 @@ func (p *Repository) contents(ctx context.Context, of LayerRef) *contents {
 // all.
 type contents struct {
 	lazy.Readable
-	ctx   context.Context // of the reader
-	of    LayerRef
-	turns *turns
-	peers Peers // nil without others that are to be asked
-	in    In
+	ctx       context.Context // of the reader
+	of        LayerRef
+	turns     *turns
+	inflating *inflating
+	peers     Peers // nil without others that are to be asked
+	in        In
 }
 
 // shared reports whether other members are asked for what is not kept here.

@@ -131,13 +131,15 @@ func (c *pieceCache) settle(p *piece, b []byte, err error) {
 func (c *pieceCache) chunk(k pieceKey, end int64) (b []byte, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	size := end - k.offset
-	for ; k.offset < end; k.offset += pieceSize {
-		e := c.all[k]
-		if e == nil {
+	at := k
+	for ; at.offset < end; at.offset += pieceSize {
+		if c.all[at] == nil {
 			return nil, false
 		}
-		b = append(b, e.Value.(*piece).bytes...)
 	}
-	return b, int64(len(b)) == size
+	b = make([]byte, 0, end-k.offset)
+	for at = k; at.offset < end; at.offset += pieceSize {
+		b = append(b, c.all[at].Value.(*piece).bytes...)
+	}
+	return b, int64(len(b)) == end-k.offset
 }

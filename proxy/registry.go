@@ -124,6 +124,7 @@ type Registry struct {
 	lists     lists
 	pieces    pieceCache
 	turns     turns
+	inflating inflating
 	mounts    mounts
 	profiling sync.Mutex          // held while a profile changes
 	rangeless hosts               // that have sent the whole for a part

@@ -146,7 +146,7 @@ func (t *trail) visit(file *toc.File, at string) (o *order, first bool) {
 		}
 		return o, false
 	}
-	o = &order{at}
+	o = &order{at: at}
 	t.been[file.Inode] = o
 	return o, true
 }

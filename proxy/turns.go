@@ -31,7 +31,10 @@ func urgencyOf(ctx context.Context) urgency {
 
 // order says what comes first of what is as urgent: what has the smaller one. Nothing is
 // before all that has some.
-type order struct{ at string } // guarded by turns.mu
+type order struct { // guarded by turns.mu
+	at      string
+	hurried bool // a program waits for it now
+}
 
 type orderKey struct{}
 
@@ -81,13 +84,10 @@ const (
 // begin waits until it is the turn of a fetch of some bytes, of ctx's urgency. end is to
 // be called when it is over.
 func (t *turns) begin(ctx context.Context, bytes int64) (end func(), err error) {
-	next := &turn{urgency: urgencyOf(ctx), order: &order{}, bytes: bytes, begins: make(chan struct{})}
-	if o, ok := ctx.Value(orderKey{}).(*order); ok {
-		next.order = o
-	}
+	next := &turn{urgency: urgencyOf(ctx), order: orderOf(ctx), bytes: bytes, begins: make(chan struct{})}
 	t.mu.Lock()
 	at := sort.Search(len(t.waiting), func(i int) bool { return t.waiting[i].after(next) })
-	if at > 0 && next.urgency != demanded || !t.enter(next) {
+	if at > 0 && !next.now() || !t.enter(next) {
 		t.waiting = slices.Insert(t.waiting, at, next)
 	}
 	t.mu.Unlock()
@@ -100,11 +100,30 @@ func (t *turns) begin(ctx context.Context, bytes int64) (end func(), err error) 
 	}
 }
 
+// now reports whether a program waits for the fetch. turns.mu is held.
+func (t *turn) now() bool { return t.urgency == demanded || t.order.hurried }
+
 // after reports whether t's turn comes after that of another, which has come later.
 func (t *turn) after(o *turn) bool { return t.compare(o) > 0 }
 
 func (t *turn) compare(o *turn) int {
 	return cmp.Or(cmp.Compare(t.urgency, o.urgency), cmp.Compare(t.order.at, o.order.at))
+}
+
+// orderOf returns the order of what is fetched with ctx.
+func orderOf(ctx context.Context) *order {
+	if o, ok := ctx.Value(orderKey{}).(*order); ok {
+		return o
+	}
+	return &order{}
+}
+
+// hurry says that a program waits for all that is fetched in an order.
+func (t *turns) hurry(o *order) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o.hurried = true
+	t.waiting = slices.DeleteFunc(t.waiting, func(w *turn) bool { return w.order == o && t.enter(w) })
 }
 
 // placeOf returns an order's place.
@@ -127,7 +146,7 @@ func (t *turns) sooner(o *order, at string) {
 // enter lets a fetch begin, if it is its turn. t.mu is held.
 func (t *turns) enter(next *turn) bool {
 	switch ahead := t.active[expected]; {
-	case next.urgency == demanded:
+	case next.now():
 	case next.urgency == background:
 		if t.active[demanded].count+t.waits+ahead.count > 0 || t.active[background].count == restAtOnce {
 			return false

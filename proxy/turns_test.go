@@ -119,7 +119,7 @@ func TestTheOrderOfWhatIsExpected(t *testing.T) {
 		var got []string
 		orders := make(map[string]*order)
 		for _, name := range []string{"c", "d", "a", "b", "e"} {
-			orders[name] = &order{name}
+			orders[name] = &order{at: name}
 			go func() {
 				end, _ := all.begin(withOrder(withUrgency(t.Context(), expected), orders[name]), 2*expectedAtOnce)
 				got = append(got, name) // of one at a time

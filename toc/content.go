@@ -27,6 +27,14 @@ type Fetcher interface {
 	Fetch(e *Entry, x Extent) ([]byte, error)
 }
 
+// A Sharer is [Contents] that knows who inflates an extent, for others to wait for that.
+//
+// Inflate is called before. It returns what is to be called after; or nil, once somebody
+// else, who was inflating the extent, has ended: then it is kept, unless they failed.
+type Sharer interface {
+	Inflate(x Extent) (done func())
+}
+
 // A Composer is [Contents] that remembers which contents a larger one consists of, in
 // order and without gaps, and finds it by its own digest from then on. That has been
 // checked.
@@ -186,6 +194,14 @@ func fill(r io.Reader, p []byte) error {
 func (c *Content) inflate(x Extent, p []byte, off int64) error {
 	if f, ok := c.kept.(Fetcher); ok {
 		if b, err := f.Fetch(c.entry, x); err == nil && c.take(x, bytes.NewReader(b), p, off) == nil {
+			return nil
+		}
+	}
+	if s, ok := c.kept.(Sharer); ok {
+		done := s.Inflate(x)
+		if done != nil {
+			defer done()
+		} else if n, err := c.kept.ReadAt(x.Digest, x.Size, p, off); err == nil && n == len(p) {
 			return nil
 		}
 	}

@@ -45,6 +45,7 @@ func (f *Finder) From(file *toc.File, r io.ReaderAt) []toc.File {
 		return nil
 	}
 	s := &search{Finder: f, dir: path.Dir("/" + file.Name), base: path.Base(file.Name)}
+	r = &blocks{r: r, size: file.Size}
 	switch head := read(r, 0, 4); {
 	case string(head) == elfMagic:
 		s.object(r, file.Size)
@@ -56,6 +57,36 @@ func (f *Finder) From(file *toc.File, r io.ReaderAt) []toc.File {
 		s.script(file.Name, read(r, 0, min(file.Size, maxText)))
 	}
 	return s.found
+}
+
+// blocks reads a file of a size in blocks, of which the last one is kept: what a file says
+// is in few places, and read in many small parts.
+type blocks struct {
+	r    io.ReaderAt
+	size int64
+	at   int64
+	kept []byte
+}
+
+const blockSize = 16 << 10
+
+func (b *blocks) ReadAt(p []byte, off int64) (int, error) {
+	at := off / blockSize * blockSize
+	if off+int64(len(p)) > at+blockSize {
+		return b.r.ReadAt(p, off)
+	}
+	if b.kept == nil || b.at != at {
+		b.at, b.kept = at, make([]byte, max(0, min(blockSize, b.size-at)))
+		n, err := b.r.ReadAt(b.kept, at)
+		if b.kept = b.kept[:n]; err != nil && err != io.EOF {
+			return 0, err
+		}
+	}
+	n := copy(p, b.kept[min(off-at, int64(len(b.kept))):])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 // read returns n bytes at off, or as many as there are.
