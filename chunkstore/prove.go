@@ -88,11 +88,18 @@ func (s *Disk) Refute(d digest.Digest) {
 
 // Drop forgets all that is stored of a blob that is not known to be right.
 func (s *Disk) Drop(d digest.Digest) {
-	s.awaitWrites(func(b *blob) bool { return b.digest == d })
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	s.mu.Lock()
 	b := s.blobs[d]
+	// A write that is under way would go on in the file that is removed, and then count as
+	// one in the next.
+	for b != nil && len(b.writing) > 0 {
+		s.mu.Unlock()
+		s.awaitWrites(func(b *blob) bool { return b.digest == d })
+		s.mu.Lock()
+		b = s.blobs[d]
+	}
 	if b == nil || b.proven || b.whole() {
 		s.mu.Unlock()
 		return
