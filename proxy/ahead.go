@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -109,24 +110,36 @@ func (m *Mount) config(ctx context.Context) (run ocispec.ImageConfig) {
 
 // fetchPlaces begins to fetch what is expected while the tables are still on their way
 // that say what it is, unless others are to be asked for it: up to what is kept in memory
-// of it.
+// of it. What is read of layers as they are needs no table.
 func (m *Mount) fetchPlaces(ctx context.Context, likely []profile.File) {
-	if peers := m.p.peers(); peers != nil && !peers.Alone() {
-		return
-	}
-	byLayer := make(map[digest.Digest][]part)
+	peers := m.p.peers()
+	alone := peers == nil || peers.Alone()
+	raw, contents := make(map[digest.Digest][]part), make(map[digest.Digest][]part)
 	left := int64(keptPieces / 4 * 3)
 	for i, f := range likely {
+		add := func(to map[digest.Digest][]part, at profile.Range) {
+			if left -= at.Size; left > 0 {
+				to[f.Layer] = append(to[f.Layer], part{start: at.Offset, end: at.Offset + at.Size, rank: i})
+			}
+		}
+		if strings.HasPrefix(f.Path, rawLayer) {
+			for _, at := range f.Ranges {
+				add(raw, at)
+			}
+			continue
+		}
 		for _, at := range f.Places {
-			if left -= at.Size; left > 0 && !m.p.registry.hasContent(at) {
-				byLayer[f.Layer] = append(byLayer[f.Layer], part{start: at.Offset, end: at.Offset + at.Size, rank: i})
+			if alone && !m.p.registry.hasContent(at) {
+				add(contents, at.Range)
 			}
 		}
 	}
 	var g errgroup.Group
 	for _, l := range m.layers {
-		if parts := byLayer[l.Digest]; len(parts) > 0 {
-			g.Go(func() error { m.note(m.p.fetchPlacesOf(ctx, l.Digest, parts)); return nil })
+		for isContents, parts := range map[bool][]part{false: raw[l.Digest], true: contents[l.Digest]} {
+			if len(parts) > 0 {
+				g.Go(func() error { m.note(m.p.fetchPlacesOf(ctx, l.Digest, parts, isContents)); return nil })
+			}
 		}
 	}
 	_ = g.Wait() // errors are noted
@@ -137,16 +150,22 @@ func (r *Registry) hasContent(p profile.Place) bool {
 	return r.cfg.Contents != nil && r.cfg.Contents.Has(toc.Digest(p.Digest), p.Content)
 }
 
-// fetchPlacesOf fetches bytes of a layer. They are read when somebody has the table.
-func (p *Repository) fetchPlacesOf(ctx context.Context, d digest.Digest, parts []part) error {
+// fetchPlacesOf fetches bytes of a layer, which are read later: those of contents when
+// somebody has the table.
+func (p *Repository) fetchPlacesOf(ctx context.Context, d digest.Digest, parts []part, contents bool) error {
 	b, err := p.Blob(ctx, d)
 	if err != nil {
 		return err
 	}
 	defer b.Release()
 	for _, run := range runsOf(parts, false, runGap) {
-		r := &pieces{repository: p, blob: b, ctx: withOrder(ctx, run.order()), contents: true}
-		r.Expect(run.start(), run.end())
+		r := &pieces{repository: p, blob: b, ctx: withOrder(ctx, run.order()), contents: contents}
+		start, end := run.start(), min(run.end(), b.Size())
+		if start >= end || r.apart() {
+			r.Expect(start, end)
+		} else if _, err := r.readChunks(make([]byte, end-start), start); err != nil {
+			return err
+		}
 	}
 	return nil
 }

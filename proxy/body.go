@@ -24,8 +24,9 @@ const (
 )
 
 // open prepares a part of a blob to be sent: from its file where that can be
-// lent, else chunk by chunk, of which the first is there when open returns.
-func (h *Handler) open(ctx context.Context, client *http.ResponseController, repository *Repository, b *Blob, p content.Part) (content.Body, error) {
+// lent, else chunk by chunk, of which the first is there when open returns. m is the mount
+// that it is for; nil is none.
+func (h *Handler) open(ctx context.Context, client *http.ResponseController, repository *Repository, b *Blob, p content.Part, m *Mount) (content.Body, error) {
 	from, lendable := b.part(p.Complete)
 	if lendable {
 		if f, ok := b.lend(p.Offset, p.Length); ok {
@@ -33,7 +34,7 @@ func (h *Handler) open(ctx context.Context, client *http.ResponseController, rep
 		}
 	}
 	if !p.Complete && !p.OpenEnd && p.Length < smallPart {
-		return h.openSmall(ctx, repository, b, p)
+		return h.openSmall(ctx, repository, b, p, m)
 	}
 	rd := from.OpenSection(ctx, chunk.Section{Offset: p.Offset, Length: p.Length, OnDemand: p.OpenEnd, Complete: p.Complete})
 	body := &chunkBody{h: h, client: client, rd: rd}
@@ -49,14 +50,14 @@ func (h *Handler) open(ctx context.Context, client *http.ResponseController, rep
 const smallPart = chunk.Size / 2
 
 // openSmall reads a small part of a blob, of which no more is fetched than that.
-func (h *Handler) openSmall(ctx context.Context, repository *Repository, b *Blob, p content.Part) (content.Body, error) {
+func (h *Handler) openSmall(ctx context.Context, repository *Repository, b *Blob, p content.Part, m *Mount) (content.Body, error) {
 	t := new(travel)
 	r := &pieces{repository: repository, blob: b, ctx: withTravel(ctx, t)}
 	buf := make([]byte, p.Length)
 	if _, err := r.ReadAt(buf, p.Offset); err != nil {
 		return nil, err
 	}
-	return smallBody{bytesBody{bytes.NewReader(buf)}, func(n int64) { h.registry.served(nil, t, n) }}, nil
+	return smallBody{bytesBody{bytes.NewReader(buf)}, func(n int64) { h.registry.served(m, t, n) }}, nil
 }
 
 // smallBody sends bytes that are in memory, and counts them.

@@ -187,9 +187,12 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, re
 		if b, err = p.Blob(r.Context(), req.Digest); err == nil {
 			defer b.Release()
 			c.Size = b.Size()
-			repository := p
+			repository, m := p, h.registry.mountFor(r.Header.Get(MountHeader), p)
 			c.Open = func(p content.Part) (content.Body, error) {
-				return h.open(r.Context(), http.NewResponseController(w), repository, b, p)
+				if m != nil {
+					m.readingLayer(req.Digest, p.Offset, p.Length)
+				}
+				return h.open(r.Context(), http.NewResponseController(w), repository, b, p, m)
 			}
 		}
 	}

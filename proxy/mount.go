@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -167,6 +168,27 @@ func (m *Mount) reading(layer digest.Digest, e *toc.Entry, off, size int64) {
 		m.recorder.Read(layer, e.Name, off, size, placesOf(e, off, size)...)
 	}
 	m.readOn(fileRef{layer, e.Name}, off, size, e.Size)
+}
+
+// A layer that the kernel has mounted is read as it is, and what files that is of is not
+// known here: each MiB of it is recorded as a file of a name that no file has.
+const (
+	rawLayer  = "./"
+	rawRegion = 1 << 20
+)
+
+// readingLayer takes note that somebody is about to read size bytes at off of a layer.
+func (m *Mount) readingLayer(layer digest.Digest, off, size int64) {
+	m.read.Add(size)
+	if time.Since(m.started) >= recordFor {
+		return
+	}
+	for end := off + size; off < end; {
+		region := off / rawRegion
+		next := min((region+1)*rawRegion, end)
+		m.recorder.Read(layer, rawLayer+strconv.FormatInt(region, 10), off, next-off)
+		off = next
+	}
 }
 
 // opened takes note that somebody reads a file by themselves, nobody knows which parts of

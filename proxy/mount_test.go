@@ -150,6 +150,49 @@ func TestTheNextRunIsGivenWhatThisOneReads(t *testing.T) {
 	}
 }
 
+// TestTheNextRunIsGivenWhatTheKernelReads of a layer that it has mounted itself: parts of
+// the layer as it is.
+func TestTheNextRunIsGivenWhatTheKernelReads(t *testing.T) {
+	o := newOrigin()
+	blob := random(9<<20, 1)
+	layer, manifest := digest.FromBytes(blob), o.add("app", blob)
+	parts := []string{"bytes=0-4095", "bytes=3145000-3155000", "bytes=8000000-8016383"}
+	read := func(s *stack, id string) {
+		for _, part := range parts {
+			resp, body := s.do(t, http.MethodGet, "/v2/app/blobs/"+string(layer), "Range", part, proxy.MountHeader, id)
+			if resp.StatusCode != http.StatusPartialContent || len(body) == 0 {
+				t.Fatalf("%s: %s", part, resp.Status)
+			}
+		}
+	}
+	s := newStack(t, o, true, keepContents(t))
+	first := s.mount(t, mountPath("app", manifest, "first", "prefetch"))
+	read(s, "first")
+	now := first.until(t, "they are counted", func(m proxy.MountStatus) bool { return m.Read == 4096+10001+16384 })
+	if now.Demanded.Upstream == 0 || now.Demanded.Upstream > 4*64<<10 {
+		t.Errorf("%d bytes came for small parts", now.Demanded.Upstream)
+	}
+	first.end()
+	eventually(t, "the run is in the profile", func() bool { return s.registry.KeptProfile(t.Context(), manifest) != nil })
+
+	other := newStack(t, o, true, keepContents(t))
+	facts, err := json.Marshal(proxy.Facts{Profiles: map[digest.Digest][]byte{manifest: s.registry.KeptProfile(t.Context(), manifest)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.registry.Learn(proxy.In{Repository: repositoryOf("app")}, facts); err != nil {
+		t.Fatal(err)
+	}
+	second := other.mount(t, mountPath("app", manifest, "second", "prefetch"))
+	second.until(t, "what is expected has come", func(m proxy.MountStatus) bool { return m.Ahead.Upstream > 0 })
+	other.quiet(t)
+	before := o.sent.Load()
+	read(other, "second")
+	if n := o.sent.Load() - before; n > 0 {
+		t.Errorf("%d bytes were sent for what was expected", n)
+	}
+}
+
 func TestWithoutPrefetchNothingIsFetchedAhead(t *testing.T) {
 	o := newOrigin()
 	manifest, layer := mountedImage(t, o)

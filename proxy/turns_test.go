@@ -155,3 +155,31 @@ func TestWaitingForWhatIsUnderWay(t *testing.T) {
 		})
 	}
 }
+
+// TestHurry: what a program waits for has its turn at once, and so has what is asked for
+// with it later.
+func TestHurry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all turns
+		busy, _ := all.begin(withUrgency(t.Context(), expected), 2*expectedAtOnce)
+		defer busy()
+		mine := &order{at: "z"}
+		ends := make(chan func(), 4)
+		for _, o := range []*order{{at: "a"}, mine, mine} {
+			go func() {
+				end, _ := all.begin(withOrder(withUrgency(t.Context(), expected), o), turnSize)
+				ends <- end
+			}()
+			synctest.Wait()
+		}
+		all.hurry(mine)
+		synctest.Wait()
+		if len(ends) != 2 {
+			t.Errorf("%d have begun, of two that are in a hurry", len(ends))
+		}
+		end, _ := all.begin(withOrder(withUrgency(t.Context(), expected), mine), turnSize)
+		end()
+		(<-ends)()
+		(<-ends)()
+	})
+}

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 func sumOf(s string) Digest { return sha256.Sum256([]byte(s)) }
@@ -126,6 +130,97 @@ func TestWindow(t *testing.T) {
 					t.Fatalf("%d at %d by %d: %q", n, off, piece, got)
 				}
 			}
+		}
+	}
+}
+
+// sharing is a shelf that several use at a time, of whom one inflates.
+type sharing struct {
+	shelf
+	mu    sync.Mutex
+	over  map[Digest]chan struct{}
+	waits atomic.Int32
+}
+
+func (s *sharing) ReadAt(d Digest, size int64, p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shelf.ReadAt(d, size, p, off)
+}
+
+func (s *sharing) Keep(d Digest, size int64, r io.Reader) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shelf.Keep(d, size, r)
+}
+
+func (s *sharing) Inflate(x Extent) (done func()) {
+	s.mu.Lock()
+	over := s.over[x.Digest]
+	if over == nil {
+		over = make(chan struct{})
+		s.over[x.Digest] = over
+		s.mu.Unlock()
+		return func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.over, x.Digest)
+			close(over)
+		}
+	}
+	s.mu.Unlock()
+	s.waits.Add(1)
+	<-over
+	return nil
+}
+
+// slow is a layer whose content comes when it may, or not at all.
+type slow struct {
+	bytes string
+	may   chan error
+	runs  *atomic.Int32
+}
+
+func (s slow) On(io.ReaderAt) Inflater { return s }
+func (s slow) Inflate(x Extent, off int64) (io.ReadCloser, error) {
+	s.runs.Add(1)
+	if err := <-s.may; err != nil {
+		return nil, err
+	}
+	return uncoded{s.bytes, new(int)}.Inflate(x, off)
+}
+
+// TestOneInflatesForAllWhoWait, and if that fails another one does.
+func TestOneInflatesForAllWhoWait(t *testing.T) {
+	for name, failed := range map[string]error{"well": nil, "in vain": errors.New("away")} {
+		l, e, want, _ := inThree(true)
+		s := slow{l.Inflater.(uncoded).bytes, make(chan error), new(atomic.Int32)}
+		l.Inflater = s
+		kept := &sharing{shelf: shelf{}, over: make(map[Digest]chan struct{})}
+		read := make(chan error, 4)
+		for range cap(read) {
+			go func() {
+				p := make([]byte, 5)
+				_, err := Open(l, e, kept).ReadAt(p, 0)
+				if err == nil && string(p) != want[:5] {
+					err = fmt.Errorf("%q", p)
+				}
+				read <- err
+			}()
+		}
+		for kept.waits.Load() < 3 {
+			time.Sleep(time.Millisecond)
+		}
+		s.may <- failed
+		close(s.may)
+		failures := 0
+		for range cap(read) {
+			if err := <-read; err != nil {
+				failures++
+			}
+		}
+		if runs := s.runs.Load(); failed == nil && (runs != 1 || failures > 0) || failed != nil && (runs < 2 || failures != 1) {
+			t.Errorf("%s: inflated %d times, %d reads failed", name, runs, failures)
 		}
 	}
 }
