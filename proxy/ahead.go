@@ -70,6 +70,9 @@ func (m *Mount) open(ctx context.Context) []*Layer {
 	opened := make([]*Layer, len(m.layers))
 	var g errgroup.Group
 	for i, desc := range m.layers {
+		if f := toc.Announced(desc); m.about.Kernel && (f == toc.EROFS || f == toc.Squashfs) {
+			continue
+		}
 		g.Go(func() error {
 			l, err := m.p.Layer(ctx, desc.Digest, m.manifest())
 			if err != nil {

@@ -6,8 +6,8 @@ import (
 	"github.com/granary-oci/granary/toc"
 )
 
-// inflating are the extents that somebody is inflating, so that who wants one too waits for
-// that in place of doing it again. The zero value is ready to use.
+// inflating are the extents that somebody is inflating, or has another member inflate, so
+// that who wants one too waits for that in place of doing it again. The zero value is ready to use.
 type inflating struct {
 	mu  sync.Mutex
 	all map[toc.Digest]*inflation
@@ -40,9 +40,9 @@ func (i *inflating) begin(d toc.Digest, o *order) (other *inflation, done func()
 	}
 }
 
-// Inflate implements [toc.Sharer]. A program does not wait for what others only expect
+// Begin implements [toc.Sharer]. A program does not wait for what others only expect
 // longer than it would without them: what they fetch for that is fetched for the program.
-func (c *contents) Inflate(x toc.Extent) (done func()) {
+func (c *contents) Begin(x toc.Extent) (done func()) {
 	other, done := c.inflating.begin(x.Digest, orderOf(c.ctx))
 	if other == nil {
 		return done

@@ -242,7 +242,7 @@ func (c *contents) Fetch(e *toc.Entry, x toc.Extent) ([]byte, error) {
 	if !c.shared() {
 		return nil, chunk.ErrNotFound
 	}
-	done, err := c.turns.begin(c.ctx, x.Size)
+	done, err := c.turns.begin(c.ctx, min(x.End-x.Start, x.Size)) // what it takes as it is stored, about
 	if err != nil {
 		return nil, err
 	}
@@ -250,6 +250,7 @@ func (c *contents) Fetch(e *toc.Entry, x toc.Extent) ([]byte, error) {
 	b, err := c.peers.Content(c.ctx, c.in, c.of, e.Name, x)
 	if err == nil {
 		travelled(c.ctx, "peer", len(b))
+		c.turns.arrived(len(b))
 	}
 	return b, err
 }

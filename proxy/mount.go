@@ -55,6 +55,7 @@ type MountRequest struct {
 	Ref      string // the image, as it was named
 	Dir      string
 	Prefetch bool // what earlier runs have read is fetched ahead
+	Kernel   bool // layers that are file systems are mounted by the kernel: nobody needs their tables
 	// Layer is the one layer that is mounted, without an image; or "".
 	Layer digest.Digest
 	// Image is the digest of the image's manifest, if there is one.

@@ -26,7 +26,7 @@ const (
 // what is known of it, once. With rest it has the rest of the image fetched.
 func (h *Handler) mount(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
 	q := r.URL.Query()
-	about := MountRequest{ID: q.Get("id"), Ref: q.Get("ref"), Dir: q.Get("dir"), Prefetch: q.Has("prefetch")}
+	about := MountRequest{ID: q.Get("id"), Ref: q.Get("ref"), Dir: q.Get("dir"), Prefetch: q.Has("prefetch"), Kernel: q.Has("kernel")}
 	if q.Has("layer") {
 		about.Layer = req.Digest
 	} else {

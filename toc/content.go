@@ -27,12 +27,13 @@ type Fetcher interface {
 	Fetch(e *Entry, x Extent) ([]byte, error)
 }
 
-// A Sharer is [Contents] that knows who inflates an extent, for others to wait for that.
+// A Sharer is [Contents] that knows who gets an extent, from elsewhere or by inflating it,
+// for others to wait for that.
 //
-// Inflate is called before. It returns what is to be called after; or nil, once somebody
-// else, who was inflating the extent, has ended: then it is kept, unless they failed.
+// Begin is called before. It returns what is to be called after; or nil, once somebody
+// else, who was getting the extent, has ended: then it is kept, unless they failed.
 type Sharer interface {
-	Inflate(x Extent) (done func())
+	Begin(x Extent) (done func())
 }
 
 // A Composer is [Contents] that remembers which contents a larger one consists of, in
@@ -192,16 +193,16 @@ func fill(r io.Reader, p []byte) error {
 // inflate reads all of an extent, for it is checked as a whole, and puts into p what
 // it has at off. p is right only if the error is nil.
 func (c *Content) inflate(x Extent, p []byte, off int64) error {
-	if f, ok := c.kept.(Fetcher); ok {
-		if b, err := f.Fetch(c.entry, x); err == nil && c.take(x, bytes.NewReader(b), p, off) == nil {
-			return nil
-		}
-	}
 	if s, ok := c.kept.(Sharer); ok {
-		done := s.Inflate(x)
+		done := s.Begin(x)
 		if done != nil {
 			defer done()
 		} else if n, err := c.kept.ReadAt(x.Digest, x.Size, p, off); err == nil && n == len(p) {
+			return nil
+		}
+	}
+	if f, ok := c.kept.(Fetcher); ok {
+		if b, err := f.Fetch(c.entry, x); err == nil && c.take(x, bytes.NewReader(b), p, off) == nil {
 			return nil
 		}
 	}

@@ -154,7 +154,7 @@ func (s *sharing) Keep(d Digest, size int64, r io.Reader) error {
 	return s.shelf.Keep(d, size, r)
 }
 
-func (s *sharing) Inflate(x Extent) (done func()) {
+func (s *sharing) Begin(x Extent) (done func()) {
 	s.mu.Lock()
 	over := s.over[x.Digest]
 	if over == nil {

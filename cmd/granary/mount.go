@@ -34,7 +34,7 @@ func (c *mountCmd) Run(e *env) error {
 	}
 	defer done()
 	s := newSession(img, c.Dir, c.connect(e, img))
-	s.prefetch, s.rest = c.Prefetch != "off", c.Prefetch == "all"
+	s.prefetch, s.rest, s.kernel = c.Prefetch != "off", c.Prefetch == "all", c.KernelMounts
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(e.ctx))

@@ -23,6 +23,7 @@ type session struct {
 	img      *image
 	dir      string
 	prefetch bool // what earlier runs have read
+	kernel   bool // the kernel mounts layers that are file systems
 	connect  func(context.Context) (*upstream.Repository, error)
 	id       string
 
@@ -103,6 +104,9 @@ func (s *session) ask(ctx context.Context, more url.Values) (*http.Response, err
 	}
 	if s.prefetch {
 		q.Set("prefetch", "")
+	}
+	if s.kernel {
+		q.Set("kernel", "")
 	}
 	if s.wantsRest() {
 		q.Set("rest", "")
