@@ -42,7 +42,7 @@ type trail struct {
 	finder *leads.Finder
 	known  func(fileRef) bool // it is fetched anyway
 	slots  chan struct{}
-	count  atomic.Int32 // files that a program has read, and none led to
+	count  atomic.Int32 // files that a program has read, and none has led to: maxTrail, or a few more
 
 	mu    sync.Mutex
 	been  map[uint64]*order // files that were followed, by inode; nil before the trail is begun
@@ -85,11 +85,7 @@ func (t *trail) start(config ocispec.ImageConfig) {
 	if !begun {
 		return
 	}
-	for i, file := range t.finder.Start(config) {
-		if o, first := t.visit(&file, place(place("", math.MaxUint16), i)); first {
-			t.follow(step{file, o}) // which reads it
-		}
-	}
+	t.lead(t.finder.Start(config), place("", math.MaxUint16))
 }
 
 // read takes note that somebody reads a file, and follows where it leads. That comes
@@ -105,7 +101,7 @@ func (t *trail) read(ref fileRef) {
 		return
 	}
 	file, ok := t.file(ref)
-	if !ok {
+	if !ok || t.has(ref) {
 		return
 	}
 	if o, first := t.visit(&file, place("", math.MaxUint16-int(t.count.Add(1)))); first {
@@ -170,34 +166,38 @@ func (t *trail) follow(from step) {
 		if !ok {
 			return
 		}
-		var steps []step
-		parts := make(map[*Layer][]part)
 		ctx := withOrder(l.bytes.ctx, from.order)
 		if from.Size <= wholeLead {
 			ctx = withTravel(ctx, new(travel)) // it is here, and was counted
 		}
 		content := l.on(ctx).Content(&e)
 		found := t.finder.From(&from.File, content)
-		at := t.m.p.registry.turns.placeOf(from.order)
-		for i, to := range found {
-			o, first := t.visit(&to, place(at, i))
-			switch l := t.layer(&to); {
-			case !first:
-			case to.Size > wholeLead:
-				t.follow(step{to, o})
-			default:
-				if e, ok := l.Lookup(to.Source); ok {
-					parts[l] = append(parts[l], partsOfAll(e, len(steps))...)
-					steps = append(steps, step{to, o})
-				}
-			}
-		}
-		for l, all := range parts {
-			for _, run := range l.runs(all, leadGap) {
-				t.fetch(run, steps)
-			}
-		}
+		t.lead(found, t.m.p.registry.turns.placeOf(from.order))
 	})
+}
+
+// lead fetches what something at a place leads to, and follows it.
+func (t *trail) lead(found []toc.File, at string) {
+	var steps []step
+	parts := make(map[*Layer][]part)
+	for i, to := range found {
+		o, first := t.visit(&to, place(at, i))
+		switch l := t.layer(&to); {
+		case !first:
+		case to.Size > wholeLead:
+			t.follow(step{to, o})
+		default:
+			if e, ok := l.Lookup(to.Source); ok {
+				parts[l] = append(parts[l], partsOfAll(e, len(steps))...)
+				steps = append(steps, step{to, o})
+			}
+		}
+	}
+	for l, all := range parts {
+		for _, run := range l.runs(all, leadGap) {
+			t.fetch(run, steps)
+		}
+	}
 }
 
 // fetch fetches files, of which the rank is the position in steps, and follows them then.

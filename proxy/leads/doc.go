@@ -15,6 +15,7 @@
 //
 // Names do not tell. Files of the same directory are read together seldom enough that
 // fetching them all doubles what travels. What files say of each other is all but exact:
-// of 154 modules that "import numpy" reads, the names that the modules themselves use at
-// their outermost level give 147, and 26 others, small ones.
+// of 154 modules that "import numpy" reads, what the modules themselves import at their
+// outermost level gives all but 4, and 20 others, small ones; of 165 that a server with
+// Express reads, single lines of the modules give 157, and 14 others.
 package leads

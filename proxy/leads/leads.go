@@ -53,6 +53,10 @@ func (f *Finder) From(file *toc.File, r io.ReaderAt) []toc.File {
 		s.compiled(file.Name, read(r, 0, min(file.Size, maxText)))
 	case strings.HasSuffix(s.base, sourceSuffix):
 		s.source(file.Name, read(r, 0, min(file.Size, maxText)))
+	case isScript(s.base):
+		s.javascript(read(r, 0, min(file.Size, maxText)))
+	case s.base == packageFile:
+		s.packageOf(read(r, 0, min(file.Size, maxText)))
 	case strings.HasPrefix(string(head), "#!"):
 		s.script(file.Name, read(r, 0, min(file.Size, maxText)))
 	}

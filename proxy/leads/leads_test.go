@@ -352,7 +352,7 @@ func TestLimits(t *testing.T) {
 
 func FuzzFrom(f *testing.F) {
 	image := pythonFiles(f)
-	names := []string{"srv/app/__pycache__/fuzz.cpython-311.pyc", "srv/app/fuzz.py", "srv/app/fuzz.so", "srv/app/fuzz"}
+	names := []string{"srv/app/__pycache__/fuzz.cpython-311.pyc", "srv/app/fuzz.py", "srv/app/fuzz.so", "srv/app/fuzz", "srv/app/fuzz.js", "srv/app/package.json"}
 	for _, name := range names {
 		image[name] = strings.Repeat("x", 1<<16)
 	}
@@ -362,6 +362,8 @@ func FuzzFrom(f *testing.F) {
 	f.Add(uint8(1), []byte(compiledFile(f, "example.py.txt")))
 	f.Add(uint8(2), []byte(object64{interp: "/bin/sh", needed: []string{"libc.so.6"}, runpath: "$ORIGIN", constants: "\x00json\x00"}.String()))
 	f.Add(uint8(3), []byte("#!/usr/bin/env -S python3\nimport json\n"))
+	f.Add(uint8(4), []byte("const a = require('./sibling'), b = require('b/c')\nimport '../app'\n"))
+	f.Add(uint8(5), []byte(`{"main": "fuzz"}`))
 	f.Fuzz(func(t *testing.T, which uint8, p []byte) {
 		file, _ := finder.image.Lookup(names[int(which)%len(names)])
 		file.Size = int64(len(p))
