@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -30,9 +31,12 @@ const (
 )
 
 // fetchExpected fetches what the image's profile says, or else what its layers say is
-// read first, and from then on what files that are read lead to.
+// read first, and from then on, for as long as a program takes to start, what files that
+// are read lead to.
 func (m *Mount) fetchExpected() {
-	ctx := withUrgency(withTravel(m.ctx, &m.ahead), expected)
+	ctx, over := context.WithCancel(withUrgency(withTravel(m.ctx, &m.ahead), expected))
+	timer := time.AfterFunc(recordFor, over)
+	context.AfterFunc(ctx, func() { timer.Stop(); over(); m.trails.end() })
 	likely := m.profile(ctx).Likely()
 	m.start(func() { m.fetchPlaces(ctx, likely) })
 	byLayer := make(map[digest.Digest][]profile.File)
@@ -44,9 +48,11 @@ func (m *Mount) fetchExpected() {
 	config := make(chan ocispec.ImageConfig, 1)
 	go func() { config <- m.config(ctx) }()
 	layers := m.open(ctx)
-	m.note(m.trail.begin(m, layers, func(f fileRef) bool { _, ok := position[f]; return ok }))
-	if len(position) == 0 {
-		m.trail.start(<-config)
+	t, err := newTrail(ctx, m, layers, func(f fileRef) bool { _, ok := position[f]; return ok })
+	m.note(err)
+	m.trails.begin(t)
+	if t != nil && len(position) == 0 {
+		t.start(<-config)
 	}
 	var all []*aheadRun
 	for _, l := range layers {
@@ -64,8 +70,8 @@ func (m *Mount) fetchExpected() {
 	m.fetchRuns(all)
 }
 
-// open opens the image's layers for as long as the mount lasts. What is in others is
-// expected all the same if one cannot be opened.
+// open opens the image's layers for as long as ctx lives. What is in others is expected all
+// the same if one cannot be opened.
 func (m *Mount) open(ctx context.Context) []*Layer {
 	opened := make([]*Layer, len(m.layers))
 	var g errgroup.Group
@@ -79,7 +85,7 @@ func (m *Mount) open(ctx context.Context) []*Layer {
 				m.note(err)
 				return nil
 			}
-			context.AfterFunc(m.ctx, l.Release)
+			context.AfterFunc(ctx, l.Release)
 			opened[i] = l
 			return nil
 		})
@@ -173,10 +179,10 @@ func (p *Repository) fetchPlacesOf(ctx context.Context, d digest.Digest, parts [
 	return nil
 }
 
-// note reports what went wrong with what nobody waits for. A layer that only the kernel
-// reads is not.
+// note reports what went wrong with what nobody waits for. That a layer is for the kernel
+// alone has not, nor has what is over.
 func (m *Mount) note(err error) {
-	if m.ctx.Err() == nil && !errors.Is(err, toc.ErrUnsupported) {
+	if m.ctx.Err() == nil && !errors.Is(err, toc.ErrUnsupported) && !errors.Is(err, context.Canceled) {
 		m.p.registry.report(err)
 	}
 }

@@ -37,7 +37,7 @@ type Mount struct {
 	work     sync.WaitGroup // what is done beside, until ctx ends
 
 	recorder profile.Recorder
-	trail    trail
+	trails   trails
 	read     atomic.Int64 // bytes of files that were asked for
 	demanded travel
 	ahead    travel
@@ -197,7 +197,7 @@ func (m *Mount) readingLayer(layer digest.Digest, off, size int64) {
 func (m *Mount) opened(layer digest.Digest, e *toc.Entry) {
 	switch {
 	case time.Since(m.started) >= recordFor:
-	case e.Size <= wholeLead || m.trail.has(fileRef{layer, e.Name}):
+	case e.Size <= wholeLead || m.trails.has(fileRef{layer, e.Name}):
 		m.recorder.Read(layer, e.Name, 0, e.Size, placesOf(e, 0, e.Size)...)
 	default:
 		m.recorder.Opened(layer, e.Name)
@@ -208,7 +208,7 @@ func (m *Mount) opened(layer digest.Digest, e *toc.Entry) {
 // beginning of it, and fetches what the file leads to.
 func (m *Mount) hasRead(layer digest.Digest, e *toc.Entry) {
 	if m.about.Prefetch {
-		m.trail.read(fileRef{layer, e.Name})
+		m.trails.read(fileRef{layer, e.Name})
 	}
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/binary"
 	"math"
 	"slices"
@@ -31,26 +32,25 @@ const (
 	maxPlace = 256
 )
 
-// trail is what the files that a mount reads lead to, and what these do. It goes on for
-// as long as the mount lasts. The zero value only remembers what was read, until it is
-// begun.
+// trail is what the files that a mount reads lead to, and what these do.
 type trail struct {
-	// Written before been is.
+	ctx    context.Context // of the layers
 	m      *Mount
 	tree   *toc.Tree
-	layers []*Layer // of the tree, with the mount's context
+	layers []*Layer // of the tree, with the trail's context
 	finder *leads.Finder
 	known  func(fileRef) bool // it is fetched anyway
 	slots  chan struct{}
 	count  atomic.Int32 // files that a program has read, and none has led to: maxTrail, or a few more
 
-	mu    sync.Mutex
-	been  map[uint64]*order // files that were followed, by inode; nil before the trail is begun
-	reads []fileRef         // before it was
+	mu   sync.Mutex
+	been map[uint64]*order // files that were followed, by inode
 }
 
-// begin begins the trail of an image that m has mounted.
-func (t *trail) begin(m *Mount, layers []*Layer, known func(fileRef) bool) error {
+// newTrail returns the trail of an image that m has mounted, of which files that are known
+// are not followed. The layers are open for as long as ctx lives. It is nil if the image is
+// too large for that.
+func newTrail(ctx context.Context, m *Mount, layers []*Layer, known func(fileRef) bool) (*trail, error) {
 	names := 0
 	var all []*toc.Layer
 	for _, l := range layers {
@@ -58,50 +58,83 @@ func (t *trail) begin(m *Mount, layers []*Layer, known func(fileRef) bool) error
 		all = append(all, l.Layer.Layer)
 	}
 	if names > maxTrailTree {
-		return nil
+		return nil, nil
 	}
 	tree, err := toc.Overlay(all)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	t.m, t.tree, t.layers, t.finder, t.known = m, tree, layers, leads.New(tree), known
-	t.slots = make(chan struct{}, trailAtOnce)
+	return &trail{
+		ctx: ctx, m: m, tree: tree, layers: layers, finder: leads.New(tree), known: known,
+		slots: make(chan struct{}, trailAtOnce), been: make(map[uint64]*order),
+	}, nil
+}
+
+// trails is a mount's trail, while it has one: files that are read before that are
+// followed then. The zero value is that of a mount that will have one.
+type trails struct {
+	now atomic.Pointer[trail]
+
+	mu    sync.Mutex
+	over  bool      // there will be none any more
+	early []fileRef // files that were read before there was one
+}
+
+// begin is told of the mount's trail.
+func (t *trails) begin(is *trail) {
 	t.mu.Lock()
-	t.been = make(map[uint64]*order)
-	reads := t.reads
-	t.reads = nil
-	t.mu.Unlock()
-	for _, ref := range reads {
-		t.read(ref)
+	if t.over || is == nil {
+		t.mu.Unlock()
+		return
 	}
-	return nil
+	t.now.Store(is)
+	early := t.early
+	t.early = nil
+	t.mu.Unlock()
+	for _, ref := range early {
+		is.read(ref)
+	}
+}
+
+// end ends the trail: what it needs of the image's tables takes memory.
+func (t *trails) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over, t.early = true, nil
+	t.now.Store(nil)
+}
+
+// read takes note that somebody reads a file.
+func (t *trails) read(ref fileRef) {
+	is := t.now.Load()
+	if is == nil {
+		t.mu.Lock()
+		if is = t.now.Load(); is == nil && !t.over && len(t.early) < maxTrail {
+			t.early = append(t.early, ref)
+		}
+		t.mu.Unlock()
+	}
+	if is != nil {
+		is.read(ref)
+	}
+}
+
+// has reports whether others have led to a file.
+func (t *trails) has(ref fileRef) bool {
+	is := t.now.Load()
+	return is != nil && is.has(ref)
 }
 
 // start follows what is read of an image first, as its configuration says how it is run.
 func (t *trail) start(config ocispec.ImageConfig) {
-	t.mu.Lock()
-	begun := t.been != nil
-	t.mu.Unlock()
-	if !begun {
-		return
-	}
 	t.lead(t.finder.Start(config), place("", math.MaxUint16))
 }
 
-// read takes note that somebody reads a file, and follows where it leads. That comes
-// before what files lead to that were read earlier.
+// read follows where a file leads that somebody reads. That comes before what files lead
+// to that were read earlier.
 func (t *trail) read(ref fileRef) {
-	t.mu.Lock()
-	begun := t.been != nil
-	if !begun && len(t.reads) < maxTrail {
-		t.reads = append(t.reads, ref)
-	}
-	t.mu.Unlock()
-	if !begun || t.known(ref) {
-		return
-	}
 	file, ok := t.file(ref)
-	if !ok || t.has(ref) {
+	if !ok || t.known(ref) || t.has(ref) {
 		return
 	}
 	if o, first := t.visit(&file, place("", math.MaxUint16-int(t.count.Add(1)))); first {
@@ -117,12 +150,9 @@ func (t *trail) file(ref fileRef) (file toc.File, ok bool) {
 
 // has reports whether others have led to a file.
 func (t *trail) has(ref fileRef) bool {
+	file, ok := t.file(ref)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.been == nil {
-		return false
-	}
-	file, ok := t.file(ref)
 	return ok && t.been[file.Inode] != nil
 }
 
@@ -220,7 +250,7 @@ func (t *trail) do(it func()) {
 		case t.slots <- struct{}{}:
 			defer func() { <-t.slots }()
 			it()
-		case <-t.m.ctx.Done():
+		case <-t.ctx.Done():
 		}
 	})
 }
