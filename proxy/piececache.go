@@ -143,3 +143,15 @@ func (c *pieceCache) chunk(k pieceKey, end int64) (b []byte, ok bool) {
 	}
 	return b, int64(len(b)) == end-k.offset
 }
+
+// yield lets the pieces from k to end be the next ones that are forgotten: the chunk that
+// they are is stored, and others are all that there is of theirs.
+func (c *pieceCache) yield(k pieceKey, end int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ; k.offset < end; k.offset += pieceSize {
+		if e := c.all[k]; e != nil {
+			c.order.MoveToBack(e)
+		}
+	}
+}

@@ -302,6 +302,7 @@ func (r *pieces) complete(ctx context.Context, from int64) {
 			registry.cfg.Peers.Fetched(r.repository.Host, ref, p)
 		}
 		registry.report(r.blob.near.Put(ctx, ref, p))
+		registry.pieces.yield(r.key(ref.Offset), from)
 	}
 }
 
