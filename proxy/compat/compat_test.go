@@ -322,20 +322,32 @@ func TestOrder(t *testing.T) {
 	var (
 		suits    = compat.Judgement{Verdict: compat.Suits}
 		more     = compat.Judgement{Verdict: compat.Suits, Met: 3}
-		weighty  = compat.Judgement{Verdict: compat.Suits, Weight: 1}
+		weighty  = compat.Judgement{Verdict: compat.Suits, Met: 1, Weight: 1}
 		silent   = compat.Judgement{Verdict: compat.Silent}
-		unknown  = compat.Judgement{Verdict: compat.Unknown, Met: 9, Unjudged: []string{"u"}}
-		unsuited = compat.Judgement{Verdict: compat.Unsuited, Met: 9, Unmet: []string{"n"}}
+		unknown  = compat.Judgement{Verdict: compat.Unknown, Met: 9, Weight: 9, Unjudged: []string{"u"}}
+		unsuited = compat.Judgement{Verdict: compat.Unsuited, Met: 9, Weight: 9, Unmet: []string{"n"}}
 	)
-	order := []compat.Judgement{unsuited, unknown, silent, suits, more, weighty}
+	order := []compat.Judgement{unsuited, unknown, silent, suits, weighty, more}
 	for i, a := range order {
 		for k, b := range order {
 			if got := a.Compare(b); got > 0 != (i > k) || got < 0 != (i < k) {
 				t.Errorf("%+v and %+v compare as %d", a, b, got)
 			}
 		}
-		if best := compat.Best(order[:i+1]); best.Compare(a) != 0 {
-			t.Errorf("best of %+v is %+v", order[:i+1], best)
+	}
+	for _, test := range []struct {
+		all  []compat.Judgement
+		best compat.Judgement
+	}{
+		{nil, silent},
+		{[]compat.Judgement{unsuited}, unsuited},
+		{[]compat.Judgement{unsuited, unknown}, unknown},
+		{[]compat.Judgement{unknown, suits, unsuited}, suits},
+		{[]compat.Judgement{suits, more}, more},
+		{[]compat.Judgement{suits, weighty, more}, weighty},
+	} {
+		if got := compat.Best(test.all); told(got) != told(test.best) {
+			t.Errorf("best of %+v is %+v", test.all, got)
 		}
 	}
 	for _, test := range []struct {

@@ -28,28 +28,26 @@ type Judgement struct {
 	Verdict     Verdict  `json:"verdict"`
 	Description string   `json:"description,omitempty"`
 	Tags        []string `json:"tags,omitempty"`
-	Weight      int      `json:"weight,omitempty"`   // the author's preference; more is better
+	Weight      int      `json:"weight,omitempty"`   // the author's preference among alternatives; more is better
 	Met         int      `json:"met"`                // how many conditions hold
 	Unmet       []string `json:"unmet,omitempty"`    // which do not, in words
 	Unjudged    []string `json:"unjudged,omitempty"` // which cannot be judged, and why
 }
 
-// Compare orders judgements: the greatest is of what is to be taken. Suits comes before
-// Silent, Unknown and Unsuited; then the author's weight counts, and then how many
-// conditions hold.
+// Compare orders judgements of images: the greatest is of the one to be taken. Suits comes
+// before Silent, Unknown and Unsuited; then it counts how many conditions hold. Weights say
+// nothing here, for each author has a scale of their own.
 func (j Judgement) Compare(other Judgement) int {
-	return cmp.Or(
-		cmp.Compare(j.Verdict.rank(), other.Verdict.rank()),
-		cmp.Compare(j.Weight, other.Weight),
-		cmp.Compare(j.Met, other.Met),
-	)
+	return cmp.Or(cmp.Compare(j.Verdict.rank(), other.Verdict.rank()), cmp.Compare(j.Met, other.Met))
 }
 
-// Best returns the first of the greatest, and what is [Silent] if there are none.
+// Best returns the best of a document's alternatives, and what is [Silent] if there are none.
+// Of several with one verdict it is that of the greatest weight, then that of which most
+// conditions hold, then the first.
 func Best(all []Judgement) Judgement {
 	best := Judgement{Verdict: Silent}
 	for i, j := range all {
-		if i == 0 || j.Compare(best) > 0 {
+		if i == 0 || cmp.Or(cmp.Compare(j.Verdict.rank(), best.Verdict.rank()), cmp.Compare(j.Weight, best.Weight), cmp.Compare(j.Met, best.Met)) > 0 {
 			best = j
 		}
 	}
@@ -64,7 +62,6 @@ func All(all []Judgement) Judgement {
 		if sum.Verdict == Silent || j.Verdict != Silent && j.Verdict.rank() < sum.Verdict.rank() {
 			sum.Verdict = j.Verdict
 		}
-		sum.Weight += j.Weight
 		sum.Met += j.Met
 		sum.Unmet = append(sum.Unmet, j.Unmet...)
 		sum.Unjudged = append(sum.Unjudged, j.Unjudged...)
