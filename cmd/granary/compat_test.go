@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -129,7 +130,9 @@ func TestPullTakesNoNoticeOfCompatibility(t *testing.T) {
 			t.Errorf("pull %v asks for %v", args, l.asked)
 		}
 	}
-	if len(asked[0]) != len(asked[1]) {
+	slices.Sort(asked[0]) // several are asked for at a time
+	slices.Sort(asked[1])
+	if !slices.Equal(asked[0], asked[1]) {
 		t.Errorf("pull asks for\n%v\nand with --compat=off for\n%v", asked[0], asked[1])
 	}
 }
@@ -227,6 +230,9 @@ func TestNFDArtifacts(t *testing.T) {
 		newest := l.nfd(image, "2026-03-01T00:00:00Z", "1")
 		l.nfd(image, "2026-02-01T00:00:00Z", "999")
 		ofIndex := l.nfd(index, "", "999")
+		signature := l.manifest(imageType, map[string]any{"subject": image, "artifactType": oddType, "layers": []any{}})
+		signature.ArtifactType, signature.Annotations = oddType, map[string]string{ocispec.AnnotationCreated: "2026-04-01T00:00:00Z"}
+		l.referrers[image.Digest] = append(l.referrers[image.Digest], signature)
 		if !lists {
 			for d, all := range l.referrers {
 				l.tag(ref.FallbackTag(d), l.manifest(indexType, map[string]any{"manifests": all}))
@@ -250,15 +256,40 @@ func TestNFDArtifacts(t *testing.T) {
 // TestNestedIndexes are looked into, and what stands above holds below.
 func TestNestedIndexes(t *testing.T) {
 	l := newLibrary(t)
+	other := l.manifest(indexType, map[string]any{"manifests": []any{l.withSets("o", "arm64", anyLinux)}})
 	good := l.manifest(indexType, map[string]any{"manifests": []any{l.withSets("x", "amd64", noCPU), l.withSets("y", "amd64", anyLinux)}})
 	bad := l.manifest(indexType, map[string]any{"manifests": []any{l.withSets("z", "amd64", noCPU)}})
-	l.index("v1", bad, good)
+	l.index("v1", other, bad, good)
 	dir, status, out, errs := l.pullInto(t, ":v1", "--platform", "linux/amd64", "--compat=require")
 	if want := l.image("y"); status != 0 || !holds(t, dir, want.Digest) || holds(t, dir, l.image("x").Digest) || holds(t, dir, bad.Digest) {
 		t.Errorf("pull: %d, %s%s", status, out, errs)
 	}
+	if status, out, errs := l.compat(t, ":v1"); status != 0 || !strings.Contains(out, string(l.image("y").Digest)+": suits; pull") {
+		t.Errorf("compat: %d, %s%s", status, out, errs)
+	}
 	l.nfd(good, "", "999")
 	if _, status, _, errs := l.pullInto(t, ":v1", "--platform", "linux/amd64", "--compat=require"); status != 1 || !strings.Contains(errs, "major above 999") && !strings.Contains(errs, "NOSUCHFEATURE") {
 		t.Errorf("pull: %d, %s", status, errs)
+	}
+}
+
+func TestPlatforms(t *testing.T) {
+	l := newLibrary(t)
+	l.offers()
+	if status, out, errs := l.compat(t, ":v1", "--platform", "all"); status != 0 || strings.Count(out, ": suits\n") != 3 || strings.Contains(out, "takes it") {
+		t.Errorf("all: %d, %s%s", status, out, errs)
+	}
+	if status, out, errs := l.compat(t, ":v1", "--platform", "linux/s390x"); status != 1 || !strings.Contains(errs, "no image for linux/s390x; there are linux/amd64, ") {
+		t.Errorf("none: %d, %s%s", status, out, errs)
+	}
+}
+
+// TestOfEqualsTheFirst image is taken, as without --compat.
+func TestOfEqualsTheFirst(t *testing.T) {
+	l := newLibrary(t)
+	l.index("v1", l.withSets("first", "amd64", anyLinux), l.withSets("second", "amd64", anyLinux))
+	dir, status, out, errs := l.pullInto(t, ":v1", "--platform", "linux/amd64", "--compat=prefer")
+	if status != 0 || !holds(t, dir, l.image("first").Digest) || holds(t, dir, l.image("second").Digest) {
+		t.Errorf("pull: %d, %s%s", status, out, errs)
 	}
 }

@@ -355,7 +355,7 @@ func TestOrder(t *testing.T) {
 		want string
 	}{
 		{nil, "says nothing, 0 met"},
-		{[]compat.Judgement{silent, more, silent, suits}, "suits, 3 met"},
+		{[]compat.Judgement{silent, suits, more, silent}, "suits, 3 met"},
 		{[]compat.Judgement{more, unknown}, "unknown, 12 met: u"},
 		{[]compat.Judgement{unknown, unsuited, suits}, "does not suit, 18 met: n; u"},
 	} {

@@ -195,7 +195,7 @@ func parseModules(p []byte) Attributes {
 	a := make(Attributes)
 	for lines := bufio.NewScanner(bytes.NewReader(p)); lines.Scan(); {
 		name, _, _ := strings.Cut(lines.Text(), " ")
-		a[moduleName(name)] = ""
+		a[name] = ""
 	}
 	return a
 }
