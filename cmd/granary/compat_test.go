@@ -293,3 +293,29 @@ func TestOfEqualsTheFirst(t *testing.T) {
 		t.Errorf("pull: %d, %s%s", status, out, errs)
 	}
 }
+
+// TestSurveysEnd also for those who made an index to have them go on.
+func TestSurveysEnd(t *testing.T) {
+	l := newLibrary(t)
+	var many, others []any
+	for range 257 {
+		many = append(many, entry(l.image("i"), "amd64", nil))
+	}
+	for range 4097 {
+		others = append(others, map[string]any{"mediaType": imageType, "platform": map[string]any{"os": "x"}})
+	}
+	deep := l.image("deep")
+	for range 10 {
+		deep = l.manifest(indexType, map[string]any{"manifests": []any{deep}})
+	}
+	l.index("many", many...)
+	l.index("others", others...)
+	l.tag("deep", deep)
+	for tag, want := range map[string]string{
+		"many": "more than 256 images are for the platform", "others": "there are more than 4096 images", "deep": "indexes are nested more than 8 deep",
+	} {
+		if status, out, errs := l.compat(t, ":"+tag); status != 1 || !strings.Contains(errs, want) {
+			t.Errorf("%s: %d, %s%s; want %s", tag, status, out, errs, want)
+		}
+	}
+}

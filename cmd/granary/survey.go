@@ -27,11 +27,14 @@ type survey struct {
 	platform *ocispec.Platform // nil for all
 
 	images []*candidate // in the order of the index
-	judged int          // of them
+	asked  int          // how many entries of indexes the registry was asked about
 }
 
-// maxCandidates is how many images are judged: each takes some requests.
-const maxCandidates = 256
+// Limits of a survey.
+const (
+	maxAsked  = 256 // entries that are for the platform: each takes some requests
+	maxImages = 4096
+)
 
 // otherPlatform stands for a verdict on images that are not judged.
 const otherPlatform compat.Verdict = "is for another platform"
@@ -98,7 +101,11 @@ func (s *survey) below(ctx context.Context, m upstream.Manifest, c *candidate, d
 		return fmt.Errorf("manifest %s: %w", m.Digest, err)
 	}
 	if len(entries) == 0 {
-		return s.judge(c)
+		s.judge(c)
+		return nil
+	}
+	if len(s.images)+len(entries) > maxImages {
+		return fmt.Errorf("manifest %s: with it there are more than %d images", m.Digest, maxImages)
 	}
 	var descs []ocispec.Descriptor
 	for _, e := range entries {
@@ -126,6 +133,9 @@ func (s *survey) entry(ctx context.Context, e compat.Entry, above *candidate, ch
 		s.images = append(s.images, c)
 		return nil
 	}
+	if s.asked++; s.asked > maxAsked {
+		return fmt.Errorf("more than %d images are for the platform", maxAsked)
+	}
 	if e.Compat != nil || e.Malformed {
 		said, err := s.nested(ctx, e)
 		if err != nil {
@@ -133,7 +143,7 @@ func (s *survey) entry(ctx context.Context, e compat.Entry, above *candidate, ch
 		}
 		c.Statements = append(c.Statements, said)
 	}
-	if e.MediaType == ocispec.MediaTypeImageIndex {
+	if graph.IsIndex(e.MediaType) {
 		m, err := s.from.Manifest(ctx, string(e.Digest))
 		if err != nil {
 			return err
@@ -145,21 +155,18 @@ func (s *survey) entry(ctx context.Context, e compat.Entry, above *candidate, ch
 		return err
 	}
 	c.Statements = append(c.Statements, said...)
-	return s.judge(c)
+	s.judge(c)
+	return nil
 }
 
 // judge takes a candidate whose statements are complete.
-func (s *survey) judge(c *candidate) error {
-	if s.judged++; s.judged > maxCandidates {
-		return fmt.Errorf("there are more than %d images to judge", maxCandidates)
-	}
+func (s *survey) judge(c *candidate) {
 	var all []compat.Judgement
 	for _, said := range c.Statements {
 		all = append(all, said.judgement())
 	}
 	c.Judgement = compat.All(all)
 	s.images = append(s.images, c)
-	return nil
 }
 
 // nested returns what the platform of an entry says (proposals I and J).

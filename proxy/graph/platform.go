@@ -161,6 +161,6 @@ func (p *platforms) note(entries, chosen []Reference) {
 		}
 	}
 	for _, r := range chosen {
-		p.found = p.found || !isIndexType(r.MediaType)
+		p.found = p.found || !IsIndex(r.MediaType)
 	}
 }
