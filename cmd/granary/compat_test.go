@@ -221,6 +221,20 @@ func TestDocumentsThatCannotBeRead(t *testing.T) {
 	}
 }
 
+// TestARegistryThatRefuses says nothing of an image, not even that it is unknown.
+func TestARegistryThatRefuses(t *testing.T) {
+	l := newLibrary(t)
+	blob := l.blob(compatType, `{"compatibilities":[]}`)
+	l.index("v1", entry(l.image("i"), "amd64", map[string]any{"compat": blob}))
+	l.refused = string(blob.Digest)
+	if status, out, errs := l.compat(t, ":v1"); status != 1 || out != "" || !strings.Contains(errs, "platform.compat "+l.refused) {
+		t.Errorf("compat: %d, %s%s", status, out, errs)
+	}
+	if dir, status, _, errs := l.pullInto(t, ":v1", "--platform", "linux/amd64", "--compat=prefer"); status != 1 || holds(t, dir, l.image("i").Digest) {
+		t.Errorf("pull: %d, %s", status, errs)
+	}
+}
+
 func TestNFDArtifacts(t *testing.T) {
 	for _, lists := range []bool{true, false} {
 		l := newLibrary(t)

@@ -34,6 +34,7 @@ type library struct {
 	blobs     map[string]thing
 	referrers map[digest.Digest][]ocispec.Descriptor // nil if it does not know the question
 	asked     []string                               // paths, in order
+	refused   string                                 // a name that nobody may have, or ""
 }
 
 type thing struct {
@@ -56,6 +57,9 @@ func (l *library) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var x thing
 	switch {
 	case r.URL.Path == "/v2/":
+		return
+	case l.refused != "" && name == l.refused:
+		w.WriteHeader(http.StatusForbidden)
 		return
 	case kind == "manifests":
 		x = l.manifests[name]
