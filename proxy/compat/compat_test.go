@@ -1,6 +1,8 @@
 package compat_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -83,6 +85,24 @@ func TestAHostThatIsHalfReadable(t *testing.T) {
 	large["etc/os-release"].Data = append([]byte("ID=x\n"), make([]byte, 16<<20)...)
 	if h := compat.ReadHost(large); h.Release != nil {
 		t.Error("a file without an end was read")
+	}
+}
+
+func TestTheKernelsOwnConfiguration(t *testing.T) {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	if _, err := w.Write([]byte("CONFIG_SMP=y\nCONFIG_LSM=\"lockdown,yama\"\n")); err != nil || w.Close() != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		packed string
+		want   string
+	}{{packed.String(), "map[LSM:lockdown,yama SMP:y]"}, {packed.String()[:20], "map[HZ:250]"}, {"", "map[HZ:250]"}} {
+		files := tree("-- proc/sys/kernel/osrelease --\n6.1\n-- boot/config-6.1 --\nCONFIG_HZ=250\n-- proc/config.gz --\n")
+		files["proc/config.gz"].Data = []byte(test.packed)
+		if got := fmt.Sprint(compat.ReadHost(files).Config); got != test.want {
+			t.Errorf("%q: %s, want %s", test.packed, got, test.want)
+		}
 	}
 }
 
