@@ -4,7 +4,7 @@
 //
 // # Documents
 //
-// Three forms are in use, or were proposed; nobody else's tool chooses by the first two.
+// There are three forms: two that were proposed, and one that is in use.
 //
 //   - Proposal I of the OCI working group on image compatibility: the platform of an
 //     index's entry has, as compat, the descriptor of a manifest whose image configuration
