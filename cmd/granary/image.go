@@ -122,10 +122,7 @@ func (c *imageFlags) locate(e *env) (img *image, done func(), err error) {
 
 // find resolves what a reference names: an image, or a layer.
 func (img *image) find(ctx context.Context, want ref.Reference, platform *ocispec.Platform) error {
-	name := want.Tag
-	if want.Digest != "" {
-		name = string(want.Digest)
-	}
+	name := manifestName(want)
 	for range maxNesting {
 		m, err := img.from.Manifest(ctx, name)
 		if err != nil {

@@ -34,6 +34,7 @@ type pullCmd struct {
 	Output    string `name:"output" short:"o" placeholder:"oci:DIR" help:"OCI image layout to write the image to."`
 	Platform  string `name:"platform" default:"${platform}" placeholder:"OS/ARCH[/VARIANT]" help:"Which image of an index to pull; 'all' for each of them."`
 	Referrers bool   `name:"referrers" help:"Pull what refers to the image too: signatures, attestations, SBOMs."`
+	Compat    string `name:"compat" default:"off" enum:"off,prefer,require" placeholder:"off|prefer|require" help:"Take the image of an index that says that it suits this machine best: if there is one, or fail without one."`
 	JSON      bool   `name:"json" help:"Print the result as JSON."`
 }
 
@@ -48,6 +49,8 @@ type pulled struct {
 	MediaType string  `json:"mediaType"`
 	Layout    string  `json:"layout,omitempty"`
 	Missing   []lack  `json:"missing,omitempty"`
+
+	Chosen *candidate `json:"chosen,omitempty"` // by --compat
 }
 
 // lack is something that was not to be had.
@@ -84,7 +87,7 @@ func (c *pullCmd) Run(e *env) error {
 	}
 	return c.print(e, p, pulled{
 		Ref: p.want.String(), Digest: string(desc.Digest), MediaType: desc.MediaType, Layout: c.Output, Seconds: time.Since(begin).Seconds(),
-		Manifests: len(p.graph.Manifests()), Blobs: len(p.graph.Blobs()), Bytes: p.size(), Missing: p.lacks(),
+		Manifests: len(p.graph.Manifests()), Blobs: len(p.graph.Blobs()), Bytes: p.size(), Missing: p.lacks(), Chosen: p.chosen,
 	})
 }
 
@@ -94,8 +97,17 @@ func (c *pullCmd) puller(e *env) (p *puller, err error) {
 	if p.want, err = ref.Parse(c.Ref, c.DefaultUpstream); err != nil {
 		return nil, err
 	}
-	if p.platform, err = parsePlatform(c.Platform); err != nil || c.Output == "" {
-		return p, err
+	if p.platform, err = parsePlatform(c.Platform); err != nil {
+		return nil, err
+	}
+	if c.Compat != compatOff {
+		p.compat = c.Compat
+	}
+	if p.compat != "" && p.platform == nil {
+		return nil, fmt.Errorf("--compat=%s takes one platform, not all", p.compat)
+	}
+	if c.Output == "" {
+		return p, nil
 	}
 	dir, ok := strings.CutPrefix(c.Output, "oci:")
 	if !ok || dir == "" {
@@ -127,6 +139,9 @@ func (c *pullCmd) print(e *env, p *puller, r pulled) error {
 		return nil
 	}
 	_, err := fmt.Fprintf(e.stdout, "%s@%s: %d blobs, %s in %.1fs\n", r.Ref, r.Digest, r.Blobs, bytesText(r.Bytes), r.Seconds)
+	if r.Chosen != nil && err == nil {
+		_, err = fmt.Fprintln(e.stdout, "taken: "+choiceText(r.Chosen))
+	}
 	return err
 }
 
@@ -213,11 +228,13 @@ type puller struct {
 	want      ref.Reference
 	platform  *ocispec.Platform // nil for all
 	referrers bool
+	compat    string // "" for off
 	from      *upstream.Repository
 	out       *layout // nil for none
 	progress  *progress
 
-	graph *graph.Graph // once it is known
+	graph  *graph.Graph // once it is known
+	chosen *candidate   // by compat, nil for none
 }
 
 // size is that of all blobs, in bytes.
@@ -244,11 +261,7 @@ func (p *puller) lacks() (all []lack) {
 // any of that is required the layout gets what is there of blobs, and no manifest: it has
 // none without what that names.
 func (p *puller) pull(ctx context.Context) (ocispec.Descriptor, error) {
-	name := p.want.Tag
-	if p.want.Digest != "" {
-		name = string(p.want.Digest)
-	}
-	m, err := p.from.Manifest(ctx, name)
+	m, err := p.from.Manifest(ctx, manifestName(p.want))
 	if err != nil {
 		return m.Descriptor, err
 	}
@@ -257,6 +270,11 @@ func (p *puller) pull(ctx context.Context) (ocispec.Descriptor, error) {
 	opts := graph.Options{Platform: p.platform, Parallel: parallel}
 	if p.referrers {
 		opts.Referrers = registrySource{p.from}
+	}
+	if p.compat != "" {
+		if opts.Prefer, err = p.prefer(ctx, m); err != nil {
+			return m.Descriptor, err
+		}
 	}
 	if p.graph, err = graph.Walk(ctx, registrySource{p.from}, []ocispec.Descriptor{root}, opts); err != nil {
 		return m.Descriptor, err

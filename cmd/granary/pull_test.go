@@ -33,6 +33,8 @@ type library struct {
 	manifests map[string]thing // by digest and by tag
 	blobs     map[string]thing
 	referrers map[digest.Digest][]ocispec.Descriptor // nil if it does not know the question
+	asked     []string                               // paths, in order
+	refused   string                                 // a name that nobody may have, or ""
 }
 
 type thing struct {
@@ -50,10 +52,14 @@ func newLibrary(t *testing.T) *library {
 func (l *library) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.asked = append(l.asked, r.URL.Path)
 	kind, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/app/"), "/")
 	var x thing
 	switch {
 	case r.URL.Path == "/v2/":
+		return
+	case l.refused != "" && name == l.refused:
+		w.WriteHeader(http.StatusForbidden)
 		return
 	case kind == "manifests":
 		x = l.manifests[name]

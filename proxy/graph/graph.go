@@ -170,10 +170,11 @@ func isManifestType(mediaType string) bool {
 		"application/vnd.oci.artifact.manifest.v1+json": // was in image-spec before 1.1.0, and is still found
 		return true
 	}
-	return isIndexType(mediaType) || strings.HasPrefix(mediaType, dockerSchema1)
+	return IsIndex(mediaType) || strings.HasPrefix(mediaType, dockerSchema1)
 }
 
-func isIndexType(mediaType string) bool {
+// IsIndex reports whether a media type is that of an index, or of Docker's manifest lists.
+func IsIndex(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -19,7 +20,7 @@ type PlatformError struct {
 }
 
 func (e *PlatformError) Error() string {
-	return fmt.Sprintf("no image for %s; there are %s", platformText(e.Platform), strings.Join(e.There, ", "))
+	return fmt.Sprintf("no image for %s; there are %s", PlatformText(e.Platform), strings.Join(e.There, ", "))
 }
 
 // ParsePlatform reads OS/ARCH or OS/ARCH/VARIANT.
@@ -39,6 +40,18 @@ func ParsePlatform(s string) (*ocispec.Platform, error) {
 // (image-spec, image-index.md), else those that say nothing of platforms, for a nested index
 // may have it. A nil platform is for all. If there are none the error is a [*PlatformError].
 func Choose(entries []ocispec.Descriptor, want *ocispec.Platform) (chosen []int, err error) {
+	return choose(entries, want, nil)
+}
+
+// Candidates returns the entries of an index that one for a platform may be chosen from: all
+// that say that they are for it, else those that say nothing of platforms. A nil platform and
+// the error are as for [Choose].
+func Candidates(entries []ocispec.Descriptor, want *ocispec.Platform) (all []int, err error) {
+	all, _, err = candidates(entries, want)
+	return all, err
+}
+
+func candidates(entries []ocispec.Descriptor, want *ocispec.Platform) (all []int, said bool, err error) {
 	var silent []int
 	var there []string
 	for i, e := range entries {
@@ -46,15 +59,35 @@ func Choose(entries []ocispec.Descriptor, want *ocispec.Platform) (chosen []int,
 		case want == nil || e.Platform == nil:
 			silent = append(silent, i)
 		case matches(e.Platform, want):
-			return []int{i}, nil
+			all = append(all, i)
 		default:
-			there = append(there, platformText(e.Platform))
+			there = append(there, PlatformText(e.Platform))
 		}
 	}
-	if len(silent) == 0 {
-		return nil, &PlatformError{want, there}
+	switch {
+	case len(all) > 0:
+		return all, true, nil
+	case len(silent) == 0:
+		return nil, false, &PlatformError{want, there}
 	}
-	return silent, nil
+	return silent, false, nil
+}
+
+// choose is Choose, but that of the candidates the first that is preferred is taken.
+func choose(entries []ocispec.Descriptor, want *ocispec.Platform, prefer []digest.Digest) (chosen []int, err error) {
+	all, said, err := candidates(entries, want)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range all {
+		if slices.Contains(prefer, entries[i].Digest) {
+			return []int{i}, nil
+		}
+	}
+	if said {
+		return all[:1], nil
+	}
+	return all, nil
 }
 
 func matches(p, want *ocispec.Platform) bool {
@@ -62,7 +95,8 @@ func matches(p, want *ocispec.Platform) bool {
 	return same(p.OS, want.OS) && same(p.Architecture, want.Architecture) && same(p.Variant, want.Variant) && same(p.OSVersion, want.OSVersion)
 }
 
-func platformText(p *ocispec.Platform) string {
+// PlatformText writes a platform as OS/ARCH or OS/ARCH/VARIANT.
+func PlatformText(p *ocispec.Platform) string {
 	return strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")
 }
 
@@ -82,7 +116,8 @@ func (p *platforms) err(want *ocispec.Platform) error {
 
 // choose leaves out what stands in the entries of an index that are not for a platform. With
 // attested, entries stay that are about a chosen one.
-func (p *platforms) choose(want *ocispec.Platform, n *Node, refs []Reference, attested bool) []Reference {
+func (p *platforms) choose(opts Options, n *Node, refs []Reference) []Reference {
+	want, attested := opts.Platform, opts.Referrers != nil
 	var entries []Reference
 	for _, r := range refs {
 		if r.Role == Manifest {
@@ -93,7 +128,7 @@ func (p *platforms) choose(want *ocispec.Platform, n *Node, refs []Reference, at
 		p.found = p.found || n.image
 		return refs
 	}
-	chosen := chosenOf(entries, want)
+	chosen := chosenOf(entries, opts)
 	if n.image {
 		p.note(entries, chosen)
 	}
@@ -106,12 +141,12 @@ func (p *platforms) choose(want *ocispec.Platform, n *Node, refs []Reference, at
 	return slices.DeleteFunc(refs, func(r Reference) bool { return r.entry >= 0 && !stays[r.entry] })
 }
 
-func chosenOf(entries []Reference, want *ocispec.Platform) (chosen []Reference) {
+func chosenOf(entries []Reference, opts Options) (chosen []Reference) {
 	descs := make([]ocispec.Descriptor, len(entries))
 	for i, r := range entries {
 		descs[i] = r.Descriptor
 	}
-	which, _ := Choose(descs, want) // another index may have what this one lacks
+	which, _ := choose(descs, opts.Platform, opts.Prefer) // another index may have what this one lacks
 	for _, i := range which {
 		chosen = append(chosen, entries[i])
 	}
@@ -122,10 +157,10 @@ func chosenOf(entries []Reference, want *ocispec.Platform) (chosen []Reference) 
 func (p *platforms) note(entries, chosen []Reference) {
 	for _, r := range entries {
 		if r.Platform != nil {
-			p.there = append(p.there, platformText(r.Platform))
+			p.there = append(p.there, PlatformText(r.Platform))
 		}
 	}
 	for _, r := range chosen {
-		p.found = p.found || !isIndexType(r.MediaType)
+		p.found = p.found || !IsIndex(r.MediaType)
 	}
 }

@@ -44,7 +44,7 @@ func discover(ctx context.Context, f Finder, d digest.Digest) (found []Reference
 	}
 	for _, tag := range append([]string{ref.FallbackTag(d)}, CosignTags(d)...) {
 		desc, err := f.Resolve(ctx, tag)
-		if errors.Is(err, ErrNotFound) || err == nil && tag == ref.FallbackTag(d) && !isIndexType(desc.MediaType) {
+		if errors.Is(err, ErrNotFound) || err == nil && tag == ref.FallbackTag(d) && !IsIndex(desc.MediaType) {
 			continue // what is no index lists nothing
 		}
 		if err != nil {

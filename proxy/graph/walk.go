@@ -39,6 +39,9 @@ type Options struct {
 	// manifests that are not in the graph. Entries that name no platform are walked where none
 	// names the one that is wanted. Of a Platform, what is empty means any. nil is for all.
 	Platform *ocispec.Platform
+	// Prefer are entries of indexes that are taken for Platform before others that are for it
+	// too. Without a Platform they mean nothing.
+	Prefer []digest.Digest
 	// Referrers finds what refers to each manifest of the graph. nil leaves that out.
 	Referrers Finder
 	// Except lists roles that are not walked.
@@ -413,5 +416,5 @@ func (w *walk) references(n *Node) ([]Reference, error) {
 		}
 		return refs, nil
 	}
-	return w.platforms.choose(w.opts.Platform, n, refs, w.opts.Referrers != nil), nil
+	return w.platforms.choose(w.opts, n, refs), nil
 }

@@ -231,7 +231,40 @@ var walks = []struct {
 		return o
 	},
 	want: "a.config a.layer [a] [of a] [x]",
+}, {
+	name: "an entry that is preferred",
+	build: func(s *source) ocispec.Descriptor {
+		return s.index("x", on(s.image("a"), "linux/amd64", nil), on(s.image("b"), "linux/amd64", nil), on(s.image("c"), "linux/arm64", nil))
+	},
+	opts: preferring("linux/amd64", "b"),
+	want: "b.config b.layer [b] [x]",
+}, {
+	name: "one that is preferred and is for another platform",
+	build: func(s *source) ocispec.Descriptor {
+		return s.index("x", on(s.image("a"), "linux/amd64", nil), on(s.image("b"), "linux/arm64", nil))
+	},
+	opts: preferring("linux/amd64", "b"),
+	want: "a.config a.layer [a] [x]",
+}, {
+	name: "a preferred entry of a preferred index",
+	build: func(s *source) ocispec.Descriptor {
+		return s.index("x", s.index("y", on(s.image("a"), "linux/amd64", nil)), s.index("z", on(s.image("b"), "linux/amd64", nil), on(s.image("c"), "linux/amd64", nil)))
+	},
+	opts: preferring("linux/amd64", "z", "c"),
+	want: "c.config c.layer [c] [z] [x]",
 }}
+
+func preferring(wanted string, names ...string) func(*source) graph.Options {
+	return func(s *source) graph.Options {
+		o := platform(wanted)(s)
+		for d, name := range s.names {
+			if slices.Contains(names, name) {
+				o.Prefer = append(o.Prefer, d)
+			}
+		}
+		return o
+	}
+}
 
 func platform(p string) func(*source) graph.Options {
 	return func(*source) graph.Options {
