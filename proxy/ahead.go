@@ -34,9 +34,7 @@ const (
 // read first, and from then on, for as long as a program takes to start, what files that
 // are read lead to.
 func (m *Mount) fetchExpected() {
-	ctx, over := context.WithCancel(withUrgency(withTravel(m.ctx, &m.ahead), expected))
-	timer := time.AfterFunc(recordFor, over)
-	context.AfterFunc(ctx, func() { timer.Stop(); over(); m.trails.end() })
+	ctx := withUrgency(withTravel(m.ctx, &m.ahead), expected)
 	likely := m.profile(ctx).Likely()
 	m.start(func() { m.fetchPlaces(ctx, likely) })
 	byLayer := make(map[digest.Digest][]profile.File)
@@ -45,15 +43,14 @@ func (m *Mount) fetchExpected() {
 		byLayer[f.Layer] = append(byLayer[f.Layer], f)
 		position[fileRef{f.Layer, f.Path}] = i
 	}
-	config := make(chan ocispec.ImageConfig, 1)
-	go func() { config <- m.config(ctx) }()
 	layers := m.open(ctx)
-	t, err := newTrail(ctx, m, layers, func(f fileRef) bool { _, ok := position[f]; return ok })
-	m.note(err)
-	m.trails.begin(t)
-	if t != nil && len(position) == 0 {
-		t.start(<-config)
-	}
+	over := m.beginTrail(ctx, layers, func(f fileRef) bool { _, ok := position[f]; return ok }, len(position) == 0)
+	defer func() {
+		<-over
+		for _, l := range layers {
+			l.Release()
+		}
+	}()
 	var all []*aheadRun
 	for _, l := range layers {
 		d := l.blob.Digest()
@@ -70,7 +67,22 @@ func (m *Mount) fetchExpected() {
 	m.fetchRuns(all)
 }
 
-// open opens the image's layers for as long as ctx lives. What is in others is expected all
+// beginTrail begins to follow what is read, but for files that are known, until over is
+// closed: for as long as a program takes to start. first says that nothing is known of how.
+func (m *Mount) beginTrail(ctx context.Context, layers []*Layer, known func(fileRef) bool, first bool) (over <-chan struct{}) {
+	ctx, end := context.WithCancel(ctx)
+	timer := time.AfterFunc(recordFor, end)
+	context.AfterFunc(ctx, func() { timer.Stop(); end(); m.trails.end() })
+	t, err := newTrail(ctx, m, slices.Clone(layers), known)
+	m.note(err)
+	m.trails.begin(t)
+	if t != nil && first {
+		m.start(func() { t.start(m.config(ctx)) })
+	}
+	return ctx.Done()
+}
+
+// open opens the image's layers, which are to be released. What is in others is expected all
 // the same if one cannot be opened.
 func (m *Mount) open(ctx context.Context) []*Layer {
 	opened := make([]*Layer, len(m.layers))
@@ -85,7 +97,6 @@ func (m *Mount) open(ctx context.Context) []*Layer {
 				m.note(err)
 				return nil
 			}
-			context.AfterFunc(ctx, l.Release)
 			opened[i] = l
 			return nil
 		})

@@ -188,6 +188,9 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, re
 			defer b.Release()
 			c.Size = b.Size()
 			repository, m := p, h.registry.mountFor(r.Header.Get(MountHeader), p)
+			if m != nil && !m.has(req.Digest) {
+				m = nil
+			}
 			c.Open = func(p content.Part) (content.Body, error) {
 				if m != nil {
 					m.readingLayer(req.Digest, p.Offset, p.Length)

@@ -206,7 +206,7 @@ func (p *Repository) contents(ctx context.Context, of LayerRef) *contents {
 	if kept == nil {
 		return nil
 	}
-	c := &contents{Readable: kept, ctx: ctx, of: of, turns: &p.registry.turns, inflating: &p.registry.inflating}
+	c := &contents{Readable: kept, ctx: ctx, of: of, origin: origin, turns: &p.registry.turns, inflating: &p.registry.inflating}
 	if peers := p.peers(); peers != nil && !peers.Alone() && !p.maker {
 		c.peers, c.in = peers, p.in(p.identities()[0])
 	}
@@ -219,6 +219,7 @@ type contents struct {
 	lazy.Readable
 	ctx       context.Context // of the reader
 	of        LayerRef
+	origin    lazy.Origin
 	turns     *turns
 	inflating *inflating
 	peers     Peers // nil without others that are to be asked

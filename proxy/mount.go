@@ -153,6 +153,11 @@ func (m *Mount) Status() MountStatus {
 	return s
 }
 
+// has reports whether a layer is one of those that are mounted.
+func (m *Mount) has(layer digest.Digest) bool {
+	return slices.ContainsFunc(m.layers, func(l ocispec.Descriptor) bool { return l.Digest == layer })
+}
+
 // manifest returns the manifest whose word on layers holds, if there is one.
 func (m *Mount) manifest() digest.Digest {
 	if m.about.Layer != "" {
@@ -233,7 +238,7 @@ func placesOf(e *toc.Entry, off, size int64) (all []profile.Place) {
 // who has mounted the image.
 func (r *Registry) File(id string, layer digest.Digest, path string) (e toc.Entry, ok bool) {
 	m := r.mounts.find(id)
-	if m == nil || !slices.ContainsFunc(m.layers, func(l ocispec.Descriptor) bool { return l.Digest == layer }) {
+	if m == nil || !m.has(layer) {
 		return e, false
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, openFor)

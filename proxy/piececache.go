@@ -27,6 +27,16 @@ type piece struct {
 	err   error
 }
 
+// here reports whether nobody has to wait for a piece.
+func (p *piece) here() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // wait returns a piece's bytes when they are there.
 func (p *piece) wait(ctx context.Context) ([]byte, error) {
 	select {

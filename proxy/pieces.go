@@ -89,7 +89,11 @@ func (r *pieces) ref(off int64) chunk.Ref {
 
 // readChunks reads through whole chunks, ahead if there are several.
 func (r *pieces) readChunks(p []byte, off int64) (n int, err error) {
-	done, err := r.repository.registry.turns.begin(r.ctx, int64(len(p)))
+	if len(p) == 0 {
+		return 0, nil
+	}
+	first, last := r.ref(off), r.ref(off+int64(len(p))-1)
+	done, err := r.repository.registry.turns.begin(r.ctx, last.Offset+last.Size-first.Offset)
 	if err != nil {
 		return 0, err
 	}
@@ -135,7 +139,10 @@ func (r *pieces) readPiece(p []byte, off int64) (int, error) {
 			}
 			found = run[0]
 		}
-		waited := r.repository.registry.turns.wait(r.ctx)
+		waited := func() {}
+		if !found.here() {
+			waited = r.repository.registry.turns.wait(r.ctx)
+		}
 		b, err := found.wait(r.ctx)
 		waited()
 		switch {
@@ -301,8 +308,11 @@ func (r *pieces) complete(ctx context.Context, from int64) {
 		if registry.cfg.Peers != nil {
 			registry.cfg.Peers.Fetched(r.repository.Host, ref, p)
 		}
-		registry.report(r.blob.near.Put(ctx, ref, p))
-		registry.pieces.yield(r.key(ref.Offset), from)
+		err := r.blob.near.Put(ctx, ref, p)
+		registry.report(err)
+		if err == nil {
+			registry.pieces.yield(r.key(ref.Offset), from)
+		}
 	}
 }
 

@@ -16,15 +16,18 @@ import (
 
 const (
 	// maxTrail is how many files are followed for a mount, at the most, and trailAtOnce
-	// how many at a time, of which most wait for their turn to be fetched.
+	// how many are looked into at a time.
 	maxTrail    = 1 << 13
-	trailAtOnce = 128
+	trailAtOnce = 32
 	// leadGap is how far apart in a layer, in bytes, files may be that others lead to, to
 	// be fetched with one request.
 	leadGap = 8 << 10
 	// wholeLead is the size of the largest file, in bytes, that is fetched as a whole when
 	// another leads to it. Of larger ones it is what says where they lead to.
 	wholeLead = 1 << 20
+	// largestLead bounds an extent of a file that is followed, in bytes, as it is stored and
+	// as it is.
+	largestLead = 8 << 20
 	// maxTrailTree is how many names an image may have, to be followed through.
 	maxTrailTree = 1 << 19
 	// maxPlace is how far files lead from one that a program has read, in bytes of their
@@ -34,30 +37,31 @@ const (
 
 // trail is what the files that a mount reads lead to, and what these do.
 type trail struct {
-	ctx    context.Context // of the layers
+	ctx    context.Context
 	m      *Mount
 	tree   *toc.Tree
 	layers []*Layer // of the tree, with the trail's context
 	finder *leads.Finder
 	known  func(fileRef) bool // it is fetched anyway
 	slots  chan struct{}
-	count  atomic.Int32 // files that a program has read, and none has led to: maxTrail, or a few more
+	count  atomic.Int32 // files that a program has read, and none has led to
 
 	mu   sync.Mutex
 	been map[uint64]*order // files that were followed, by inode
 }
 
 // newTrail returns the trail of an image that m has mounted, of which files that are known
-// are not followed. The layers are open for as long as ctx lives. It is nil if the image is
-// too large for that.
+// are not followed. It lasts for as long as ctx lives, and is nil if the image is too large
+// for it, or nothing of it is known.
 func newTrail(ctx context.Context, m *Mount, layers []*Layer, known func(fileRef) bool) (*trail, error) {
 	names := 0
 	var all []*toc.Layer
-	for _, l := range layers {
+	for i, l := range layers {
 		names += l.Len()
-		all = append(all, l.Layer.Layer)
+		layers[i] = l.on(ctx)
+		all = append(all, layers[i].Layer.Layer)
 	}
-	if names > maxTrailTree {
+	if len(layers) == 0 || names > maxTrailTree {
 		return nil, nil
 	}
 	tree, err := toc.Overlay(all)
@@ -137,7 +141,8 @@ func (t *trail) read(ref fileRef) {
 	if !ok || t.known(ref) || t.has(ref) {
 		return
 	}
-	if o, first := t.visit(&file, place("", math.MaxUint16-int(t.count.Add(1)))); first {
+	if o, first := t.visit(&file, place("", math.MaxUint16-int(t.count.Load())-1)); first {
+		t.count.Add(1)
 		t.follow(step{file, o})
 	}
 }
@@ -206,6 +211,14 @@ func (t *trail) follow(from step) {
 	})
 }
 
+// dear reports whether more would have to be fetched, or inflated, of a file than a guess
+// is worth: an extent that has a digest is read as a whole.
+func dear(f *toc.File) bool {
+	return slices.ContainsFunc(f.Extents, func(x toc.Extent) bool {
+		return x.Digest.Known() && x.Size > largestLead || x.End-x.Start > largestLead
+	})
+}
+
 // lead fetches what something at a place leads to, and follows it.
 func (t *trail) lead(found []toc.File, at string) {
 	var steps []step
@@ -213,7 +226,7 @@ func (t *trail) lead(found []toc.File, at string) {
 	for i, to := range found {
 		o, first := t.visit(&to, place(at, i))
 		switch l := t.layer(&to); {
-		case !first:
+		case !first || dear(&to):
 		case to.Size > wholeLead:
 			t.follow(step{to, o})
 		default:
@@ -232,9 +245,12 @@ func (t *trail) lead(found []toc.File, at string) {
 
 // fetch fetches files, of which the rank is the position in steps, and follows them then.
 func (t *trail) fetch(run *aheadRun, steps []step) {
-	t.do(func() {
+	t.m.start(func() {
 		run.layer = run.layer.on(withOrder(run.layer.bytes.ctx, steps[run.rank].order))
-		t.m.note(run.fetch())
+		if err := run.fetch(); err != nil {
+			t.m.note(err)
+			return
+		}
 		for _, p := range run.parts {
 			if p.off == 0 {
 				t.follow(steps[p.rank])
@@ -243,7 +259,7 @@ func (t *trail) fetch(run *aheadRun, steps []step) {
 	})
 }
 
-// do does something beside, unless too much else is done so.
+// do does something beside, once not too much else is done so.
 func (t *trail) do(it func()) {
 	t.m.start(func() {
 		select {

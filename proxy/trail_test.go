@@ -97,11 +97,12 @@ func TestTheProgramOfAnImage(t *testing.T) {
 // TestAnImageWhoseConfigurationIsNone is mounted all the same.
 func TestAnImageWhoseConfigurationIsNone(t *testing.T) {
 	o := newOrigin()
-	p := gzipped(tarOf(t, "f", []byte("content")))
+	p := tarOf(t, "f", []byte("content"), "data", random(300_000, 1), "lib/ld-musl-x86_64.so.1", random(200_000, 2))
 	for name, config := range map[string]string{"empty": "", "no JSON": "#!", "of other types": `{"config":{"Cmd":7}}`, "long": strings.Repeat(" ", 5<<20)} {
 		manifest := o.addConfigured("app", config, p)
-		s := newStack(t, o, true, keepContents(t))
-		s.mount(t, mountPath("app", manifest, "id", "prefetch"))
+		s := newStack(t, o, true, keepContents(t), withoutLayers)
+		m := s.mount(t, mountPath("app", manifest, "id", "prefetch"))
+		m.until(t, "what any program needs is here", func(now proxy.MountStatus) bool { return now.Ahead.Upstream > 0 })
 		if resp, body := s.do(t, http.MethodGet, filePath("app", digest.FromBytes(p), "f"), proxy.MountHeader, "id"); string(body) != "content" {
 			t.Errorf("%s: %s: %q", name, resp.Status, body)
 		}

@@ -61,7 +61,7 @@ type underWay struct {
 	bytes int64
 }
 
-// turn is a fetch whose turn it is not yet.
+// turn is a fetch, from when it is asked for to its end.
 type turn struct {
 	urgency urgency
 	order   *order

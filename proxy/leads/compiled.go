@@ -232,7 +232,11 @@ func (m *marshal) tuple() (texts []string) {
 		m.fail()
 	}
 	for range min(n, maxNames) {
-		texts = append(texts, m.object())
+		text := m.object()
+		if len(text) > maxName {
+			text = "" // which has its position
+		}
+		texts = append(texts, text)
 	}
 	return texts
 }

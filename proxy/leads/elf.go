@@ -6,6 +6,8 @@ import (
 	"io"
 	"path"
 	"strings"
+
+	"github.com/granary-oci/granary/toc"
 )
 
 // Where things are in an object file: System V Application Binary Interface, chapters 4
@@ -31,6 +33,7 @@ const (
 	maxDynamic  = 64 << 10 // bytes of the dynamic section
 	maxString   = 4096
 	maxNeeded   = 256
+	maxRunpath  = 16 // directories
 )
 
 // libraryDirs are where libraries are on most systems; others are learned from where an
@@ -50,9 +53,10 @@ func (s *search) object(r io.ReaderAt, size int64) {
 		s.python()
 	}
 	var dirs []string
-	for _, dir := range strings.Split(o.runpath, ":") {
-		if dir != "" {
-			dirs = append(dirs, strings.NewReplacer("$ORIGIN", s.dir, "${ORIGIN}", s.dir).Replace(dir))
+	origin := strings.NewReplacer("$ORIGIN", s.dir, "${ORIGIN}", s.dir)
+	for dir := range strings.SplitSeq(o.runpath, ":") {
+		if dir = origin.Replace(dir); dir != "" && len(dir) <= toc.MaxName && len(dirs) < maxRunpath {
+			dirs = append(dirs, dir)
 		}
 	}
 	dirs = append(dirs, s.learned(&s.libraries)...)
@@ -78,7 +82,11 @@ func (s *search) loader(name string) bool {
 
 // library adds the first library of a name that one of the directories has.
 func (s *search) library(name string, dirs []string) {
-	if strings.Contains(name, "/") {
+	switch {
+	case path.IsAbs(name):
+		s.add(name)
+		return
+	case strings.Contains(name, "/"):
 		s.add(path.Join(s.dir, name))
 		return
 	}
@@ -188,7 +196,7 @@ func (m *image) dynamic(s segment, all []segment, o *object) {
 	if strings < 0 {
 		return
 	}
-	for _, at := range needed {
+	for _, at := range needed[:min(len(needed), maxNeeded-len(o.needed))] {
 		if name := m.textIn(strings, at); name != "" {
 			o.needed = append(o.needed, name)
 		}

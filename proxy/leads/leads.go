@@ -15,6 +15,7 @@ import (
 const (
 	maxText  = 1 << 20 // bytes of a module or a script
 	maxNames = 1 << 12 // names that a module uses
+	maxName  = 256     // bytes of one
 	maxLeads = 256     // files that one leads to
 	maxDirs  = 64      // directories that are remembered
 )

@@ -381,3 +381,30 @@ func BenchmarkFrom(b *testing.B) {
 		f.from(b, finder, "srv/app/__pycache__/example.cpython-311.pyc")
 	}
 }
+
+// TestWhatIsMeantToTakeLong has files that would take much memory, or time, if they were
+// believed.
+func TestWhatIsMeantToTakeLong(t *testing.T) {
+	long := strings.Repeat("a.", 1<<18)
+	for name, source := range map[string]string{
+		"a long module": "from " + long + " import " + strings.Repeat("b,", 1<<16), "long names": "import " + long + "," + long,
+		"a list without end": "import (" + strings.Repeat("\n", 1<<20), "a list of much": "import (\n" + strings.Repeat("a,\n", 1<<18),
+	} {
+		size := 0
+		for _, name := range importsOf([]byte(source)) {
+			size += len(name)
+		}
+		if size > maxNames*maxName {
+			t.Errorf("%s: names of %d bytes", name, size)
+		}
+	}
+	c, _ := readCompiled(compiledModule(3495, numbersSince311, strings.Repeat("x", 200), "used", "os"))
+	if len(c.names) != 1 {
+		t.Errorf("%d names", len(c.names))
+	}
+	f := files{"bin/app": object64{needed: slices.Repeat([]string{"libc.so.6"}, 2*maxNeeded), runpath: strings.Repeat("$ORIGIN:", 400)}.String()}
+	o, _ := readObject(strings.NewReader(f["bin/app"]), int64(len(f["bin/app"])))
+	if len(o.needed) > maxNeeded {
+		t.Errorf("%d libraries are needed", len(o.needed))
+	}
+}

@@ -9,6 +9,9 @@ import (
 // Reference, section 7.11).
 var importLine = regexp.MustCompile(`^(?:from\s+(\.*)([\w.]*)\s+)?import\s+(.*)`)
 
+// maxList bounds what is imported by one statement, in bytes.
+const maxList = 16 << 10
+
 // importsOf returns the names of modules that a module imports as it is read, and of what
 // it imports from them, which may be modules too. What functions and classes import when
 // they are used is left out.
@@ -31,10 +34,10 @@ func importsOf(source []byte) (names []string) {
 			continue
 		}
 		list := m[3]
-		for strings.Contains(list, "(") && !strings.Contains(list, ")") && i+1 < len(lines) {
+		for len(list) < maxList && strings.Contains(list, "(") && !strings.Contains(list, ")") && i+1 < len(lines) {
 			i++
 			before, _, _ := strings.Cut(lines[i], "#")
-			list += " " + before
+			list += " " + strings.TrimSpace(before)
 		}
 		names = append(names, imported(m[2], list)...)
 	}
@@ -44,13 +47,16 @@ func importsOf(source []byte) (names []string) {
 // imported returns the names in the list of a statement: "a.b as c, d", or what is
 // imported from a module.
 func imported(from, list string) (names []string) {
+	if len(from) > maxName {
+		return nil
+	}
 	if from != "" {
 		names, from = append(names, from), from+"."
 	}
 	list, _, _ = strings.Cut(list, "#")
 	list, _, _ = strings.Cut(list, ";") // what is behind it is rare
 	for _, one := range strings.Split(strings.Trim(strings.NewReplacer("(", " ", ")", " ", "\\", " ").Replace(list), " "), ",") {
-		if fields := strings.Fields(one); len(fields) > 0 && fields[0] != "*" && len(names) < maxNames {
+		if fields := strings.Fields(one); len(fields) > 0 && fields[0] != "*" && len(fields[0]) <= maxName && len(names) < maxNames {
 			names = append(names, from+fields[0])
 		}
 	}

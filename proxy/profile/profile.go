@@ -191,7 +191,13 @@ func (p Profile) check() error {
 	if p.Runs < 0 || p.Runs > history || len(p.Files) > maxFiles {
 		return fmt.Errorf("%d runs, %d files", p.Runs, len(p.Files))
 	}
+	seen := make(map[fileKey]bool, len(p.Files))
 	for _, f := range p.Files {
+		if key := (fileKey{f.Layer, f.Path}); seen[key] {
+			return errors.New("a file is there twice")
+		} else {
+			seen[key] = true
+		}
 		if f.Layer.Validate() != nil || f.Path == "" || len(f.Path) > maxPath || len(f.Ranges) > maxRanges {
 			return errors.New("a file makes no sense")
 		}
