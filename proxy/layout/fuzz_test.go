@@ -93,8 +93,12 @@ func FuzzArchive(f *testing.F) {
 		r := tar.NewReader(bytes.NewReader(p))
 		unpacked := make(map[string][]byte)
 		for h, err := r.Next(); err == nil; h, err = r.Next() {
+			name := path.Clean(h.Name)
+			if _, ok := found[name]; !ok {
+				continue
+			}
 			if content, err := io.ReadAll(r); err == nil {
-				unpacked[path.Clean(h.Name)] = content
+				unpacked[name] = content
 			}
 			for key := range h.PAXRecords {
 				if strings.HasPrefix(key, "GNU.sparse.") {
