@@ -151,10 +151,12 @@ func registryFace(e *env, cfg node.DataConfig, f nodeFlag) (url string, done fun
 	return reachable(s.Listen[0]), done, nil
 }
 
-// anyNode returns the status of the node that registryFace speaks of.
+// anyNode returns the status of the node that registryFace speaks of, with the admin listener at
+// which it answers from here.
 func anyNode(e *env, cfg node.DataConfig, f nodeFlag) (s node.Status, done func(), err error) {
 	s, err = f.status(e.ctx)
 	if err == nil && len(s.Listen) > 0 {
+		s.Admin = f.Node
 		return s, func() {}, nil
 	}
 	n, err := node.New(node.Config{
@@ -166,6 +168,7 @@ func anyNode(e *env, cfg node.DataConfig, f nodeFlag) (s node.Status, done func(
 		if _, admin, ok := strings.Cut(locked.Holder, "admin "); ok {
 			s, err := nodeFlag{Node: admin}.status(e.ctx)
 			if err == nil && len(s.Listen) > 0 {
+				s.Admin = reachable(admin)
 				return s, func() {}, nil
 			}
 		}
