@@ -36,6 +36,9 @@ type Config struct {
 	// configs of a manifest. It is asked of JSON objects, which may be anything, and must
 	// not call the store. nil is for none.
 	Held func(p []byte) []digest.Digest
+	// Last reports whether a blob is evicted only when all others are gone. It must not call
+	// the store. nil is for none.
+	Last func(d digest.Digest) bool
 	// Watch is told what becomes of whole blobs. It must return at once and not call
 	// the store. nil ignores it.
 	Watch func(d digest.Digest, e Event)

@@ -32,7 +32,8 @@ type candidate struct {
 // evictionOrder returns the blobs that may go, the first first: layers, for which being of
 // several chunks stands, before manifests, configs and whatever else is small; each by the
 // time of the last read. What a manifest holds (see [Config.Held]) is no layer, counts as
-// read when the manifest was, stays while that is used, and goes after it.
+// read when the manifest was, stays while that is used, and goes after it. [Config.Last] come
+// after all others.
 //
 // It reads manifests, so s.mu is not held, and what it returns may be out of date.
 func (s *Disk) evictionOrder() []*candidate {
@@ -49,17 +50,21 @@ func (s *Disk) evictionOrder() []*candidate {
 		o.keep(&all[i], all[i].used)
 	}
 	slices.Reverse(o.kept)
-	var layers, others []*candidate
+	var groups [4][]*candidate // layers and others, and the same of those that go last
 	for _, c := range o.kept {
-		switch {
-		case c.stay:
-		case c.kept:
-			others = append(others, c)
-		default:
-			layers = append(layers, c)
+		if c.stay {
+			continue
 		}
+		group := 0
+		if c.kept {
+			group++
+		}
+		if s.cfg.Last != nil && s.cfg.Last(c.digest) {
+			group += 2
+		}
+		groups[group] = append(groups[group], c)
 	}
-	return append(layers, others...)
+	return slices.Concat(groups[:]...)
 }
 
 func (s *Disk) candidates() (all []candidate) {

@@ -77,6 +77,9 @@ func TestAFileThatIsLentStaysWhatItIs(t *testing.T) {
 	b := storetest.NewBlob(t, digest.SHA256, 3*chunk.Size+17, 1)
 	s := open(t, dir, chunkstore.Config{})
 	read(t, s, b, b, nil)
+	if err := s.Sync(); err != nil { // what is being written is not lent yet, nor evicted
+		t.Fatal(err)
+	}
 	f, ok := s.LendWhole(b.Blob(), b.Size())
 	if !ok {
 		t.Fatal("not lent")

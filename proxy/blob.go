@@ -112,6 +112,9 @@ func (p *Repository) refuted(d digest.Digest) {
 
 // forget makes the upstream be asked again about a blob that is not what it said.
 func (p *Repository) forget(d digest.Digest) {
+	if p.imported(d) {
+		return // it is not the upstream's to take away
+	}
 	p.registry.report(p.registry.cfg.Catalog.ForgetMember(p.String(), d))
 }
 
@@ -144,7 +147,7 @@ func (p *Repository) blobSize(ctx context.Context, d digest.Digest) (int64, erro
 	m, known := r.cfg.Catalog.Member(p.String(), d)
 	stat := func(ctx context.Context, up Upstream) (int64, error) { return up.Stat(ctx, d) }
 	if known && m.Confirmed {
-		err := p.authorize(ctx, "blob "+string(d), func(ctx context.Context, up Upstream) error {
+		err := p.authorize(ctx, d, "blob", func(ctx context.Context, up Upstream) error {
 			_, err := stat(ctx, up)
 			return err
 		})
@@ -168,7 +171,7 @@ func (p *Repository) blobSize(ctx context.Context, d digest.Digest) (int64, erro
 	if err == nil || !known || !upstream.Unreachable(err) {
 		return size, err
 	}
-	if err := p.unasked(err); err != nil {
+	if err := p.unasked(d, err); err != nil {
 		return 0, err
 	}
 	if m.Confirmed {

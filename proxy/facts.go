@@ -39,6 +39,7 @@ type TagFact struct {
 	MediaType string        `json:"mediaType,omitempty"`
 	Size      int64         `json:"size"`
 	Age       Millis        `json:"age"`
+	Imported  bool          `json:"imported,omitempty"`
 }
 
 // WordFact is the upstream's word on one caller.
@@ -90,7 +91,7 @@ func (r *Registry) Facts(in In, caller string) []byte {
 }
 
 func tagFact(t catalog.Tag, now time.Time) TagFact {
-	return TagFact{t.Digest, t.MediaType, t.Size, millis(now.Sub(t.Checked))}
+	return TagFact{t.Digest, t.MediaType, t.Size, millis(now.Sub(t.Checked)), t.Imported}
 }
 
 func (r *Registry) word(in In, c access.Caller, now time.Time) *WordFact {
@@ -188,7 +189,9 @@ func (r *Registry) learnTag(repo ref.Repository, tag string, t TagFact, now time
 		return
 	}
 	if known, ok := r.cfg.Catalog.Tag(repo.String(), tag); !ok || known.Checked.Before(checked) {
-		r.report(r.cfg.Catalog.SetTag(repo.String(), tag, catalog.Tag{Digest: t.Digest, MediaType: t.MediaType, Size: t.Size, Checked: checked}))
+		r.report(r.cfg.Catalog.SetTag(repo.String(), tag, catalog.Tag{
+			Digest: t.Digest, MediaType: t.MediaType, Size: t.Size, Checked: checked, Imported: t.Imported || r.importedAs(repo, tag, t.Digest),
+		}))
 	}
 }
 

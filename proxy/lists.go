@@ -54,6 +54,11 @@ func (p *Repository) Tags(ctx context.Context, fresh bool) ([]string, error) {
 		slices.Sort(tags.items)
 		return slices.Compact(tags.items), tags.size, err
 	})
+	if upstream.Unreachable(err) {
+		if tags := p.importedTags(); len(tags) > 0 {
+			return tags, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: tags: %w", p, err)
 	}
@@ -79,6 +84,9 @@ func (p *Repository) Referrers(ctx context.Context, d digest.Digest, fresh bool)
 		}
 		return unique(found.items), found.size, err
 	})
+	if upstream.Unreachable(err) && p.imported(d) {
+		return p.importedReferrers(ctx, d), nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: referrers of %s: %w", p, d, err)
 	}

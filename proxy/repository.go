@@ -57,7 +57,7 @@ func (p *Repository) Resolve(ctx context.Context, tag string, d digest.Digest) (
 	}
 	last, known := p.registry.cfg.Catalog.Tag(p.String(), tag)
 	if known && (policyFor(p.registry.cfg.TagRules, p.Repository, tag).current(last.Checked) || p.shared() && atOnce(last.Checked)) {
-		err := p.authorize(ctx, "manifest "+string(last.Digest), resolves(last.Digest))
+		err := p.authorize(ctx, last.Digest, "manifest", resolves(last.Digest))
 		if err == nil || !errors.Is(err, chunk.ErrNotFound) { // else it is gone there, and the tag has moved
 			return Resolution{Resolved: resolvedTo(last), Age: time.Since(last.Checked)}, p.about(tag, err)
 		}
@@ -74,8 +74,11 @@ func (p *Repository) Resolve(ctx context.Context, tag string, d digest.Digest) (
 	if upstream.Unreachable(err) {
 		last, known = p.registry.cfg.Catalog.Tag(p.String(), tag) // others may have known more
 	}
-	if err != nil && known && upstream.Unreachable(err) && time.Since(last.Checked).Abs() < p.registry.ledger.HoldFor() {
-		return Resolution{Resolved: resolvedTo(last), Stale: last.Checked}, p.about(tag, p.unasked(err))
+	if err != nil && known && upstream.Unreachable(err) && (last.Imported || time.Since(last.Checked).Abs() < p.registry.ledger.HoldFor()) {
+		return Resolution{Resolved: resolvedTo(last), Stale: last.Checked}, p.about(tag, p.unasked(last.Digest, err))
+	}
+	if upstream.Unreachable(err) && p.importedWithout(tag) {
+		err = chunk.ErrNotFound
 	}
 	return Resolution{Resolved: resolved}, p.about(tag, err)
 }
@@ -99,13 +102,13 @@ func (p *Repository) setTag(tag string, desc ocispec.Descriptor, up Upstream) {
 		return // whoever answered has not been told yet
 	}
 	p.registry.report(p.registry.cfg.Catalog.SetTag(p.String(), tag, catalog.Tag{
-		Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Checked: time.Now().Add(-age),
+		Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Checked: time.Now().Add(-age), Imported: p.registry.importedAs(p.Repository, tag, desc.Digest),
 	}))
 }
 
 func (p *Repository) resolveDigest(ctx context.Context, d digest.Digest) (upstream.Resolved, error) {
 	if m, ok := p.manifestMember(d); ok {
-		err := p.authorize(ctx, "manifest "+string(d), resolves(d))
+		err := p.authorize(ctx, d, "manifest", resolves(d))
 		return upstream.Resolved{Descriptor: m}, p.about("@"+string(d), err)
 	}
 	m, err := p.fetchManifest(ctx, d)
@@ -182,7 +185,7 @@ func (p *Repository) record(ctx context.Context, m upstream.Manifest) (named map
 // belongs here. The upstream failed with err.
 func (p *Repository) borrowManifest(ctx context.Context, d digest.Digest, err error) (m upstream.Manifest, _ error) {
 	desc, known := p.manifestMember(d)
-	if p.peers() == nil || !known || p.unasked(err) != nil {
+	if p.peers() == nil || !known || p.unasked(d, err) != nil {
 		return m, err
 	}
 	raw, missing := p.borrowed(ctx, d, desc.Size)
@@ -194,27 +197,27 @@ func (p *Repository) borrowManifest(ctx context.Context, d digest.Digest, err er
 	return upstream.Manifest{Resolved: upstream.Resolved{Descriptor: desc}, Bytes: raw}, nil
 }
 
-// authorize returns nil if the caller may read the repository, else why not.
-// question asks the upstream for the very thing that is wanted, unless it has
+// authorize returns nil if the caller may read d, which belongs to the repository, else why
+// not. The question asks the upstream for the very thing that is wanted, unless it has
 // served the caller lately.
-func (p *Repository) authorize(ctx context.Context, question string, answer func(context.Context, Upstream) error) error {
+func (p *Repository) authorize(ctx context.Context, d digest.Digest, question string, answer func(context.Context, Upstream) error) error {
 	if p.registry.ledger.Fresh(p.Host, p.String(), p.caller) {
 		return nil
 	}
-	_, err := ask(ctx, p, question, func(ctx context.Context, up Upstream) (struct{}, error) {
+	_, err := ask(ctx, p, question+" "+string(d), func(ctx context.Context, up Upstream) (struct{}, error) {
 		return struct{}{}, answer(ctx, up)
 	}, func(struct{}) Facts { return Facts{} })
 	if err == nil || !upstream.Unreachable(err) {
 		return err
 	}
-	return p.unasked(err)
+	return p.unasked(d, err)
 }
 
-// unasked returns nil if the caller may be served what is here although the
+// unasked returns nil if the caller may be served what is here of d although the
 // upstream, which failed with err, cannot be asked.
-func (p *Repository) unasked(err error) error {
+func (p *Repository) unasked(d digest.Digest, err error) error {
 	ledger := p.registry.ledger
-	if ledger.Holds(p.Host, p.String(), p.caller) {
+	if p.imported(d) || ledger.Holds(p.Host, p.String(), p.caller) {
 		return nil
 	}
 	if challenges := ledger.Challenges(p.String()); p.caller.Anonymous() && len(challenges) > 0 {

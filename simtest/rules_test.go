@@ -52,7 +52,7 @@ var allowed = map[string][]string{
 	"p2p/p2ptest":                     {"p2p", "tracker"},
 	"p2p/libp2p":                      {"p2p", "tracker"},
 	"cmd/granary/node":                {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "fuse/mounter", "fuse/snapshotter", "p2p", "p2p/libp2p", "p2p/wire", "proxy", "proxy/access", "proxy/catalog", "proxy/graph", "proxy/layout", "proxy/lazy", "proxy/ref", "proxy/upstream", "toc", "tracker", "tracker/gossip"},
-	"cmd/granary":                     {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "cmd/granary/demo", "cmd/granary/node", "fuse", "fuse/mounter", "fuse/snapshotter", "p2p", "proxy", "proxy/compat", "proxy/flight", "proxy/graph", "proxy/ref", "proxy/upstream", "toc"},
+	"cmd/granary":                     {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "cmd/granary/demo", "cmd/granary/node", "fuse", "fuse/mounter", "fuse/snapshotter", "p2p", "proxy", "proxy/catalog", "proxy/compat", "proxy/flight", "proxy/graph", "proxy/layout", "proxy/ref", "proxy/upstream", "toc"},
 	"chunkstore/storetest":            {"chunkstore/chunk"},
 	"simtest":                         {},
 	"simtest/powercut":                {},

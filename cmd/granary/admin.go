@@ -44,10 +44,16 @@ func (f nodeFlag) status(ctx context.Context) (node.Status, error) {
 }
 
 func (f nodeFlag) do(ctx context.Context, method, path string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(f.Node, "/")+path, nil)
+	return f.send(ctx, method, path, nil, 0)
+}
+
+// send does it with a body of a size, nil for none.
+func (f nodeFlag) send(ctx context.Context, method, path string, body io.Reader, size int64) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(f.Node, "/")+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("--node: %w", err)
 	}
+	req.ContentLength = size
 	direct := &http.Client{Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}
 	resp, err := direct.Do(req)
 	if err != nil {

@@ -225,15 +225,15 @@ func (d *demonstration) pull(n *node.Node) (string, error) {
 	}
 	before, begin := n.Status(), time.Now()
 	p := &puller{want: want, from: r.Repository(want.Repository.String()), progress: newProgress(io.Discard)}
-	if _, err := p.pull(d.e.ctx); err != nil {
+	if err := p.pull(d.e.ctx); err != nil {
 		return "", err
 	}
 	if err := p.graph.Err(); err != nil {
 		return "", err
 	}
-	took := time.Since(begin)
+	took, size := time.Since(begin), p.result().Bytes
 	after := n.Status()
-	line := fmt.Sprintf("%9s %9s/s ", bytesText(p.size()), bytesText(int64(float64(p.size())/took.Seconds())))
+	line := fmt.Sprintf("%9s %9s/s ", bytesText(size), bytesText(int64(float64(size)/took.Seconds())))
 	for _, source := range []string{"upstream", "peer", "memory", "disk"} {
 		text := "-"
 		if n := after.Served[source] - before.Served[source]; n > 0 {

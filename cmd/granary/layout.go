@@ -7,28 +7,35 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// layout is an OCI image layout (image-spec, image-layout.md) that is written to.
-type layout struct{ dir string }
+// layoutDir is an OCI image layout (image-spec, image-layout.md) in a directory.
+type layoutDir struct{ dir string }
 
-// openLayout makes dir a layout, if it is not one yet.
-func openLayout(dir string) (*layout, error) {
+// openLayout makes dir a layout to write to, if it is not one yet.
+func openLayout(dir string) (*layoutDir, error) {
 	if err := os.MkdirAll(filepath.Join(dir, ocispec.ImageBlobsDir), 0o755); err != nil {
 		return nil, fmt.Errorf("layout: %w", err)
 	}
-	l := &layout{dir}
+	l, err := findLayout(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		l = &layoutDir{dir}
+		err = l.replace(filepath.Join(dir, ocispec.ImageLayoutFile), layoutMarker())
+	}
+	return l, err
+}
+
+// findLayout returns the layout that dir is.
+func findLayout(dir string) (*layoutDir, error) {
 	marker := filepath.Join(dir, ocispec.ImageLayoutFile)
 	p, err := os.ReadFile(marker)
-	if errors.Is(err, os.ErrNotExist) {
-		p, _ = json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
-		return l, l.replace(marker, p)
-	}
 	var found ocispec.ImageLayout
 	if err == nil {
 		err = json.Unmarshal(p, &found)
@@ -39,28 +46,45 @@ func openLayout(dir string) (*layout, error) {
 	if found.Version != ocispec.ImageLayoutVersion {
 		return nil, fmt.Errorf("layout %s: version %q is not %s", marker, found.Version, ocispec.ImageLayoutVersion)
 	}
-	return l, nil
+	return &layoutDir{dir}, nil
 }
 
-func (l *layout) path(d digest.Digest) string {
-	return filepath.Join(l.dir, ocispec.ImageBlobsDir, string(d.Algorithm()), d.Encoded())
+// layoutMarker is the file that says that there is a layout.
+func layoutMarker() []byte {
+	return []byte(`{"imageLayoutVersion":"` + ocispec.ImageLayoutVersion + `"}`)
 }
 
-// has reports whether a blob is there in full; blobs come into their place only
-// when they have been verified.
-func (l *layout) has(desc ocispec.Descriptor) bool {
-	info, err := os.Stat(l.path(desc.Digest))
-	return err == nil && info.Mode().IsRegular() && info.Size() == desc.Size
+// blobName is where a layout has a blob.
+func blobName(d digest.Digest) string {
+	return path.Join(ocispec.ImageBlobsDir, string(d.Algorithm()), d.Encoded())
+}
+
+func (l *layoutDir) path(d digest.Digest) string { return filepath.Join(l.dir, blobName(d)) }
+
+// has reports whether a blob is there, with the right bytes, and within the directory.
+func (l *layoutDir) has(desc ocispec.Descriptor) bool {
+	root, err := os.OpenRoot(l.dir)
+	if err != nil {
+		return false
+	}
+	defer root.Close()
+	f, err := root.OpenFile(blobName(desc.Digest), os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would wait for its writer
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	return err == nil && info.Mode().IsRegular() && info.Size() == desc.Size && copyVerified(io.Discard, f, desc) == nil
 }
 
 // add reads a blob from r into the layout. It is in its place only if it has the
 // digest and size of desc.
-func (l *layout) add(desc ocispec.Descriptor, r io.Reader) error {
-	path := l.path(desc.Digest)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+func (l *layoutDir) add(desc ocispec.Descriptor, r io.Reader) error {
+	name := l.path(desc.Digest)
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
-	return replaceFile(path, func(w io.Writer) error { return copyVerified(w, r, desc) })
+	return replaceFile(name, func(w io.Writer) error { return copyVerified(w, r, desc) })
 }
 
 // copyVerified copies exactly what desc describes, or fails.
@@ -76,10 +100,15 @@ func copyVerified(w io.Writer, r io.Reader, desc ocispec.Descriptor) error {
 	return nil
 }
 
+// containerdName is an annotation that names an image where containerd wrote the layout. A
+// manifest that has it must not name itself by it.
+const containerdName = "io.containerd.image.name"
+
 // named returns an entry of a layout's index for a manifest, without a name if that is "".
 func named(desc ocispec.Descriptor, name string) ocispec.Descriptor {
-	desc.Annotations = maps.Clone(desc.Annotations)
+	desc.Annotations, desc.Data = maps.Clone(desc.Annotations), nil
 	delete(desc.Annotations, ocispec.AnnotationRefName)
+	delete(desc.Annotations, containerdName)
 	if name != "" {
 		desc.Annotations = map[string]string{ocispec.AnnotationRefName: name}
 	}
@@ -88,17 +117,31 @@ func named(desc ocispec.Descriptor, name string) ocispec.Descriptor {
 
 // list adds entries to the layout's index: each in place of what had its name, or without a
 // name unless the manifest is listed already. All else that the index says stays.
-func (l *layout) list(entries []ocispec.Descriptor) error {
+func (l *layoutDir) list(entries []ocispec.Descriptor) error {
 	path := filepath.Join(l.dir, ocispec.ImageIndexFile)
-	index := make(map[string]json.RawMessage)
-	var manifests []json.RawMessage
 	p, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		p, err = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q}`, ocispec.MediaTypeImageIndex), nil
+		p, err = newIndex(), nil
 	}
 	if err == nil {
-		err = json.Unmarshal(p, &index)
+		p, err = withEntries(p, entries)
 	}
+	if err != nil {
+		return fmt.Errorf("layout %s: %w", path, err)
+	}
+	return l.replace(path, p)
+}
+
+// newIndex is an index that lists nothing.
+func newIndex() []byte {
+	return fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q}`, ocispec.MediaTypeImageIndex)
+}
+
+// withEntries adds entries to a layout's index.
+func withEntries(p []byte, entries []ocispec.Descriptor) ([]byte, error) {
+	index := make(map[string]json.RawMessage)
+	var manifests []json.RawMessage
+	err := json.Unmarshal(p, &index)
 	if listed, ok := index["manifests"]; ok && err == nil {
 		err = json.Unmarshal(listed, &manifests)
 	}
@@ -106,18 +149,15 @@ func (l *layout) list(entries []ocispec.Descriptor) error {
 		err = errors.New("it is null")
 	}
 	if err != nil {
-		return fmt.Errorf("layout %s: %w", path, err)
+		return nil, err
 	}
 	for _, e := range entries {
 		manifests = withEntry(manifests, e)
 	}
 	if index["manifests"], err = json.Marshal(manifests); err != nil {
-		return err
+		return nil, err
 	}
-	if p, err = json.MarshalIndent(index, "", "  "); err != nil {
-		return err
-	}
-	return l.replace(path, p)
+	return json.MarshalIndent(index, "", "  ")
 }
 
 // withEntry adds an entry to the manifests of a layout's index.
@@ -161,6 +201,6 @@ func replaceFile(path string, write func(io.Writer) error) error {
 	return err
 }
 
-func (l *layout) replace(path string, p []byte) error {
+func (l *layoutDir) replace(path string, p []byte) error {
 	return replaceFile(path, func(w io.Writer) error { _, err := w.Write(p); return err })
 }

@@ -452,7 +452,7 @@ func TestWhatIsNoLayout(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, at := range []string{"oci+ftp://a/b", "oci+https://", "oci-archive:x.tar"} {
+	for _, at := range []string{"oci+ftp://a/b", "oci+https://", "oci-tar:x.tar"} {
 		cfg := node.Config{DataConfig: node.DataConfig{DataDir: t.TempDir(), Upstream: map[string]string{layoutHost: at}}}
 		var setting *node.SettingError
 		if _, err := node.New(cfg, slog.New(slog.DiscardHandler)); !errors.As(err, &setting) {

@@ -27,6 +27,8 @@ type cli struct {
 	Serve   serveCmd      `cmd:"" help:"Run a node."`
 	Pull    pullCmd       `cmd:"" help:"Pull an image through a node, to warm it or into an OCI image layout."`
 	Compat  compatCmd     `cmd:"" help:"Show which image of an index suits this machine, and why others do not."`
+	Export  exportCmd     `cmd:"" help:"Write images to an OCI image layout, in a directory or an archive."`
+	Import  importCmd     `cmd:"" help:"Give a node images from an OCI image layout, to serve without their registries."`
 	TOC     tocCmd        `cmd:"" name:"toc" help:"Show what is known of an image's layers from their tables of contents."`
 	Ls      lsCmd         `cmd:"" name:"ls" help:"List files of an image, without pulling it."`
 	Cat     catCmd        `cmd:"" name:"cat" help:"Write files of an image to the standard output."`

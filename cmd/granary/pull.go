@@ -1,17 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"runtime"
 	"strings"
-	"sync"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -45,10 +41,13 @@ type pulled struct {
 	Manifests int     `json:"manifests"`
 	Blobs     int     `json:"blobs"`
 	Bytes     int64   `json:"bytes"` // of blobs, manifests not counted
-	Seconds   float64 `json:"seconds"`
+	Seconds   float64 `json:"seconds,omitempty"`
 	MediaType string  `json:"mediaType"`
 	Layout    string  `json:"layout,omitempty"`
 	Missing   []lack  `json:"missing,omitempty"`
+
+	Spared      int   `json:"spared,omitempty"` // blobs left out, for another layout has them
+	SparedBytes int64 `json:"sparedBytes,omitempty"`
 
 	Chosen *candidate `json:"chosen,omitempty"` // by --compat
 }
@@ -80,15 +79,14 @@ func (c *pullCmd) Run(e *env) error {
 		return err
 	}
 	begin := time.Now()
-	desc, err := p.pull(e.ctx)
+	err = p.pull(e.ctx)
 	p.progress.finish()
 	if err != nil {
 		return fmt.Errorf("pull %s: %w", p.want, err)
 	}
-	return c.print(e, p, pulled{
-		Ref: p.want.String(), Digest: string(desc.Digest), MediaType: desc.MediaType, Layout: c.Output, Seconds: time.Since(begin).Seconds(),
-		Manifests: len(p.graph.Manifests()), Blobs: len(p.graph.Blobs()), Bytes: p.size(), Missing: p.lacks(), Chosen: p.chosen,
-	})
+	r := p.result()
+	r.Layout, r.Seconds, r.Chosen = c.Output, time.Since(begin).Seconds(), p.chosen
+	return c.print(e, p, r)
 }
 
 // puller returns what pulls as the flags say, once it is told from where.
@@ -119,21 +117,14 @@ func (c *pullCmd) puller(e *env) (p *puller, err error) {
 
 // print prints the result of a pull. The error is that something is missing which is required.
 func (c *pullCmd) print(e *env, p *puller, r pulled) error {
-	required := 0
-	for _, problem := range p.graph.Problems {
-		word := "not there, and not required"
-		if problem.Required {
-			word, required = "missing", required+1
-		}
-		fmt.Fprintf(e.stderr, "%s: %v\n", word, problem)
-	}
+	incomplete := report(e.stderr, p.graph, p.want.String())
 	if c.JSON {
 		if err := json.NewEncoder(e.stdout).Encode(r); err != nil {
 			return err
 		}
 	}
-	if required > 0 {
-		return fmt.Errorf("pull %s: incomplete, %d of what it refers to is missing", p.want, required)
+	if incomplete != nil {
+		return fmt.Errorf("pull %w", incomplete)
 	}
 	if c.JSON {
 		return nil
@@ -168,27 +159,39 @@ func repositoryAt(url string, cfg node.DataConfig, want ref.Reference, answer ti
 // that holds the data directory or answers at --node, else of a node that lives
 // in this process until done is called.
 func registryFace(e *env, cfg node.DataConfig, f nodeFlag) (url string, done func(), err error) {
-	s, err := f.status(e.ctx)
+	s, done, err := anyNode(e, cfg, f)
+	if err != nil {
+		return "", nil, err
+	}
+	return reachable(s.Listen[0]), done, nil
+}
+
+// anyNode returns the status of the node that registryFace speaks of, with the admin listener at
+// which it answers from here.
+func anyNode(e *env, cfg node.DataConfig, f nodeFlag) (s node.Status, done func(), err error) {
+	s, err = f.status(e.ctx)
 	if err == nil && len(s.Listen) > 0 {
-		return reachable(s.Listen[0]), func() {}, nil
+		s.Admin = f.Node
+		return s, func() {}, nil
 	}
 	n, err := node.New(node.Config{
 		DataConfig:   cfg,
-		ListenConfig: node.ListenConfig{Listen: []string{"127.0.0.1:0"}, DrainTimeout: time.Second},
+		ListenConfig: node.ListenConfig{Listen: []string{"127.0.0.1:0"}, Admin: "127.0.0.1:0", DrainTimeout: time.Second},
 	}, quietLogger(e.stderr))
 	var locked *chunkstore.LockedError
 	if errors.As(err, &locked) {
 		if _, admin, ok := strings.Cut(locked.Holder, "admin "); ok {
 			s, err := nodeFlag{Node: admin}.status(e.ctx)
 			if err == nil && len(s.Listen) > 0 {
-				return reachable(s.Listen[0]), func() {}, nil
+				s.Admin = reachable(admin)
+				return s, func() {}, nil
 			}
 		}
 	}
 	if err != nil {
-		return "", nil, err
+		return s, nil, err
 	}
-	return n.URLs()[0], runNode(n, e), nil
+	return n.Status(), runNode(n, e), nil
 }
 
 // runNode runs a node until the function it returns is called.
@@ -223,115 +226,6 @@ func isLoopback(url string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// puller reads all of an image, and writes it to a layout if it has one.
-type puller struct {
-	want      ref.Reference
-	platform  *ocispec.Platform // nil for all
-	referrers bool
-	compat    string // "" for off
-	from      *upstream.Repository
-	out       *layout // nil for none
-	progress  *progress
-
-	graph  *graph.Graph // once it is known
-	chosen *candidate   // by compat, nil for none
-}
-
-// size is that of all blobs, in bytes.
-func (p *puller) size() (n int64) {
-	for _, b := range p.graph.Blobs() {
-		n += b.Size
-	}
-	return n
-}
-
-func (p *puller) lacks() (all []lack) {
-	for _, problem := range p.graph.Problems {
-		n := problem.Node
-		l := lack{Digest: string(n.Digest), MediaType: n.MediaType, Size: n.Size, Required: problem.Required, Reason: problem.Err.Error()}
-		for _, r := range n.Refs {
-			l.For = append(l.For, r.String())
-		}
-		all = append(all, l)
-	}
-	return all
-}
-
-// pull returns what the reference names. What is not there is in the graph's problems. If
-// any of that is required the layout gets what is there of blobs, and no manifest: it has
-// none without what that names.
-func (p *puller) pull(ctx context.Context) (ocispec.Descriptor, error) {
-	m, err := p.from.Manifest(ctx, manifestName(p.want))
-	if err != nil {
-		return m.Descriptor, err
-	}
-	root := m.Descriptor
-	root.Data = m.Bytes
-	opts := graph.Options{Platform: p.platform, Parallel: parallel}
-	if p.referrers {
-		opts.Referrers = registrySource{p.from}
-	}
-	if p.compat != "" {
-		if opts.Prefer, err = p.prefer(ctx, m); err != nil {
-			return m.Descriptor, err
-		}
-	}
-	if p.graph, err = graph.Walk(ctx, registrySource{p.from}, []ocispec.Descriptor{root}, opts); err != nil {
-		return m.Descriptor, err
-	}
-	if err := p.blobs(ctx); err != nil {
-		return m.Descriptor, err
-	}
-	if p.out != nil && p.graph.Err() == nil {
-		err = p.write(m.Descriptor)
-	}
-	return m.Descriptor, err
-}
-
-// blobs reads all blobs, and notes which of them are not there.
-func (p *puller) blobs(ctx context.Context) error {
-	var mu sync.Mutex
-	lost := make(map[*graph.Node]error)
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
-	for _, b := range p.graph.Blobs() {
-		g.Go(func() error {
-			err := p.blob(gctx, b)
-			if errors.Is(err, graph.ErrNotFound) {
-				mu.Lock()
-				defer mu.Unlock()
-				lost[b], err = err, nil
-			}
-			return err
-		})
-	}
-	err := g.Wait()
-	p.graph.Lose(lost)
-	return err
-}
-
-// write writes the manifests, in whose order each comes after what it names, and lists in
-// the layout's index the image and what refers to it.
-func (p *puller) write(root ocispec.Descriptor) error {
-	entries := []ocispec.Descriptor{named(root, p.want.String())}
-	for _, n := range p.graph.Manifests() {
-		if !p.out.has(n.Descriptor) {
-			if err := p.out.add(n.Descriptor, bytes.NewReader(n.Content)); err != nil {
-				return err
-			}
-		}
-		for _, r := range n.Refs {
-			switch r.Role {
-			case graph.Tagged:
-				entries = append(entries, named(n.Descriptor, ref.Reference{Repository: p.want.Repository, Tag: r.Path}.String()))
-			case graph.Referrer:
-				entries = append(entries, named(n.Descriptor, ""))
-			}
-		}
-	}
-	return p.out.list(entries)
-}
-
 // parsePlatform reads a platform; nil is for all.
 func parsePlatform(s string) (*ocispec.Platform, error) {
 	if s == "all" {
@@ -342,43 +236,6 @@ func parsePlatform(s string) (*ocispec.Platform, error) {
 		err = fmt.Errorf("%w, or all", err)
 	}
 	return p, err
-}
-
-// blob reads a blob to its verified end.
-func (p *puller) blob(ctx context.Context, n *graph.Node) error {
-	bar := p.progress.add(n.Descriptor)
-	if p.out != nil && p.out.has(n.Descriptor) {
-		bar.done("already there")
-		return nil
-	}
-	if p.out != nil && n.Content != nil {
-		bar.done("embedded")
-		return p.out.add(n.Descriptor, bytes.NewReader(n.Content))
-	}
-	resp, err := p.from.Get(ctx, "blobs/"+string(n.Digest), nil, nil)
-	if err = missing(err); errors.Is(err, graph.ErrNotFound) && n.Content != nil {
-		bar.done("embedded") // the registry need not have it, and the node neither
-		return nil
-	}
-	if err != nil {
-		bar.drop()
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("blob %s: %s", n.Digest, resp.Status)
-	}
-	body := bar.reader(resp.Body)
-	if p.out != nil {
-		err = p.out.add(n.Descriptor, body)
-	} else {
-		err = copyVerified(io.Discard, body, n.Descriptor)
-	}
-	if err != nil {
-		return fmt.Errorf("blob %s: %w", n.Digest, err)
-	}
-	bar.done("done")
-	return nil
 }
 
 func defaultPlatform() string { return "linux/" + runtime.GOARCH }

@@ -16,8 +16,15 @@ import (
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
+// repository is one of a registry, or of a layout.
+type repository interface {
+	Manifest(ctx context.Context, reference string) (upstream.Manifest, error)
+	Stat(ctx context.Context, d digest.Digest) (int64, error)
+	Get(ctx context.Context, path string, query url.Values, header http.Header) (*http.Response, error)
+}
+
 // registrySource is a repository as what a graph is read from.
-type registrySource struct{ repository *upstream.Repository }
+type registrySource struct{ repository repository }
 
 // Manifest implements [graph.Source].
 func (r registrySource) Manifest(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {

@@ -20,6 +20,8 @@ const (
 	members = "members" // repository@digest → Member
 	homes   = "homes"   // digest@repository → nothing, for confirmed members
 
+	imports = "imports" // digest → nothing, for imported members
+
 	possessions = "possessions" // digest@host → nothing
 	suppliers   = "suppliers"   // digest → host
 
@@ -28,7 +30,7 @@ const (
 )
 
 var limits = map[string]int{
-	access: 1 << 17, tags: 1 << 18, members: 1 << 20, homes: 1 << 20, possessions: 1 << 20, suppliers: 1 << 20,
+	access: 1 << 17, tags: 1 << 18, members: 1 << 20, homes: 1 << 20, imports: 1 << 20, possessions: 1 << 20, suppliers: 1 << 20,
 	derived: 1 << 18, origins: 1 << 21,
 }
 

@@ -25,6 +25,8 @@ type Member struct {
 	// a manifest of the repository names the digest, which anyone who may push
 	// can have a manifest do.
 	Confirmed bool `json:"confirmed,omitempty"`
+	// Imported says that it was imported: it is served while the upstream cannot be asked.
+	Imported bool `json:"imported,omitempty"`
 }
 
 // Tag is what a tag was last resolved to.
@@ -32,7 +34,8 @@ type Tag struct {
 	Digest    digest.Digest `json:"digest"`
 	MediaType string        `json:"mediaType"`
 	Size      int64         `json:"size"`
-	Checked   time.Time     `json:"checked"` // when the upstream last said so
+	Checked   time.Time     `json:"checked"` // when the upstream last said so, or it was imported
+	Imported  bool          `json:"imported,omitempty"`
 }
 
 // Catalog is safe for concurrent use. What is put into it is there at once, and
@@ -164,17 +167,21 @@ func (c *Catalog) Member(repository string, d digest.Digest) (m Member, ok bool)
 }
 
 // AddMembers records digests that belong to repository. What the upstream has
-// confirmed is not replaced by what a manifest says.
+// confirmed is not replaced by what a manifest says, and what was imported stays so.
 func (c *Catalog) AddMembers(repository string, add map[digest.Digest]Member) error {
 	var entries []entry
 	for d, m := range add {
 		old, known := c.Member(repository, d)
+		m.Imported = m.Imported || known && old.Imported
 		if known && (old == m || old.Confirmed && !m.Confirmed || old.Manifest && !m.Manifest) {
 			continue
 		}
 		entries = append(entries, entry{members, repository + "@" + string(d), m})
 		if m.Confirmed {
 			entries = append(entries, entry{homes, string(d) + "@" + repository, struct{}{}})
+		}
+		if m.Imported {
+			entries = append(entries, entry{imports, string(d), struct{}{}})
 		}
 	}
 	return c.put(entries...)
@@ -184,6 +191,9 @@ func (c *Catalog) AddMembers(repository string, add map[digest.Digest]Member) er
 func (c *Catalog) ForgetMember(repository string, d digest.Digest) error {
 	return c.put(entry{members, repository + "@" + string(d), nil}, entry{homes, string(d) + "@" + repository, nil})
 }
+
+// Imported reports whether d was imported into any repository.
+func (c *Catalog) Imported(d digest.Digest) bool { return c.get(imports, string(d), new(struct{})) }
 
 // Supplier returns the host that what is stored of d came from, "" if that is not
 // known.

@@ -86,6 +86,29 @@ func TestWhatIsConfirmedStays(t *testing.T) {
 	})
 }
 
+// TestWhatIsImportedStays so, whatever the upstream says of it later.
+func TestWhatIsImportedStays(t *testing.T) {
+	each(t, func(t *testing.T, c *catalog.Catalog) {
+		d := digest.FromString("x")
+		confirmed := catalog.Member{Size: 5, Confirmed: true}
+		imported := catalog.Member{Size: 5, Confirmed: true, Imported: true}
+		for _, step := range []struct{ add, want catalog.Member }{{confirmed, confirmed}, {imported, imported}, {confirmed, imported}, {catalog.Member{Size: 5}, imported}} {
+			if c.Imported(d) != (step.want.Imported && step.add != imported) {
+				t.Errorf("before %+v it is imported: %v", step.add, c.Imported(d))
+			}
+			if err := c.AddMembers("a.test/app", map[digest.Digest]catalog.Member{d: step.add}); err != nil {
+				t.Fatal(err)
+			}
+			if got, ok := c.Member("a.test/app", d); !ok || got != step.want {
+				t.Errorf("after %+v: %+v, %v; want %+v", step.add, got, ok, step.want)
+			}
+		}
+		if _, ok := c.Member("b.test/app", d); ok {
+			t.Error("it belongs to another repository")
+		}
+	})
+}
+
 func TestAFileIsReadAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.db")
 	c, err := catalog.Open(path, func(err error) { t.Error(err) })

@@ -26,11 +26,12 @@ const (
 	settled     = 2 * time.Second  // after which a change of a file has another time than the last one
 )
 
-// Dir is a layout in a directory: the one that has the path when something is read. No
-// symlink in it leads out of it, and what is no regular file is not read. A directory on
-// a server that does not answer takes no more than the callers' time.
+// Dir is a layout in a directory or a tar file: the one that has the path when something is
+// read. No symlink leads out of a directory, and what is no regular file is not read. Files on
+// a server that does not answer take no more than the callers' time.
 type Dir struct {
 	path   string
+	tar    *archive // nil for a directory
 	report func(error)
 	places chan struct{} // one for each operation under way
 	doubts doubts
@@ -46,6 +47,13 @@ func NewDir(path string, report func(error)) *Dir {
 		report = func(error) {}
 	}
 	return &Dir{path: path, report: report, places: make(chan struct{}, filesAtOnce)}
+}
+
+// NewArchive returns the layout in the tar file at a path, otherwise as [NewDir] does.
+func NewArchive(path string, report func(error)) *Dir {
+	d := NewDir(path, report)
+	d.tar = &archive{path: path}
+	return d
 }
 
 // Path implements [Files].
@@ -86,19 +94,42 @@ func await[T any](ctx context.Context, d *Dir, name string, do func() (T, error)
 	}
 }
 
-// open opens a regular file. It is for use within await.
-func (d *Dir) open(name string) (*os.File, fs.FileInfo, error) {
+// open opens a file of the layout. It is for use within await.
+func (d *Dir) open(name string) (opened, error) {
+	if d.tar != nil {
+		return d.tar.open(name)
+	}
 	root, err := os.OpenRoot(d.path)
 	if err != nil {
-		return nil, nil, d.explain("", err)
+		return opened{}, d.explain("", err)
 	}
 	defer root.Close()
-	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would wait for its writer
+	f, info, err := openRegular(func(flag int) (*os.File, error) { return root.OpenFile(name, flag, 0) })
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, d.missing(root, name)
+		return opened{}, d.missing(root, name)
 	}
 	if err != nil {
-		return nil, nil, d.explain(name, err)
+		return opened{}, d.explain(name, err)
+	}
+	return opened{File: f, size: info.Size(), stamp: stamp(info), version: version(info)}, nil
+}
+
+// opened is a file of a layout, within a file of the file system.
+type opened struct {
+	*os.File
+	base, size int64
+	stamp      string // of the file of the file system
+	version    string // the same, or ""
+}
+
+// all returns a reader of the file.
+func (f opened) all() io.Reader { return io.NewSectionReader(f.File, f.base, f.size) }
+
+// openRegular opens what is to be a regular file.
+func openRegular(open func(flag int) (*os.File, error)) (*os.File, fs.FileInfo, error) {
+	f, err := open(os.O_RDONLY | syscall.O_NONBLOCK) // a pipe would wait for its writer
+	if err != nil {
+		return nil, nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
@@ -106,7 +137,7 @@ func (d *Dir) open(name string) (*os.File, fs.FileInfo, error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, nil, d.explain(name, err)
+		return nil, nil, err
 	}
 	return f, info, nil
 }
@@ -182,26 +213,22 @@ func (d *Dir) File(ctx context.Context, name string, limit int64, known string) 
 		version string
 	}
 	f, err := await(ctx, d, name, func() (file, error) {
-		f, info, err := d.open(name)
+		f, err := d.open(name)
 		if err != nil {
 			return file{}, err
 		}
 		defer f.Close()
-		v := version(info)
 		switch {
-		case v != "" && v == known:
-			return file{nil, v}, nil
-		case info.Size() > limit:
+		case f.version != "" && f.version == known:
+			return file{nil, f.version}, nil
+		case f.size > limit:
 			return file{}, tooLarge(d.Path(name), limit)
 		}
-		p, err := io.ReadAll(io.LimitReader(f, limit+1))
+		p, err := io.ReadAll(f.all())
 		if err != nil {
 			return file{}, d.explain(name, err)
 		}
-		if int64(len(p)) > limit {
-			return file{}, tooLarge(d.Path(name), limit)
-		}
-		return file{p, v}, nil
+		return file{p, f.version}, nil
 	})
 	return f.bytes, f.version, err
 }
@@ -210,38 +237,31 @@ func tooLarge(path string, limit int64) error {
 	return &FormatError{path, fmt.Errorf("it has more than %d bytes", limit)}
 }
 
-// opened is a blob's file.
-type opened struct {
-	*os.File
-	size  int64
-	stamp string
-}
-
 // openBlob opens a blob's file, unless that is known to be wrong, for the caller to close.
 func (d *Dir) openBlob(ctx context.Context, blob digest.Digest) (opened, error) {
 	return await(ctx, d, blobPath(blob), func() (opened, error) {
-		f, info, err := d.open(blobPath(blob))
+		f, err := d.open(blobPath(blob))
 		if err != nil {
 			return opened{}, err
 		}
-		if d.doubts.wrong(blob, stamp(info)) {
+		if d.doubts.wrong(blob, f.stamp) {
 			f.Close()
-			return opened{}, d.wrong(blob, info.Size())
+			return opened{}, d.wrong(blob, f.size)
 		}
-		return opened{f, info.Size(), stamp(info)}, nil
+		return f, nil
 	})
 }
 
 // read returns size bytes of a file.
 func (d *Dir) read(ctx context.Context, blob digest.Digest, f opened, off, size int64) ([]byte, error) {
 	name := blobPath(blob)
-	at := f.File
+	at := f
 	return await(ctx, d, name, func() ([]byte, error) {
 		p := make([]byte, size) // nobody else's: whoever waits may leave before it is filled
-		n, err := at.ReadAt(p, off)
+		n, err := at.ReadAt(p, at.base+off)
 		switch {
-		case errors.Is(err, syscall.ESTALE) && at == f.File: // await calls again
-			again, _, oerr := d.open(name)
+		case errors.Is(err, syscall.ESTALE) && at.File == f.File: // await calls again
+			again, oerr := d.open(name)
 			if oerr != nil {
 				return nil, oerr
 			}

@@ -1,6 +1,7 @@
 // Package layout reads an OCI image layout (image-spec, image-layout.md) in the place of a
-// registry: from a directory, which may be on NFS and change while it is read, or from
-// a web server that knows nothing of registries. It writes nothing.
+// registry: from a directory, which may be on NFS and change while it is read, from a tar
+// file, in which blobs are read where they lie, or from a web server that knows nothing of
+// registries. It writes nothing.
 //
 // A [Layout] is the files of one layout as one registry's; a [Repository] is a name in
 // it, and is read like a registry's. Where the files are is behind [Files].

@@ -1,6 +1,10 @@
 package layout
 
 import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"path"
 	"strings"
 	"testing"
 
@@ -60,6 +64,52 @@ func FuzzMediaType(f *testing.F) {
 		}
 		if x := (entry{digest: digest.Digest(raw)}); checkDigest(x.digest) == nil && strings.Count(blobPath(x.digest), "/") != 2 {
 			t.Fatalf("path %q", blobPath(x.digest))
+		}
+	})
+}
+
+// FuzzArchive: whatever a tar is, each file that is found in it is what who unpacks it gets.
+func FuzzArchive(f *testing.F) {
+	archive := func(format tar.Format, names ...string) {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, name := range names {
+			_ = w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(name)), Format: format})
+			_, _ = io.WriteString(w, name)
+		}
+		_ = w.Close()
+		f.Add(b.Bytes())
+	}
+	for _, format := range []tar.Format{tar.FormatUSTAR, tar.FormatPAX, tar.FormatGNU} {
+		archive(format, "oci-layout", "./index.json", "blobs/sha256/x", "other", "blobs/sha256/x")
+		archive(format, "blobs/sha512/"+strings.Repeat("0", 128), "../x")
+	}
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, p []byte) {
+		found, err := readArchive(bytes.NewReader(p), int64(len(p)))
+		if err != nil {
+			return
+		}
+		r := tar.NewReader(bytes.NewReader(p))
+		unpacked := make(map[string][]byte)
+		for h, err := r.Next(); err == nil; h, err = r.Next() {
+			name := path.Clean(h.Name)
+			if _, ok := found[name]; !ok {
+				continue
+			}
+			if content, err := io.ReadAll(r); err == nil {
+				unpacked[name] = content
+			}
+			for key := range h.PAXRecords {
+				if strings.HasPrefix(key, "GNU.sparse.") {
+					return // its bytes are not those that are unpacked, and match no digest
+				}
+			}
+		}
+		for name, at := range found {
+			if at.base < 0 || at.size < 0 || at.base+at.size > int64(len(p)) || !bytes.Equal(p[at.base:at.base+at.size], unpacked[name]) {
+				t.Errorf("%q at %+v is not %q", name, at, unpacked[name])
+			}
 		}
 	})
 }

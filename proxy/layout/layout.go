@@ -77,6 +77,26 @@ func (l *Layout) Check(ctx context.Context) error {
 	return err
 }
 
+// Entry is a manifest that index.json names, as far as that says so and as it may be wrong.
+type Entry struct {
+	Repository ref.Repository // the zero for a name in any repository, and for none
+	Tag        string         // "" for none
+	Descriptor ocispec.Descriptor
+}
+
+// Entries returns the manifests that the layout names, in order.
+func (l *Layout) Entries(ctx context.Context) ([]Entry, error) {
+	x, err := l.index(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []Entry
+	for _, e := range x.entries {
+		all = append(all, Entry{e.repository, e.tag, ocispec.Descriptor{MediaType: e.mediaType, Digest: e.digest, Size: e.size}})
+	}
+	return all, nil
+}
+
 // loadFor bounds the reading of index.json.
 const loadFor = 30 * time.Second
 

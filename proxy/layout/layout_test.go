@@ -95,6 +95,9 @@ func TestConformance(t *testing.T) {
 		"directory": func(t *testing.T, dir string) proxy.Upstream {
 			return inDir(dir, new(reports)).Repository(upstreamtest.Name)
 		},
+		"archive": func(t *testing.T, dir string) proxy.Upstream {
+			return inArchive(packed(t, dir), new(reports)).Repository(upstreamtest.Name)
+		},
 		"web server": func(t *testing.T, dir string) proxy.Upstream {
 			return onWeb(t, serve(t, http.FileServer(http.Dir(dir))), new(reports)).Repository(upstreamtest.Name)
 		},

@@ -236,6 +236,7 @@ func (n *Node) adminHandler() http.Handler {
 		freed, err := n.GC(keep)
 		answerJSON(w, map[string]int64{"freed": freed}, err)
 	})
+	n.serveImports(mux)
 	mux.HandleFunc("POST /api/v1/invalidate", func(w http.ResponseWriter, r *http.Request) {
 		done, err := n.Invalidate(r.Context(), r.FormValue("ref"))
 		answerJSON(w, done, err)

@@ -244,11 +244,16 @@ func (n *Node) openDisk() (*chunkstore.Disk, error) {
 		return nil, err
 	}
 	n.closers = append(n.closers, contents.Close)
+	if n.catalog, err = n.openCatalog(); err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, n.catalog.Close)
 	disk, err := chunkstore.Open(n.cfg.DataDir, chunkstore.Config{
 		Budget:       budget,
 		Below:        contents,
 		VerifyAlways: n.cfg.VerifyReads == "always",
 		Held:         graph.Held,
+		Last:         n.catalog.Imported,
 		Watch:        n.watch,
 		Report:       n.faults.report,
 	})
@@ -256,10 +261,6 @@ func (n *Node) openDisk() (*chunkstore.Disk, error) {
 		return nil, err
 	}
 	n.closers = append(n.closers, disk.Close)
-	if n.catalog, err = n.openCatalog(); err != nil {
-		return nil, err
-	}
-	n.closers = append(n.closers, n.catalog.Close)
 	n.contents = contents
 	return disk, nil
 }

@@ -12,15 +12,17 @@ import (
 )
 
 // What a value of --upstream begins with that is the place of an image layout and not a
-// registry: a directory, or, before http: or https:, a web server.
+// registry: a directory, a tar file, or, before http: or https:, a web server.
 const (
-	inDir    = "oci:"
-	onServer = "oci+"
+	inDir     = "oci:"
+	inArchive = "oci-archive:"
+	onServer  = "oci+"
 )
 
-func isDir(at string) bool { return strings.HasPrefix(at, inDir) }
+// isLocal reports whether a place is in a file system.
+func isLocal(at string) bool { return strings.HasPrefix(at, inDir) || strings.HasPrefix(at, inArchive) }
 
-func isLayout(at string) bool { return isDir(at) || strings.HasPrefix(at, onServer) }
+func isLayout(at string) bool { return isLocal(at) || strings.HasPrefix(at, onServer) }
 
 // checkLayoutFor bounds how long the start waits for the file system of a layout.
 const checkLayoutFor = 5 * time.Second
@@ -33,8 +35,11 @@ type place struct {
 }
 
 func (u *upstreams) place(host, at string) (place, error) {
-	if isDir(at) {
-		return u.dir(host, strings.TrimPrefix(at, inDir))
+	if path, ok := strings.CutPrefix(at, inDir); ok {
+		return u.local(host, path, layout.NewDir)
+	}
+	if path, ok := strings.CutPrefix(at, inArchive); ok {
+		return u.local(host, path, layout.NewArchive)
 	}
 	url, onServer := strings.CutPrefix(at, onServer)
 	r, err := upstream.New(u.config(host, url))
@@ -53,14 +58,14 @@ func (u *upstreams) place(host, at string) (place, error) {
 	return p, nil
 }
 
-// dir returns the layout in a directory. At the start that may be missing, as before its
-// file system is mounted, but not be something else.
-func (u *upstreams) dir(host, path string) (place, error) {
+// local returns the layout in a file system. At the start that may be missing, as before it is
+// mounted, but not be something else.
+func (u *upstreams) local(host, path string, at func(path string, report func(error)) *layout.Dir) (place, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return place{}, err
 	}
-	l := layout.New(host, layout.NewDir(path, u.faults.report), u.faults.report)
+	l := layout.New(host, at(path, u.faults.report), u.faults.report)
 	return place{
 		repository: func(name, _ string) proxy.Upstream { return l.Repository(name) },
 		check: func() error {

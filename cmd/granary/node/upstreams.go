@@ -65,7 +65,7 @@ func newUpstreams(cfg DataConfig, limit *p2p.Limiter, m *metrics, faults *faultL
 	}
 	for _, host := range append(slices.Sorted(maps.Keys(cfg.Upstream)), cfg.DefaultUpstream) {
 		for _, at := range u.urls(host) {
-			if parsed, err := url.Parse(strings.TrimPrefix(at, onServer)); err == nil && !isDir(at) {
+			if parsed, err := url.Parse(strings.TrimPrefix(at, onServer)); err == nil && !isLocal(at) {
 				u.named[upstream.Address(parsed)] = true
 			}
 		}

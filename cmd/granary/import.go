@@ -1,0 +1,296 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/cmd/granary/node"
+	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/catalog"
+	"github.com/granary-oci/granary/proxy/graph"
+	"github.com/granary-oci/granary/proxy/layout"
+	"github.com/granary-oci/granary/proxy/ref"
+)
+
+// importCmd gives a node images from files, to serve without their registries.
+type importCmd struct {
+	node.DataConfig `embed:""`
+	nodeFlag        `embed:""`
+
+	Platform string `name:"platform" default:"all" placeholder:"OS/ARCH[/VARIANT]" help:"Which image of an index to import; 'all' for each of them."`
+	From     string `arg:"" name:"layout" help:"oci:DIR or oci-archive:FILE."`
+	Ref      string `arg:"" optional:"" name:"ref" help:"Image, as in ghcr.io/org/app:v1, that what has no full name in the layout belongs to."`
+}
+
+func (c *importCmd) Run(e *env) error {
+	platform, err := parsePlatform(c.Platform)
+	if err != nil {
+		return err
+	}
+	all, err := c.repositories(e)
+	if err != nil {
+		return fmt.Errorf("import: %w", err)
+	}
+	s, done, err := anyNode(e, c.DataConfig, c.nodeFlag)
+	if err != nil {
+		return err
+	}
+	defer done()
+	bars := newProgress(e.stderr)
+	defer bars.finish()
+	// Nothing is sent before everything has been verified.
+	for _, i := range all {
+		i.to, i.progress = nodeFlag{Node: s.Admin}, bars
+		if err := i.verify(e, platform); err != nil {
+			return fmt.Errorf("import %w", err)
+		}
+	}
+	for _, i := range all {
+		if err := i.send(e.ctx); err != nil {
+			return fmt.Errorf("import %s: %w", i.repository, err)
+		}
+		if _, err := fmt.Fprintf(e.stdout, "%s: %d tags, %d manifests, %d blobs\n", i.repository, len(i.tags), len(i.graph.Manifests()), len(i.graph.Blobs())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// files opens what is imported from.
+func (c *importCmd) files(report func(error)) (layout.Files, error) {
+	kind, path, _ := strings.Cut(c.From, ":")
+	switch {
+	case path == "":
+	case kind == layoutKind:
+		return layout.NewDir(path, report), nil
+	case kind == archiveKind:
+		return layout.NewArchive(path, report), nil
+	}
+	return nil, fmt.Errorf("from %s: want oci:DIR or oci-archive:FILE", c.From)
+}
+
+// imported is what is imported into one repository.
+type imported struct {
+	repository ref.Repository
+	from       *layout.Repository
+	roots      []ocispec.Descriptor
+	tags       map[string]digest.Digest
+	to         nodeFlag
+	progress   *progress
+
+	graph *graph.Graph // once it is known
+}
+
+// imports are what is imported, by repository.
+type imports struct {
+	files  layout.Files
+	report func(error)
+	into   map[ref.Repository]*imported
+}
+
+// in returns what is imported into a repository.
+func (all *imports) in(repository ref.Repository) *imported {
+	i := all.into[repository]
+	if i == nil {
+		from := layout.New(repository.Host, all.files, all.report).Repository(repository.Name)
+		i = &imported{repository: repository, from: from, tags: make(map[string]digest.Digest)}
+		all.into[repository] = i
+	}
+	return i
+}
+
+// add adds a manifest, with a tag unless that is "". Of several with one tag the first counts.
+func (i *imported) add(tag string, desc ocispec.Descriptor) {
+	i.roots = append(i.roots, desc)
+	if tag != "" && i.tags[tag] == "" {
+		i.tags[tag] = desc.Digest
+	}
+}
+
+// repositories finds out what belongs where.
+func (c *importCmd) repositories(e *env) ([]*imported, error) {
+	all := &imports{report: func(err error) { fmt.Fprintln(e.stderr, err) }, into: make(map[ref.Repository]*imported)}
+	var want ref.Reference
+	var err error
+	if c.Ref != "" {
+		want, err = ref.Parse(c.Ref, c.DefaultUpstream)
+	}
+	if want.Digest != "" {
+		err = fmt.Errorf("as %s: a digest is no name", c.Ref)
+	}
+	if err == nil {
+		all.files, err = c.files(all.report)
+	}
+	if err != nil {
+		return nil, err
+	}
+	from := layout.New(c.DefaultUpstream, all.files, all.report)
+	entries, err := from.Entries(e.ctx)
+	if err != nil {
+		return nil, err
+	}
+	var images []ocispec.Descriptor // that have no name
+	for _, entry := range entries {
+		repository := entry.Repository
+		if repository == (ref.Repository{}) {
+			repository = want.Repository
+		}
+		isReferrer := false
+		if entry.Tag == "" {
+			if isReferrer, err = refersToAnother(e.ctx, from, entry.Descriptor); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case isReferrer && c.Ref == "": // it is found with what it refers to
+		case c.Ref == "" && repository == (ref.Repository{}):
+			return nil, fmt.Errorf("%s has no full name in the layout: say which, as in granary import %s registry.example/app:v1", entry.Descriptor.Digest, c.From)
+		case entry.Tag == "" && !isReferrer:
+			images = append(images, entry.Descriptor)
+			fallthrough
+		default:
+			all.in(repository).add(entry.Tag, entry.Descriptor)
+		}
+	}
+	if len(images) == 1 && want.Tag != "" {
+		all.in(want.Repository).add(want.Tag, images[0])
+	}
+	if len(all.into) == 0 {
+		return nil, errors.New("the layout names no images")
+	}
+	return slices.SortedFunc(maps.Values(all.into), func(a, b *imported) int {
+		return strings.Compare(a.repository.String(), b.repository.String())
+	}), nil
+}
+
+// refersToAnother reports whether a manifest of a layout has a subject.
+func refersToAnother(ctx context.Context, from *layout.Layout, desc ocispec.Descriptor) (bool, error) {
+	m, err := from.Repository("any").Manifest(ctx, string(desc.Digest))
+	if err != nil {
+		return false, err
+	}
+	var body struct {
+		Subject *ocispec.Descriptor `json:"subject"`
+	}
+	_ = json.Unmarshal(m.Bytes, &body) // what is of another form has none
+	return body.Subject != nil, nil
+}
+
+// verify reads all that belongs to the repository. The error is that something is wrong, or
+// missing and was not imported before.
+func (i *imported) verify(e *env, platform *ocispec.Platform) (err error) {
+	source := registrySource{i.from}
+	i.graph, err = graph.Walk(e.ctx, source, i.roots, graph.Options{Platform: platform, Parallel: parallel, Referrers: source})
+	if err != nil {
+		return fmt.Errorf("%s: %w", i.repository, err)
+	}
+	err = forEach(e.ctx, i.graph, i.graph.Blobs(), func(ctx context.Context, n *graph.Node) error {
+		r, err := i.open(ctx, n.Descriptor)
+		if err == nil {
+			err = copyVerified(io.Discard, r, n.Descriptor)
+		}
+		if err = missing(err); errors.Is(err, graph.ErrNotFound) {
+			there, serr := i.status(ctx, n.Descriptor)
+			if serr != nil || there.Stored && there.Imported {
+				return serr
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", i.repository, err)
+	}
+	return report(e.stderr, i.graph, i.repository.String())
+}
+
+// open returns the bytes of a blob in the layout.
+func (i *imported) open(ctx context.Context, desc ocispec.Descriptor) (io.Reader, error) {
+	m, err := chunk.Grid(desc.Digest, desc.Size)
+	if err != nil {
+		return nil, err
+	}
+	b := chunk.NewBlob(m, i.from.Blob(), chunk.BlobConfig{})
+	return io.NewSectionReader(b.ReaderAt(ctx), 0, desc.Size), nil
+}
+
+// send gives the node what it lacks, and then tells it what that is.
+func (i *imported) send(ctx context.Context) error {
+	in := proxy.Import{Members: make(map[digest.Digest]catalog.Member), Tags: i.tags}
+	for _, n := range i.graph.Blobs() {
+		in.Members[n.Digest] = catalog.Member{MediaType: n.MediaType, Size: n.Size}
+		r, err := i.open(ctx, n.Descriptor)
+		if err == nil {
+			err = i.put(ctx, n.Descriptor, r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, m := range manifestsOf(i.graph) {
+		in.Members[m.Digest] = catalog.Member{MediaType: m.MediaType, Size: m.Size, Manifest: true}
+		if err := i.put(ctx, m, bytes.NewReader(m.Data)); err != nil {
+			return err
+		}
+	}
+	for _, l := range referrerLists(i.graph) {
+		in.Tags[l.tag] = l.Digest
+	}
+	p, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	body, err := i.to.send(ctx, http.MethodPost, "/api/v1/import?"+i.query(0), bytes.NewReader(p), int64(len(p)))
+	if err == nil {
+		err = body.Close()
+	}
+	return err
+}
+
+// query are the parameters of a question to the node.
+func (i *imported) query(size int64) string {
+	return url.Values{"repository": {i.repository.String()}, "size": {strconv.FormatInt(size, 10)}}.Encode()
+}
+
+// status asks what the node has of a blob.
+func (i *imported) status(ctx context.Context, desc ocispec.Descriptor) (s node.ImportStatus, err error) {
+	body, err := i.to.do(ctx, http.MethodGet, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size))
+	if err != nil {
+		return s, err
+	}
+	defer body.Close()
+	err = json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&s)
+	return s, err
+}
+
+// put gives the node a blob, unless it has it.
+func (i *imported) put(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error {
+	bar := i.progress.add(desc)
+	there, err := i.status(ctx, desc)
+	if err != nil {
+		return err
+	}
+	if there.Stored {
+		bar.done("already there")
+		return nil
+	}
+	body, err := i.to.send(ctx, http.MethodPut, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size), bar.reader(r), desc.Size)
+	if err != nil {
+		return err
+	}
+	bar.done("done")
+	return body.Close()
+}
