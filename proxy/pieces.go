@@ -22,7 +22,7 @@ const (
 	// runOfPieces is how much is fetched with one request at the most.
 	runOfPieces = chunk.StripeSize
 	// expectedRun is the same for what nobody waits for.
-	expectedRun = 128 << 10
+	expectedRun = 256 << 10
 )
 
 // pieces reads a blob here and there. What is read of a chunk that is not here comes
