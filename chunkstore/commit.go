@@ -94,6 +94,9 @@ func (s *Disk) collect(all bool) []*batch {
 	patience := time.Now().Add(-2 * s.cfg.SyncEvery)
 	var batches []*batch
 	for _, b := range s.blobs {
+		if !b.recorded && b.have.count() == 0 {
+			continue // nothing of it is kept
+		}
 		readLater := b.recorded && b.read.Sub(b.readRecorded) > time.Minute
 		if len(b.dirty) == 0 && !b.changed && !readLater {
 			continue

@@ -36,6 +36,11 @@ func (s *Stack) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
 	return s.store.Put(ctx, ref, p)
 }
 
+// Pass keeps a chunk in memory alone, and for as long as others take no more room there.
+func (s *Stack) Pass(ctx context.Context, ref chunk.Ref, p []byte) error {
+	return s.Memory.Put(ctx, ref, p)
+}
+
 // Stat is [Disk.Stat].
 func (s *Stack) Stat(d digest.Digest) (Info, error) {
 	if s.Disk == nil {

@@ -42,7 +42,7 @@ func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
 		if err != nil {
 			return unavailable(wire.CauseFailed, err)
 		}
-		return wire.Frame{Type: wire.TypeMapAnswer, Header: s.backend.Map(q).Header()}
+		return wire.Frame{Type: wire.TypeMapAnswer, Header: s.backend.Map(ctx, q).Header()}
 	case wire.TypeAsk:
 		q, err := wire.ReadAsk(f.Header)
 		if err != nil {
@@ -233,7 +233,7 @@ func (s *sending) send(ctx context.Context) func(chunk.Ref, []byte) error {
 		d := wire.Data{Index: ref.Index()}
 		if !ref.Whole() && (asked == "" || digest.FromBytes(p) != asked) {
 			var ok bool
-			if d.Claim, ok = server.client.claims.Of(s.host).For(ref, p, server.backend.Proof(ref)); !ok {
+			if d.Claim, ok = server.client.claims.Of(s.host).For(ref, p, server.backend.Proof(s.host, ref)); !ok {
 				return chunk.ErrNotFound
 			}
 		}

@@ -184,7 +184,7 @@ func (n *node) Proven(d digest.Digest) bool {
 	return n.proven[d]
 }
 
-func (n *node) Proof(ref chunk.Ref) p2p.Proof { return p2p.Proof{Proven: n.Proven(ref.Blob)} }
+func (n *node) Proof(_ string, ref chunk.Ref) p2p.Proof { return p2p.Proof{Proven: n.Proven(ref.Blob)} }
 
 func (n *node) prove(d digest.Digest) {
 	n.mu.Lock()
@@ -198,7 +198,7 @@ func (n *node) mapped() int {
 	return n.maps
 }
 
-func (n *node) Map(q wire.MapRequest) wire.Map {
+func (n *node) Map(_ context.Context, q wire.MapRequest) wire.Map {
 	n.mu.Lock()
 	n.maps++
 	n.mu.Unlock()

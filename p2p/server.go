@@ -24,10 +24,10 @@ type Backend interface {
 	// the upstream, in the name of whoever the repository is read by.
 	Fetch(ctx context.Context, repo wire.Repository, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error
 	// Proof says what is known of a chunk, all of whose blob may have matched its
-	// digest.
-	Proof(ref chunk.Ref) Proof
+	// digest, that host has shown to have.
+	Proof(host string, ref chunk.Ref) Proof
 	// Map says what is stored of a blob.
-	Map(q wire.MapRequest) wire.Map
+	Map(ctx context.Context, q wire.MapRequest) wire.Map
 	// Ask answers a question to the upstream; the body is a manifest's or facts.
 	Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byte, err error)
 	// Learn is told what another member knows of a repository.

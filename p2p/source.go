@@ -182,6 +182,15 @@ func (c *Client) owners(ref chunk.Ref) (all []candidate) {
 	return all
 }
 
+// Owns reports whether this node answers for a chunk in its zone.
+func (c *Client) Owns(ref chunk.Ref) bool {
+	view := c.cfg.Members.View()
+	for _, p := range view.Owners(tracker.StripeKey(ref.Blob, stripeOf(ref)), 1) {
+		return p.ID == view.Self().ID
+	}
+	return true // for want of anybody
+}
+
 // run returns when all has been given, or nobody is left who might.
 func (e *errand) run(ctx context.Context) error {
 	now := e.client.peers.now

@@ -20,6 +20,7 @@ type Blob struct {
 	*chunk.Blob
 	release func()
 	near    ours
+	kept    Kept        // nil unless it is read from beside the store
 	strict  *chunk.Blob // for parts of what is not proven; nil for the same
 }
 
@@ -40,7 +41,12 @@ func (b *Blob) Release() { b.release() }
 // lend opens the blob's file at off if n bytes from there may be sent as they
 // are. Whose they are is asked then: for an answer of several ranges that is long
 // after the blob was.
-func (b *Blob) lend(off, n int64) (*os.File, bool) { return b.near.Lend(b.Digest(), off, n) }
+func (b *Blob) lend(ctx context.Context, off, n int64) (*os.File, bool) {
+	if b.kept != nil {
+		return b.kept.Lend(ctx, off, n)
+	}
+	return b.near.Lend(b.Digest(), off, n)
+}
 
 // Stat returns the size of a blob in bytes.
 func (p *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
@@ -51,8 +57,18 @@ func (p *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	return size, err
 }
 
-// Blob opens a blob.
+// Blob opens a blob. What is read of it is kept.
 func (p *Repository) Blob(ctx context.Context, d digest.Digest) (*Blob, error) {
+	return p.open(ctx, d, p.near(d))
+}
+
+// Pull opens a blob for somebody who keeps it: whether the node keeps it too is [Config.Keeps]' to
+// say.
+func (p *Repository) Pull(ctx context.Context, d digest.Digest) (*Blob, error) {
+	return p.open(ctx, d, p.passing(d))
+}
+
+func (p *Repository) open(ctx context.Context, d digest.Digest, near ours) (*Blob, error) {
 	size, err := p.Stat(ctx, d)
 	if err != nil {
 		return nil, err
@@ -66,22 +82,36 @@ func (p *Repository) Blob(ctx context.Context, d digest.Digest) (*Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	owned, err := p.owns(ctx, m, far)
+	src, proofs, kept, err := p.sources(ctx, m, near, far)
 	if err != nil {
 		return nil, fmt.Errorf("%s@%s: %w", p, d, err)
 	}
-	src, proofs := p.source(d, owned, far)
 	r := p.registry
 	cfg := chunk.BlobConfig{Window: r.cfg.Window, Budget: r.cfg.Budget, Proofs: proofs}
 	if r.cfg.Peers != nil && !r.cfg.Peers.Alone() {
 		cfg.Run = chunk.StripeSize // each is another member's
 	}
 	b := chunk.NewBlob(m, src, cfg)
-	opened := &Blob{Blob: b, release: r.cfg.Store.Retain(d, size), near: p.near(d)}
+	opened := &Blob{Blob: b, release: r.cfg.Store.Retain(d, size), near: near, kept: kept}
 	if r.cfg.Peers != nil && r.cfg.OwnRanges {
-		opened.strict = chunk.NewBlob(m, p.strict(d, far), cfg)
+		opened.strict = chunk.NewBlob(m, p.strict(near, far), cfg)
 	}
 	return opened, nil
+}
+
+// sources returns where the chunks of a blob come from: beside the store, where kept is not nil,
+// or from what [Repository.source] returns.
+func (p *Repository) sources(ctx context.Context, m *chunk.Map, near ours, far chunk.Source) (chunk.Source, chunk.Proofs, Kept, error) {
+	kept := p.kept(ctx, m, far)
+	owned, err := p.owns(ctx, m, far)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	src, proofs := p.source(m.Blob(), near, owned, far)
+	if kept != nil {
+		src, proofs = beside(kept, src), known{}
+	}
+	return src, proofs, kept, nil
 }
 
 // far returns the upstream as a source of a blob.

@@ -29,7 +29,7 @@ const (
 func (h *Handler) open(ctx context.Context, client *http.ResponseController, repository *Repository, b *Blob, p content.Part, m *Mount) (content.Body, error) {
 	from, lendable := b.part(p.Complete)
 	if lendable {
-		if f, ok := b.lend(p.Offset, p.Length); ok {
+		if f, ok := b.lend(ctx, p.Offset, p.Length); ok {
 			return &fileBody{h, client, f, p.Offset, p.Length}, nil
 		}
 	}

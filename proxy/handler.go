@@ -183,14 +183,16 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, re
 	if r.Method == http.MethodHead {
 		c.Size, err = p.Stat(r.Context(), req.Digest)
 	} else {
+		m := h.registry.mountFor(r.Header.Get(MountHeader), p)
+		open := p.Blob
+		if m == nil || !m.has(req.Digest) {
+			m, open = nil, p.Pull
+		}
 		var b *Blob
-		if b, err = p.Blob(r.Context(), req.Digest); err == nil {
+		if b, err = open(r.Context(), req.Digest); err == nil {
 			defer b.Release()
 			c.Size = b.Size()
-			repository, m := p, h.registry.mountFor(r.Header.Get(MountHeader), p)
-			if m != nil && !m.has(req.Digest) {
-				m = nil
-			}
+			repository := p
 			c.Open = func(p content.Part) (content.Body, error) {
 				if m != nil {
 					m.readingLayer(req.Digest, p.Offset, p.Length)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 
 	"github.com/opencontainers/go-digest"
 
@@ -19,6 +20,9 @@ func (r *Registry) Lend(ctx context.Context, host string, refs []chunk.Ref, yiel
 	from := &Repository{Repository: ref.Repository{Host: host}, registry: r}
 	for _, ref := range refs {
 		b, err := from.storedFor(ctx, ref)
+		if errors.Is(err, chunk.ErrNotFound) {
+			b, err = from.keptFor(ctx, ref)
+		}
 		if err != nil {
 			return err
 		}
@@ -27,6 +31,15 @@ func (r *Registry) Lend(ctx context.Context, host string, refs []chunk.Ref, yiel
 		}
 	}
 	return nil
+}
+
+// keptFor returns a chunk of a blob that is kept beside the store.
+func (p *Repository) keptFor(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	kept := p.registry.lentKept(ctx, p.Host, ref.Blob, ref.Total)
+	if kept == nil {
+		return nil, chunk.ErrNotFound
+	}
+	return kept.Get(ctx, ref)
 }
 
 // storedFor returns a stored chunk, or one of another blob that has the digest by which it
@@ -60,12 +73,11 @@ func (p *Repository) Fetch(ctx context.Context, refs []chunk.Ref, yield func(chu
 	if err != nil {
 		return err
 	}
-	owned, err := p.owns(ctx, m, far)
+	src, _, _, err := p.sources(ctx, m, p.passing(d), far)
 	if err != nil {
 		return err
 	}
 	defer p.registry.cfg.Store.Retain(d, total)()
-	src, _ := p.source(d, owned, far)
 	for i := range refs {
 		refs[i].Digest = "" // which is the asker's word, see storedFor
 	}

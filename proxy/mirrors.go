@@ -113,12 +113,18 @@ func (m mirror) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 // registry itself is not asked any more.
 func (mirror) said(ctx context.Context, err error) error {
 	switch {
-	case err == nil || ctx.Err() != nil && (upstream.Unreachable(err) || errors.Is(err, ctx.Err())):
+	case err == nil || timeOver(ctx, err):
 		return err
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w (mirror: %v)", ctx.Err(), err)
 	}
 	return &mirrorError{err}
+}
+
+// timeOver reports whether an error is what becomes of a question whose time is over. To a caller
+// who has left it is nothing that a place does not answer.
+func timeOver(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && errors.Is(err, ctx.Err()) || errors.Is(ctx.Err(), context.DeadlineExceeded) && upstream.Unreachable(err)
 }
 
 // anyOf returns the first answer of several places. When there is none, the error is that
@@ -137,9 +143,9 @@ func anyOf[T any](ctx context.Context, all Mirrors, ask func(context.Context, Up
 		switch {
 		case err == nil || len(all) == 1:
 			return v, err
-		case ctx.Err() != nil && (upstream.Unreachable(err) || errors.Is(err, ctx.Err())):
+		case timeOver(ctx, err):
 			return v, err
-		case ctx.Err() != nil && i < len(all)-1: // who has not been asked might say something else
+		case ctx.Err() != nil && i < len(all)-1, errors.Is(ctx.Err(), context.Canceled): // who has not been asked might say something else
 			return v, fmt.Errorf("%w (before: %v)", ctx.Err(), err)
 		case i < all.registry():
 			before = append(before, err)

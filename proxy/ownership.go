@@ -41,21 +41,27 @@ func (p *Repository) owns(ctx context.Context, m *chunk.Map, far chunk.Source) (
 	if !r.cfg.Store.Proven(d) {
 		return r.supply(p.Host, d, false), nil
 	}
-	ref := m.At(rand.N(m.Len()))
-	stored, missing := r.cfg.Store.Get(ctx, ref)
+	return p.shows(ctx, m, r.cfg.Store, far)
+}
+
+// shows has the repository's host show that it has a blob, of which what is here is right, by a
+// chunk. While it cannot be asked, who may read the blob elsewhere is believed.
+func (p *Repository) shows(ctx context.Context, m *chunk.Map, here, far chunk.Source) (bool, error) {
+	r, ref := p.registry, m.At(rand.N(m.Len()))
+	stored, missing := here.Get(ctx, ref)
 	if missing != nil {
 		return false, nil // nothing to compare with
 	}
 	given, err := far.Get(ctx, ref)
 	switch {
 	case upstream.Unreachable(err):
-		return true, p.readsElsewhere(d, err)
+		return true, p.readsElsewhere(m.Blob(), err)
 	case chunk.IsCorrupt(err) || err == nil && !bytes.Equal(given, stored):
 		return false, nil
 	case err != nil:
 		return false, err
 	}
-	r.report(r.cfg.Catalog.SetPossesses(p.Host, d))
+	r.report(r.cfg.Catalog.SetPossesses(p.Host, m.Blob()))
 	return true, nil
 }
 
@@ -92,13 +98,13 @@ func (p *Repository) shown(d digest.Digest) {
 	}
 }
 
-// source returns where the chunks of a blob come from, and what proves them.
-func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chunk.Source, chunk.Proofs) {
+// source returns where the chunks of a blob come from, and what proves them. near is where they
+// are kept, if owned.
+func (p *Repository) source(d digest.Digest, near ours, owned bool, far chunk.Source) (chunk.Source, chunk.Proofs) {
 	r := p.registry
 	if !owned {
 		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, apartFromStore}), nil), apart{func() { p.shown(d) }, func() { p.refuted(d) }}
 	}
-	near := p.near(d)
 	proofs := proving{near, func() { p.shown(d) }, func() { p.refuted(d) }}
 	if r.cfg.Peers == nil {
 		return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, fromUpstream}), r.cfg.Report), proofs
@@ -115,9 +121,17 @@ func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chun
 	return chunk.Cache(near, src, r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
 }
 
+// near returns the store as far as what is in it of a blob is the host's.
 func (p *Repository) near(d digest.Digest) ours {
 	r := p.registry
-	return ours{r.cfg.Store, &r.supplying, func() bool { return r.mayShare(p.Host, d) }}
+	return ours{Store: r.cfg.Store, supplying: &r.supplying, still: func() bool { return r.mayShare(p.Host, d) }}
+}
+
+// passing is near for what only passes through: of that is kept what the settings say.
+func (p *Repository) passing(d digest.Digest) ours {
+	near := p.near(d)
+	near.keeps = p.registry.cfg.Keeps
+	return near
 }
 
 // ours is the store for as long as what is in it may be shared. The supplier does not
@@ -128,6 +142,7 @@ type ours struct {
 	Store
 	supplying *sync.RWMutex
 	still     func() bool
+	keeps     func(chunk.Ref) bool // what goes farther than memory; nil for all
 }
 
 func (o ours) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
@@ -155,6 +170,9 @@ func (o ours) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
 	defer o.supplying.RUnlock()
 	if !o.still() {
 		return nil
+	}
+	if o.keeps != nil && !o.keeps(ref) {
+		return o.Store.Pass(ctx, ref, p)
 	}
 	return o.Store.Put(ctx, ref, p)
 }

@@ -75,7 +75,7 @@ func (r *pieces) read(p []byte, off int64) (int, error) {
 // apart reports whether parts of chunks are read.
 func (r *pieces) apart() bool {
 	p := r.repository
-	if r.blob.Size() <= chunk.Size || p.registry.rangeless.has(p.Host) {
+	if r.blob.Size() <= chunk.Size || r.blob.kept != nil || p.registry.rangeless.has(p.Host) {
 		return false
 	}
 	peers := p.registry.cfg.Peers

@@ -69,6 +69,8 @@ type Store interface {
 	Drop(d digest.Digest)
 	Retain(d digest.Digest, total int64) (release func())
 	Lend(d digest.Digest, off, n int64) (*os.File, bool)
+	// Pass gives those a chunk who read the same at about the same time. It is not kept.
+	Pass(ctx context.Context, ref chunk.Ref, p []byte) error
 	// Find returns a chunk of any blob by its own digest.
 	Find(ctx context.Context, d digest.Digest) ([]byte, chunk.Ref, error)
 }
@@ -85,6 +87,11 @@ type Config struct {
 	Upstream func(repo ref.Repository, authorization string) (Upstream, error)
 	Store    Store
 	Catalog  *catalog.Catalog
+	// Keeps says whether a chunk of a blob that somebody pulls stays in the store. nil is for
+	// all. Manifests stay, and what is read of files, and what is imported.
+	Keeps func(chunk.Ref) bool
+	// Beside has blobs that others keep on this machine. nil is for none.
+	Beside Beside
 	// OwnRanges makes parts of a blob that has not matched its digest rest on what this
 	// node has fetched itself, not on what other members say.
 	OwnRanges bool
@@ -139,6 +146,9 @@ func NewRegistry(cfg Config) *Registry {
 	}
 	if cfg.Layers == nil {
 		cfg.Layers = lazy.NewLayers(&lazy.Derived{Report: cfg.Report})
+	}
+	if cfg.Beside == nil {
+		cfg.Beside = nobody{}
 	}
 	if cfg.Served == nil {
 		cfg.Served = func(string, string, int64) {}

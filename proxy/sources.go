@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -53,9 +51,9 @@ func (s *inOne) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 
 // strict returns the chunks of a blob that this node has fetched itself, and fetches
 // the others. What it fetches is kept, but takes the place of nothing that is stored.
-func (p *Repository) strict(d digest.Digest, far chunk.Source) chunk.Source {
+func (p *Repository) strict(near ours, far chunk.Source) chunk.Source {
 	r := p.registry
-	return chunk.Cache(fetchedOnly{p.near(d), r.cfg.Peers, p.Host}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
+	return chunk.Cache(fetchedOnly{near, r.cfg.Peers, p.Host}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
 }
 
 // fetchedOnly is the store as far as it holds what this node has fetched itself.

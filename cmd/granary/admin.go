@@ -224,7 +224,7 @@ func (c *fsckCmd) found(e *env, what string) {
 type gcCmd struct {
 	node.DataConfig `embed:""`
 	nodeFlag        `embed:""`
-	Keep            node.Size `name:"keep" default:"0" placeholder:"SIZE" help:"How much to keep. Default: what eviction under --cache-size leaves."`
+	Keep            node.Size `name:"keep" local:"" default:"0" placeholder:"SIZE" help:"How much to keep. Default: what eviction under --cache-size leaves."`
 	All             bool      `name:"all" help:"Keep nothing."`
 }
 

@@ -23,7 +23,7 @@ import (
 
 // demoCmd shows a cluster at work, with nothing but this program and Go.
 type demoCmd struct {
-	Keep   bool   `name:"keep" help:"Stay up afterwards, for runtimes to pull from, until interrupted."`
+	Keep   bool   `name:"keep" local:"" help:"Stay up afterwards, for runtimes to pull from, until interrupted."`
 	Goroot string `name:"goroot" placeholder:"DIR" help:"Go installation to make the image from. Default: the one found on this machine."`
 }
 

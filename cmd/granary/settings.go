@@ -131,8 +131,12 @@ func envName(flag string) string {
 	return "GRANARY_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// Resolve implements kong.Resolver. kong calls it for flags that were not given.
+// Resolve implements kong.Resolver. kong calls it for flags that were not given. A flag that is
+// tagged local is no setting, but has the name of one.
 func (s *settings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if flag.Tag.Has("local") {
+		return nil, nil
+	}
 	if v, ok := s.lookup(envName(flag.Name)); ok {
 		s.origin[flag.Name] = "environment " + envName(flag.Name)
 		return v, nil

@@ -31,6 +31,7 @@ const (
 // a server that does not answer take no more than the callers' time.
 type Dir struct {
 	path   string
+	origin string   // that is to blame for what is wrong
 	tar    *archive // nil for a directory
 	report func(error)
 	places chan struct{} // one for each operation under way
@@ -46,7 +47,7 @@ func NewDir(path string, report func(error)) *Dir {
 	if report == nil {
 		report = func(error) {}
 	}
-	return &Dir{path: path, report: report, places: make(chan struct{}, filesAtOnce)}
+	return &Dir{path: path, origin: Origin, report: report, places: make(chan struct{}, filesAtOnce)}
 }
 
 // NewArchive returns the layout in the tar file at a path, otherwise as [NewDir] does.
@@ -276,9 +277,12 @@ func (d *Dir) read(ctx context.Context, blob digest.Digest, f opened, off, size 
 	})
 }
 
+// source names a blob's file in errors.
+func (d *Dir) source(blob digest.Digest) string { return d.origin + " " + d.Path(blobPath(blob)) }
+
 func (d *Dir) corrupt(blob digest.Digest, size int64, format string, args ...any) error {
 	return &chunk.CorruptError{
-		Source: Origin + " " + d.Path(blobPath(blob)),
+		Source: d.source(blob),
 		Ref:    chunk.Ref{Blob: blob, Total: size, Size: size},
 		Reason: fmt.Sprintf(format, args...),
 	}
@@ -353,7 +357,7 @@ func (s dirSource) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chun
 	for _, ref := range refs {
 		p, err := d.read(ctx, blob, f, ref.Offset, ref.Size)
 		if err == nil {
-			err = ref.Check(Origin+" "+d.Path(blobPath(blob)), p)
+			err = ref.Check(d.source(blob), p)
 		}
 		if err != nil {
 			return err

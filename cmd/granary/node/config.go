@@ -20,13 +20,15 @@ type Config struct {
 	ListenConfig      `embed:""`
 	ClusterConfig     `embed:""`
 	SnapshotterConfig `embed:""`
+	KeepConfig        `embed:""`
 }
 
 // DataConfig says what a node keeps, and where it gets it from.
 type DataConfig struct {
-	DataDir     string `name:"data-dir" default:"${data_dir}" placeholder:"DIR" help:"Where chunks are kept. Only one node uses a directory at a time."`
-	CacheSize   Size   `name:"cache-size" default:"0" placeholder:"SIZE" help:"How many bytes of chunks to keep, as in 50GiB. 0 is the smaller of 50 GiB and 20 % of the file system."`
-	VerifyReads string `name:"verify-reads" default:"first" enum:"first,always" placeholder:"WHEN" help:"Hash a chunk that is read from disk the first time (first) or every time (always)."`
+	DataDir     string   `name:"data-dir" default:"${data_dir}" placeholder:"DIR" help:"Where chunks are kept. Only one node uses a directory at a time."`
+	CacheSize   Size     `name:"cache-size" default:"0" placeholder:"SIZE" help:"How many bytes of chunks to keep, as in 50GiB. 0 is the smaller of 50 GiB and 20 % of the file system."`
+	VerifyReads string   `name:"verify-reads" default:"first" enum:"first,always" placeholder:"WHEN" help:"Hash a chunk that is read from disk the first time (first) or every time (always)."`
+	ContentDir  []string `name:"content-dir" placeholder:"DIR" help:"Directory in which others keep blobs, as blobs/sha256/HEX, such as containerd's content store, /var/lib/containerd/io.containerd.content.v1.content: what is there is served and lent from there, once it has been checked, and not stored again. It is only read. May be repeated."`
 
 	LayerIndex string `name:"layer-index" default:"demand" enum:"demand,complete" placeholder:"WHEN" help:"When to index a gzip layer, for its files to be read one by one: when that is asked for (demand), or as soon as all of the layer is there (complete), which takes 5 to 10 seconds of CPU time for each GB."`
 
@@ -77,6 +79,17 @@ type ClusterConfig struct {
 	DownloadLimit Size `name:"download-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from members. 0 is no limit."`
 	UpstreamLimit Size `name:"upstream-limit" default:"0" placeholder:"SIZE" help:"Bytes per second that come from registries and web servers. 0 is no limit."`
 }
+
+// KeepConfig says what stays of what passes through a node.
+type KeepConfig struct {
+	Keep string `name:"keep" default:"all" enum:"all,shared,none" placeholder:"WHAT" help:"What stays in the store of the blobs that are pulled through the node: all of them, the parts that this node answers for in its cluster (shared), or none. Manifests stay, and what is imported, mounted, or pulled before."`
+}
+
+// What of a pulled blob is kept.
+const (
+	keepShared = "shared"
+	keepNone   = "none"
+)
 
 // SnapshotterConfig says whether containerd's snapshots are made here.
 type SnapshotterConfig struct {

@@ -57,6 +57,8 @@ type Node struct {
 	upstreams *upstreams
 	store     *chunkstore.Stack
 	contents  *chunkstore.Disk // of files of layers, and what is derived from layers; nil when nothing is kept
+	beside    contentDirs
+	news      *contentNews
 	catalog   *catalog.Catalog
 	listeners []net.Listener          // of the registry face
 	admin     net.Listener            // nil without one
@@ -86,6 +88,8 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		DefaultHost: n.cfg.DefaultUpstream,
 		Upstream:    n.upstreams.repository,
 		Store:       n.store,
+		Keeps:       n.keepsOf(),
+		Beside:      n.beside,
 		Catalog:     n.catalog,
 		Access: access.Config{
 			PublicFor: cfg.PublicFor,
@@ -140,6 +144,9 @@ func (n *Node) open() (err error) {
 	if n.store.Disk != nil {
 		n.metrics.watch(n.store.Disk.Usage, n.contents.Usage)
 	}
+	if err := n.openContentDirs(); err != nil {
+		return err
+	}
 	if err := n.openSnapshots(); err != nil {
 		return err
 	}
@@ -152,6 +159,17 @@ func (n *Node) open() (err error) {
 	}
 	n.closers = append(n.closers, n.cluster.close)
 	n.watching.Store(n.cluster)
+	return nil
+}
+
+// keepsOf returns what stays in the store of what is pulled; nil is for all.
+func (n *Node) keepsOf() func(chunk.Ref) bool {
+	switch {
+	case n.cfg.Keep == keepNone:
+		return func(chunk.Ref) bool { return false }
+	case n.cfg.Keep == keepShared && n.cluster != nil:
+		return n.cluster.client.Owns
+	}
 	return nil
 }
 
@@ -176,6 +194,9 @@ func (n *Node) lend(contents *lazy.Contents) {
 // watch is told what becomes of blobs in the store.
 func (n *Node) watch(d digest.Digest, e chunkstore.Event) {
 	if c := n.watching.Load(); c != nil {
+		if e == chunkstore.Lost && n.news.has(d) {
+			return // it is still in a content directory
+		}
 		c.watch(d, e, n.catalog.Supplier)
 	}
 	if e == chunkstore.Completed {
@@ -338,6 +359,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer leave()
 	if n.cluster != nil {
 		g.Go(func() error { return n.runCluster(cctx) })
+		g.Go(func() error { n.announceContents(cctx); return nil })
 	}
 	g.Go(func() error {
 		<-gctx.Done()

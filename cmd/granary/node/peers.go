@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -189,15 +190,18 @@ func (b backend) open(r wire.Repository) (*proxy.Repository, error) {
 }
 
 // Proof implements [p2p.Backend].
-func (b backend) Proof(ref chunk.Ref) (p p2p.Proof) {
+func (b backend) Proof(host string, ref chunk.Ref) (p p2p.Proof) {
 	if b.store.Disk != nil {
 		p.Before, p.After, p.Proven = b.store.Disk.Links(ref)
+	}
+	if !p.Proven {
+		p.Before, p.After, p.Proven = b.registry.LinksBeside(host, ref)
 	}
 	return p
 }
 
 // Map implements [p2p.Backend].
-func (b backend) Map(q wire.MapRequest) wire.Map {
+func (b backend) Map(ctx context.Context, q wire.MapRequest) wire.Map {
 	m := wire.Map{Providers: b.providers.Of(q.Blob)}
 	if len(m.Providers) > wire.MaxProviders {
 		m.Providers = m.Providers[:wire.MaxProviders]
@@ -206,7 +210,18 @@ func (b backend) Map(q wire.MapRequest) wire.Map {
 		m.Total, m.Have = info.Size, b.store.Disk.Have(q.Blob)
 		m.Proven = info.Stored == info.Size && (info.Proven || info.Size <= chunk.Size)
 	}
+	if size, err := b.registry.StatBeside(ctx, q.Host, q.Blob); err == nil && !m.Proven {
+		m.Total, m.Have, m.Proven = size, allChunks(size), true // as it will be found to be before it is lent
+	}
 	return m
+}
+
+// allChunks returns a bit for each chunk of a blob.
+func allChunks(size int64) []byte {
+	n := chunk.Count(size)
+	bits := bytes.Repeat([]byte{0xff}, (n+7)/8)
+	bits[len(bits)-1] >>= len(bits)*8 - n
+	return bits
 }
 
 // Ask implements [p2p.Backend].
