@@ -108,8 +108,11 @@ func (p *Repository) sources(ctx context.Context, m *chunk.Map, near ours, far c
 		return nil, nil, nil, err
 	}
 	src, proofs := p.source(m.Blob(), near, owned, far)
-	if kept != nil {
+	switch {
+	case kept != nil:
 		src, proofs = beside(kept, src), known{}
+	case m.Len() == 1 && p.registry.cfg.Beside != (nobody{}):
+		src = showing{src, p}
 	}
 	return src, proofs, kept, nil
 }

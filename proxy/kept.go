@@ -108,6 +108,21 @@ func beside(k Kept, src chunk.Source) chunk.Source {
 	return chunk.First(chunk.Named("disk", k), fitting{src, k})
 }
 
+// showing is a source of a blob of one chunk. It has been checked when it comes, so the host that
+// it is read for has shown it: nothing else says so, for nobody hashes such a blob a second time.
+type showing struct {
+	src chunk.Source
+	p   *Repository
+}
+
+func (s showing) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	b, err := s.src.Get(ctx, ref)
+	if c := s.p.registry.cfg.Catalog; err == nil && !c.Possesses(s.p.Host, ref.Blob) {
+		s.p.registry.report(c.SetPossesses(s.p.Host, ref.Blob))
+	}
+	return b, err
+}
+
 // fitting is a source of a blob whose links are known, by which all that it gives is checked.
 type fitting struct {
 	src  chunk.Source

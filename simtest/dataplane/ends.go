@@ -134,10 +134,10 @@ func (b backend) Proof(_ string, ref chunk.Ref) p2p.Proof {
 	return p
 }
 
-func (backend) Map(context.Context, wire.MapRequest) wire.Map        { return wire.Map{} }
-func (backend) Learn(wire.Repository, []byte) error { return nil }
-func (backend) Forget(wire.Forget) error            { return nil }
-func (backend) Cause(error) wire.Cause              { return wire.CauseFailed }
+func (backend) Map(context.Context, wire.MapRequest) wire.Map { return wire.Map{} }
+func (backend) Learn(wire.Repository, []byte) error           { return nil }
+func (backend) Forget(wire.Forget) error                      { return nil }
+func (backend) Cause(error) wire.Cause                        { return wire.CauseFailed }
 func (backend) Ask(context.Context, wire.Ask) (a wire.Answer, body []byte, err error) {
 	return a, nil, errors.New("nothing is known")
 }

@@ -89,7 +89,6 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		Upstream:    n.upstreams.repository,
 		Store:       n.store,
 		Keeps:       n.keepsOf(),
-		Beside:      n.beside,
 		Catalog:     n.catalog,
 		Access: access.Config{
 			PublicFor: cfg.PublicFor,
@@ -103,6 +102,9 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		Budget:   chunk.NewBudget(readAhead),
 		Report:   n.faults.report,
 		Served:   n.metrics.countServed,
+	}
+	if len(n.beside) > 0 {
+		face.Beside = n.beside
 	}
 	derived := &lazy.Derived{Report: n.faults.report}
 	if n.contents != nil {
@@ -359,7 +361,9 @@ func (n *Node) Run(ctx context.Context) error {
 	defer leave()
 	if n.cluster != nil {
 		g.Go(func() error { return n.runCluster(cctx) })
-		g.Go(func() error { n.announceContents(cctx); return nil })
+		if len(n.beside) > 0 {
+			g.Go(func() error { n.announceContents(cctx); return nil })
+		}
 	}
 	g.Go(func() error {
 		<-gctx.Done()
