@@ -47,6 +47,9 @@ func newBlob(d digest.Digest, total int64) *blob {
 func (b *blob) chunks() int    { return chunk.Count(b.total) }
 func (b *blob) complete() bool { return b.have.count() == b.chunks() }
 
+// idle reports whether nothing is stored of the blob and nobody uses it.
+func (b *blob) idle() bool { return b.users == 0 && !b.recorded && b.have.count() == 0 }
+
 // bytes returns how many bytes of the blob are stored.
 func (b *blob) bytes() int64 {
 	n := int64(b.have.count()) * chunk.Size

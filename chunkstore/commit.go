@@ -29,6 +29,7 @@ func (s *Disk) commitLoop(ctx context.Context) {
 			s.cfg.Report(fmt.Errorf("store %s: record what was written: %w", s.dir, err))
 		}
 		s.evictAboveWatermark()
+		s.forgetIdle()
 	}
 }
 

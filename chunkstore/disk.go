@@ -381,13 +381,34 @@ func (s *Disk) wrote(b *blob, ref chunk.Ref, made bool) {
 	}
 }
 
-// release gives up a hold. A blob of which nothing came is forgotten.
+// release gives up a hold. A blob of which nothing came is forgotten, at once unless it was
+// hashed, by which it may be known again.
 func (s *Disk) release(b *blob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b.users--
-	if b.users == 0 && !b.recorded && b.have.count() == 0 && s.blobs[b.digest] == b {
+	if b.idle() && len(b.sums) == 0 && s.blobs[b.digest] == b {
 		delete(s.blobs, b.digest)
+	}
+}
+
+const (
+	knownFor = 10 * time.Minute // that it is remembered how a blob was hashed of which nothing is kept
+	maxKnown = 1 << 16          // chunks of such blobs
+)
+
+// forgetIdle forgets blobs of which nothing is kept, and that nobody has read for a while.
+func (s *Disk) forgetIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	chunks := 0
+	for d, b := range s.blobs {
+		if !b.idle() {
+			continue
+		}
+		if chunks += len(b.sums) * sumsPage; chunks > maxKnown || time.Since(b.read) > knownFor {
+			delete(s.blobs, d)
+		}
 	}
 }
 

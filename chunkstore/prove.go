@@ -62,6 +62,17 @@ func (s *Disk) Link(ref chunk.Ref, after chunk.Link) {
 	}
 }
 
+// Before implements [chunk.Proofs].
+func (s *Disk) Before(ref chunk.Ref) chunk.Link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.blobs[ref.Blob]
+	if b == nil || b.total != ref.Total || ref.Index() == 0 {
+		return ""
+	}
+	return b.sums.at(ref.Index() - 1).link
+}
+
 // Prove implements [chunk.Proofs].
 func (s *Disk) Prove(d digest.Digest, total int64) {
 	s.mu.Lock()

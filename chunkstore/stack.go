@@ -36,8 +36,14 @@ func (s *Stack) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
 	return s.store.Put(ctx, ref, p)
 }
 
-// Pass keeps a chunk in memory alone, and for as long as others take no more room there.
+// Pass keeps a chunk in memory alone, for as long as others take no more room there. The error is
+// a [*chunk.CorruptError] if it is known to be wrong.
 func (s *Stack) Pass(ctx context.Context, ref chunk.Ref, p []byte) error {
+	if s.Disk != nil {
+		if err := s.Disk.fits(ref, p); err != nil {
+			return err
+		}
+	}
 	return s.Memory.Put(ctx, ref, p)
 }
 
@@ -84,6 +90,14 @@ func (s *Stack) Link(ref chunk.Ref, after chunk.Link) {
 	if s.Disk != nil {
 		s.Disk.Link(ref, after)
 	}
+}
+
+// Before implements [chunk.Proofs].
+func (s *Stack) Before(ref chunk.Ref) chunk.Link {
+	if s.Disk == nil {
+		return ""
+	}
+	return s.Disk.Before(ref)
 }
 
 // Prove implements [chunk.Proofs].

@@ -76,7 +76,7 @@ type pendingWrite struct {
 // write puts p into its blob's file: in the background if it can go directly or is small,
 // and not too much does, else before it returns.
 func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
-	if err := s.fits(b, ref, p); err != nil {
+	if err := s.fits(ref, p); err != nil {
 		return err
 	}
 	w := &pendingWrite{p, make(chan struct{})}
@@ -106,14 +106,18 @@ func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
 	return nil
 }
 
-// fits checks a chunk of a blob that is proven: it was lost since, and its file may be
-// lent.
-func (s *Disk) fits(b *blob, ref chunk.Ref, p []byte) error {
+// fits checks a chunk of a blob that is proven: it was lost since, or never kept. Readers of
+// such a blob check nothing, and its file may be lent.
+func (s *Disk) fits(ref chunk.Ref, p []byte) error {
 	s.mu.Lock()
+	b := s.blobs[ref.Blob]
+	if b == nil || !b.proven || b.total != ref.Total {
+		s.mu.Unlock()
+		return nil
+	}
 	v, vouched := b.voucher(ref.Index())
-	proven := b.proven
 	s.mu.Unlock()
-	if !proven || !vouched {
+	if !vouched {
 		return nil
 	}
 	return v.check(p)

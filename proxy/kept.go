@@ -156,5 +156,6 @@ type known struct{}
 
 func (known) Proven(digest.Digest) bool  { return true }
 func (known) Link(chunk.Ref, chunk.Link) {}
+func (known) Before(chunk.Ref) chunk.Link  { return "" }
 func (known) Prove(digest.Digest, int64) {}
 func (known) Refute(digest.Digest)       {}

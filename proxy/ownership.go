@@ -189,6 +189,11 @@ func (o proving) Link(ref chunk.Ref, after chunk.Link) {
 	o.whileOurs(func() { o.Store.Link(ref, after) })
 }
 
+func (o proving) Before(ref chunk.Ref) (link chunk.Link) {
+	o.whileOurs(func() { link = o.Store.Before(ref) })
+	return link
+}
+
 func (o proving) Prove(d digest.Digest, total int64) {
 	o.whileOurs(func() { o.Store.Prove(d, total) })
 	o.shown()
@@ -218,6 +223,7 @@ type apart struct{ shown, refuted func() }
 
 func (apart) Proven(digest.Digest) bool    { return false }
 func (apart) Link(chunk.Ref, chunk.Link)   {}
+func (apart) Before(chunk.Ref) chunk.Link  { return "" }
 func (a apart) Prove(digest.Digest, int64) { a.shown() }
 func (a apart) Refute(digest.Digest)       { a.refuted() }
 

@@ -16,6 +16,9 @@ type Proofs interface {
 	// Link records the chaining value at the end of a chunk that was hashed in
 	// order from the blob's beginning.
 	Link(ref Ref, after Link)
+	// Before returns the link before a chunk, as whoever hashed the blob that far last has
+	// left it, or "". Nobody need have hashed the rest.
+	Before(ref Ref) Link
 	// Prove records that the blob was hashed in order, with a link for each of
 	// its chunks, and matched.
 	Prove(blob digest.Digest, total int64)

@@ -90,6 +90,11 @@ func (p *proofs) Link(ref chunk.Ref, after chunk.Link) {
 	}
 	p.links[ref.Index()] = after
 }
+func (p *proofs) Before(ref chunk.Ref) chunk.Link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.links[ref.Index()-1]
+}
 
 // sourceFunc is a source that is a function.
 type sourceFunc func(context.Context, chunk.Ref) ([]byte, error)

@@ -64,7 +64,8 @@ func miss(errs []error) error {
 }
 
 // Tier returns a store that reads from fast before slow and keeps in both. What
-// slow gives is kept in fast. Only slow decides whether a Put succeeded.
+// slow gives is kept in fast. Only slow decides whether a Put succeeded; what it finds
+// to be wrong goes to neither.
 func Tier(fast, slow Store) Store { return tier{fast, slow} }
 
 type tier struct{ fast, slow Store }
@@ -83,8 +84,11 @@ func (t tier) Get(ctx context.Context, ref Ref) ([]byte, error) {
 }
 
 func (t tier) Put(ctx context.Context, ref Ref, p []byte) error {
-	_ = t.fast.Put(ctx, ref, p)
-	return t.slow.Put(ctx, ref, p)
+	err := t.slow.Put(ctx, ref, p)
+	if !IsCorrupt(err) {
+		_ = t.fast.Put(ctx, ref, p)
+	}
+	return err
 }
 
 // Cache returns a source that answers from near, and on a miss from far, keeping
@@ -159,10 +163,16 @@ func (c *cache) lookup(ctx context.Context, ref Ref) ([]byte, string) {
 }
 
 // fetch gets a run from far and keeps it. A chunk is in near before anyone who
-// waits for it is told, so that what a reader has seen can be proven from near.
+// waits for it is told, so that what a reader has seen can be proven from near. What near
+// knows to be wrong, nobody is told.
 func (c *cache) fetch(ctx context.Context, refs []Ref, yield func(Ref, []byte) error) error {
 	return GetRun(ctx, c.far, refs, func(ref Ref, p []byte) error {
-		if err := c.near.Put(ctx, ref, p); err != nil && ctx.Err() == nil {
+		err := c.near.Put(ctx, ref, p)
+		var wrong *CorruptError
+		if errors.As(err, &wrong) {
+			return &CorruptError{Source: originOf(ctx), Ref: ref, Reason: wrong.Reason}
+		}
+		if err != nil && ctx.Err() == nil {
 			c.report(err)
 		}
 		return yield(ref, p)

@@ -21,6 +21,13 @@ func setOrigin(ctx context.Context, name string) {
 	}
 }
 
+func originOf(ctx context.Context) string {
+	if o, ok := ctx.Value(originKey{}).(*origin); ok && o.name != "" {
+		return o.name
+	}
+	return "upstream"
+}
+
 // WithOrigin is for a source that answers from several others at once: it returns a
 // context to ask one of them with, and what tells where its last answer came from.
 func WithOrigin(ctx context.Context) (context.Context, func() string) {

@@ -21,6 +21,7 @@ type Reader struct {
 	next   int     // the first chunk that has not been asked for
 	ahead  []*slot // asked for and not consumed, in order; the first one holds pos
 	prefix *Prefix // the blob's hash so far, nil when it is not being hashed
+	joined bool    // another reader has hashed the beginning
 	lent   int     // bytes that Next gave out, consumed at the next call
 	err    error   // sticky: what went wrong
 }
@@ -50,9 +51,22 @@ func (r *Reader) reset(pos int64) {
 	r.ctx, r.cancel = context.WithCancel(r.outer)
 	r.pos, r.err = pos, nil
 	r.next = r.b.m.Find(r.section.Offset + pos)
-	r.prefix = nil
-	if r.section.Offset+pos == 0 && r.section.Complete && !r.b.Proven() {
-		r.prefix = NewPrefix(r.b.m.Blob())
+	r.prefix, r.joined = nil, false
+	if r.section.Complete && !r.b.Proven() {
+		r.beginHash(r.b.m.At(r.next))
+	}
+}
+
+// beginHash goes on with the blob's hash at a chunk, if it is known that far: a download that
+// was cut, and is resumed, is not read once more from its beginning.
+func (r *Reader) beginHash(ref Ref) {
+	if ref.Offset == 0 {
+		r.prefix = NewPrefix(ref.Blob)
+		return
+	}
+	if link := r.b.cfg.Proofs.Before(ref); link != "" {
+		r.prefix, _ = prefixAt(ref.Blob, ref.Offset, link) // nil if the link does not fit
+		r.joined = true
 	}
 }
 
@@ -202,6 +216,7 @@ func (r *Reader) hash(s *slot) error {
 	switch {
 	case !s.ref.Last():
 		proofs.Link(s.ref, r.prefix.Link())
+	case r.prefix.Matches() && r.joined: // nothing is said of what is stored of the beginning
 	case r.prefix.Matches():
 		proofs.Prove(blob, r.b.Size())
 	default:

@@ -219,6 +219,47 @@ func TestReadersTellWhereChunksCameFrom(t *testing.T) {
 	}
 }
 
+// TestAResumedReader goes on with the hash that another one has begun: nothing of the beginning
+// is got again, and the end is held back if that was wrong.
+func TestAResumedReader(t *testing.T) {
+	for name, lie := range map[string]bool{"right": false, "wrong": true} {
+		b, known := newBlob(t, 6*chunk.Size+9), new(proofs)
+		wrong := lie
+		src := sourceFunc(func(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+			p, err := b.Get(ctx, ref)
+			if wrong && ref.Offset == 0 {
+				p = make([]byte, len(p))
+			}
+			return p, err
+		})
+		open := func(off int64) *chunk.Reader {
+			cfg := chunk.BlobConfig{Window: chunk.Size, Proofs: known}
+			return chunk.NewBlob(b.Map, src, cfg).OpenSection(t.Context(), chunk.Section{Offset: off, Length: b.Size() - off, Complete: true})
+		}
+		r := open(0)
+		if _, err := io.CopyN(io.Discard, r, 4*chunk.Size); err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Close()
+		wrong = false
+		b.gets.Store(0)
+		r = open(3*chunk.Size + 5)
+		got, err := io.ReadAll(r)
+		_ = r.Close()
+		n := b.gets.Load()
+		switch {
+		case n != 4:
+			t.Errorf("%s: %d chunks were got again", name, n)
+		case lie && (!chunk.IsCorrupt(err) || len(got) != 3*chunk.Size-5 || known.refuted != 1):
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		case !lie && (err != nil || !bytes.Equal(got, b.bytes[3*chunk.Size+5:])):
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		case known.proven != 0:
+			t.Errorf("%s: the blob counts as proven, whose beginning nobody has looked at", name)
+		}
+	}
+}
+
 func BenchmarkReader(b *testing.B) {
 	data := newBlob(b, 64<<20)
 	for name, p := range map[string]chunk.Proofs{"hashing": new(unproven), "proven": nil} {

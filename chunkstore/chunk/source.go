@@ -16,8 +16,9 @@ type Source interface {
 // Store is a source that keeps what it is given.
 //
 // Put keeps a copy of p, or p itself: the caller no longer writes to it. A chunk
-// whose digest is known has been checked by the caller. An error means that the
-// chunk may not be there later, and nothing else: a lost cache write never fails
+// whose digest is known has been checked by the caller. A [*CorruptError] says that
+// the store knows what the chunk is, and p is something else. Any other error means that
+// the chunk may not be there later, and nothing else: a lost cache write never fails
 // a read.
 type Store interface {
 	Source

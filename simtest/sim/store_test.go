@@ -57,6 +57,9 @@ func (s *store) Proven(d digest.Digest) bool {
 // Link implements [chunk.Proofs].
 func (s *store) Link(chunk.Ref, chunk.Link) {}
 
+// Before implements [chunk.Proofs].
+func (s *store) Before(chunk.Ref) chunk.Link { return "" }
+
 // Prove implements [chunk.Proofs].
 func (s *store) Prove(d digest.Digest, _ int64) {
 	s.mu.Lock()
