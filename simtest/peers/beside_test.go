@@ -1,14 +1,10 @@
 package peers
 
 import (
-	"fmt"
-	"io"
-	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -57,25 +53,6 @@ func (r *runtime) settle(d digest.Digest) {
 	if err := os.Chtimes(r.path(d), before, before); err != nil {
 		r.Fatal(err)
 	}
-}
-
-// disk returns how many bytes of the disk a directory takes.
-func disk(t *testing.T, dir string) (n int64) {
-	t.Helper()
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err == nil {
-			n += info.Sys().(*syscall.Stat_t).Blocks * 512
-		}
-		return err
-	})
-	if err != nil {
-		t.Error(err)
-	}
-	return n
 }
 
 // TestWhatARuntimeKeepsIsLent to other members, and stored nowhere else: of a blob that came
@@ -205,129 +182,4 @@ func TestMembersThatKeepTheirShare(t *testing.T) {
 	}
 	r.kill()
 	pullAtOnce(t, img, 1, c.members...)
-}
-
-// Of a blob of 10 GiB that consists of a line for each MiB and else of zeros.
-const (
-	largeSize   = 10 << 30
-	largeDigest = digest.Digest("sha256:d5c19bfe39de650613b05b0c3307ea08c28f796b44dfead903430a000a61beeb")
-)
-
-// large is such a blob.
-type large struct{ size int64 }
-
-// ReadAt implements [io.ReaderAt].
-func (l large) ReadAt(p []byte, off int64) (n int, err error) {
-	clear(p)
-	for mib := off >> 20 << 20; mib < min(off+int64(len(p)), l.size); mib += 1 << 20 {
-		line := fmt.Sprintf("%d\n", mib)
-		if at := mib - off; at >= 0 {
-			copy(p[at:], line)
-		} else if -at < int64(len(line)) {
-			copy(p, line[-at:])
-		}
-	}
-	n = int(min(int64(len(p)), l.size-off))
-	if n < len(p) {
-		err = io.EOF
-	}
-	return n, err
-}
-
-// write writes the blob to a file, without the zeros.
-func (l large) write(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Truncate(l.size); err != nil {
-		t.Fatal(err)
-	}
-	for off := int64(0); off < l.size; off += 1 << 20 {
-		if _, err := f.WriteAt(fmt.Appendf(nil, "%d\n", off), off); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// newLargeRegistry returns a registry with such a blob in any repository.
-func newLargeRegistry(t *testing.T, l large) *registry {
-	r := newRegistry(t)
-	r.set(func() {
-		r.answer = func(w http.ResponseWriter, q *http.Request) {
-			if !strings.HasSuffix(q.URL.Path, string(largeDigest)) {
-				w.WriteHeader(http.StatusNotFound)
-				return
-			}
-			http.ServeContent(&sending{w, q, r}, q, "", time.Time{}, io.NewSectionReader(l, 0, l.size))
-		}
-	})
-	return r
-}
-
-const largePath = "/v2/models/llm/blobs/" + string(largeDigest)
-
-// pullLarge reads the blob through a member.
-func pullLarge(t *testing.T, m *member) {
-	t.Helper()
-	resp, err := m.send(http.MethodGet, largePath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != largeSize {
-		t.Fatalf("%d bytes: %v", n, err)
-	}
-}
-
-// TestTheDiskOfALargeBlob that a runtime keeps, of 10 GiB, is the runtime's alone: a node that
-// lends it to others takes next to nothing.
-func TestTheDiskOfALargeBlob(t *testing.T) {
-	t.Parallel()
-	l := large{largeSize}
-	theirs := newRuntime(t)
-	c := newCluster(t, newLargeRegistry(t, l), 1, func(c *node.Config) { c.Keep = "none" })
-	pullLarge(t, c.join(theirs.besides("none")))
-	l.write(t, theirs.path(largeDigest))
-	theirs.settle(largeDigest)
-	want := make([]byte, 64)
-	_, _ = l.ReadAt(want, 5<<30)
-	eventually(t, "another member is lent what the runtime has", func() bool {
-		before := c.members[0].Status().Received
-		if err := c.members[0].gives(want, largePath, "Range", fmt.Sprintf("bytes=%d-%d", 5<<30, 5<<30+63)); err != nil {
-			t.Error(err)
-		}
-		return c.members[0].Status().Received == before
-	})
-	for _, m := range c.members {
-		if n := disk(t, m.cfg.DataDir); n > 16<<20 {
-			t.Errorf("a node takes %d bytes of the disk", n)
-		}
-	}
-}
-
-// TestTheDiskOfALargeBlobThatIsKept is what the settings say. It takes 20 GiB of the disk, and is
-// for those who ask for it.
-func TestTheDiskOfALargeBlobThatIsKept(t *testing.T) {
-	if os.Getenv("GRANARY_TEST_LARGE") != "" {
-		measureKept(t, "all", largeSize*99/100, largeSize*101/100)
-		measureKept(t, "shared", largeSize*40/100, largeSize*60/100)
-	}
-}
-
-// measureKept measures the disk of the first of two members, through which the blob is pulled.
-func measureKept(t *testing.T, keep string, least, most int64) {
-	t.Helper()
-	c := newCluster(t, newLargeRegistry(t, large{largeSize}), 2, func(c *node.Config) { c.Keep, c.CacheSize = keep, 20<<30 })
-	pullLarge(t, c.members[0])
-	n := disk(t, c.members[0].cfg.DataDir)
-	t.Logf("--keep=%s: %d MiB", keep, n>>20)
-	if n < least || n > most {
-		t.Errorf("--keep=%s takes %d bytes of the disk", keep, n)
-	}
-	for _, m := range c.members {
-		m.end(t)
-	}
 }

@@ -169,7 +169,9 @@ func (b backend) Fetch(ctx context.Context, _ wire.Repository, refs []chunk.Ref,
 	return chunk.GetRun(ctx, b.l.own, refs, yield)
 }
 
-func (b backend) Proof(_ string, ref chunk.Ref) p2p.Proof { return p2p.Proof{Proven: b.n.store.Proven(ref.Blob)} }
+func (b backend) Proof(_ string, ref chunk.Ref) p2p.Proof {
+	return p2p.Proof{Proven: b.n.store.Proven(ref.Blob)}
+}
 
 func (b backend) Map(_ context.Context, q wire.MapRequest) wire.Map {
 	return wire.Map{Proven: b.n.store.Proven(q.Blob), Providers: b.l.providers.Of(q.Blob)}
