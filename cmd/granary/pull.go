@@ -105,6 +105,7 @@ func (c *pullCmd) puller(e *env) (p *puller, err error) {
 		return nil, fmt.Errorf("--compat=%s takes one platform, not all", p.compat)
 	}
 	if c.Output == "" {
+		p.warms = true
 		return p, nil
 	}
 	dir, ok := strings.CutPrefix(c.Output, "oci:")

@@ -387,9 +387,28 @@ func TestPullSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("without what is nested: %s", errs)
 	}
 
+	// What never was there keeps nobody from an image that the node has.
+	cfg := l.config(t)
+	n := testNode(t, node.Config{DataConfig: cfg})
+	for _, dead := range []bool{false, true} {
+		if dead {
+			l.CloseClientConnections()
+			l.Close()
+		}
+		status, out, errs := granary(t, "pull", "registry.test/app:v1", "--platform", "all", "--node", n.AdminURL())
+		if status != 0 || !strings.Contains(errs, "not required: manifest "+string(compat.Digest)) {
+			t.Errorf("registry dead: %v: %d, %s%s", dead, status, out, errs)
+		}
+	}
+}
+
+func TestPullSaysWhatIsRequired(t *testing.T) {
+	l := newLibrary(t)
+	index, _, _, _ := l.compatible()
+	l.tag("v1", index)
 	layer := l.blob(layerType, "layer of arm64")
 	l.remove(layer)
-	dir, status, out, errs = l.pullInto(t, ":v1", "--platform", "all")
+	dir, status, out, errs := l.pullInto(t, ":v1", "--platform", "all")
 	if status != 1 || !strings.Contains(errs, "missing: blob "+string(layer.Digest)+" (layers[0] of sha256:") {
 		t.Errorf("without a layer: %d, %s%s", status, out, errs)
 	}

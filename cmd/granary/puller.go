@@ -26,6 +26,7 @@ type puller struct {
 	from      *upstream.Repository
 	out       *layoutDir // nil for none
 	since     *layoutDir // whose blobs are not brought; nil for none
+	warms     bool       // it is only brought into the node
 	progress  *progress
 
 	root   ocispec.Descriptor // what the reference names, once it is known
@@ -60,6 +61,9 @@ func (p *puller) find(ctx context.Context) error {
 	root := m.Descriptor
 	root.Data = m.Bytes
 	opts := graph.Options{Platform: p.platform, Parallel: parallel}
+	if p.warms {
+		opts.Unknown = upstream.Unreachable // the node has what it has, and nothing is written that could lack something
+	}
 	if p.referrers {
 		opts.Referrers = registrySource{p.from}
 	}

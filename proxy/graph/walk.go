@@ -46,6 +46,9 @@ type Options struct {
 	Referrers Finder
 	// Except lists roles that are not walked.
 	Except []Role
+	// Unknown reports whether an error only leaves it open if something is there. What is not
+	// required then is a problem of the graph, as if it were not. nil is for no error.
+	Unknown func(error) bool
 	// Limits bound the graph.
 	Limits Limits
 	// Parallel is how many questions the source is asked at once; 0 is 4.
@@ -314,7 +317,13 @@ func (w *walk) lookAll(ctx context.Context, level []*Node) ([]finding, error) {
 // survives reports whether a walk goes on without a node.
 func (w *walk) survives(n *Node, err error) bool {
 	var wrong *WrongError
-	return errors.Is(err, ErrNotFound) || errors.As(err, &wrong) && !n.Required()
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return true
+	case n.Required():
+		return false
+	}
+	return errors.As(err, &wrong) || w.opts.Unknown != nil && w.opts.Unknown(err)
 }
 
 // look asks the source about a node.
