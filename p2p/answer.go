@@ -61,6 +61,12 @@ func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
 			err = s.backend.Forget(q)
 		}
 		return done(err)
+	case wire.TypeOrder:
+		o, err := wire.ReadOrder(f.Header)
+		if err != nil {
+			return unavailable(wire.CauseFailed, err)
+		}
+		return l.order(ctx, f.ID, o, f.Body)
 	}
 	return unavailable(wire.CauseFailed, fmt.Errorf("a request of type %d is not known here", f.Type))
 }
@@ -94,6 +100,17 @@ func (l *served) ended(err error) wire.Frame {
 func (l *served) ask(ctx context.Context, id uint32, q wire.Ask) wire.Frame {
 	defer l.wait(ctx, id, func() int64 { return 0 })()
 	a, body, err := l.server.backend.Ask(ctx, q)
+	return l.answered(a, body, err)
+}
+
+// order does what a member passes on.
+func (l *served) order(ctx context.Context, id uint32, o wire.Order, says []byte) wire.Frame {
+	defer l.wait(ctx, id, func() int64 { return 0 })()
+	brought, err := l.server.backend.Order(ctx, o, says)
+	return l.answered(wire.Answer{}, brought, err)
+}
+
+func (l *served) answered(a wire.Answer, body []byte, err error) wire.Frame {
 	if err != nil {
 		return l.ended(err)
 	}

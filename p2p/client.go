@@ -252,38 +252,6 @@ func (c *Client) tell(ctx context.Context, id tracker.ID, f wire.Frame) error {
 	return err
 }
 
-// Forget tells every other member to forget tags. It returns how many have, and
-// what kept the others, after a few seconds at most.
-func (c *Client) Forget(ctx context.Context, q wire.Forget) (told int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, learnFor)
-	defer cancel()
-	view := c.cfg.Members.View()
-	answers := make(chan error)
-	n := 0
-	for _, m := range view.Peers() {
-		if m.ID == view.Self().ID {
-			continue
-		}
-		n++
-		go func() {
-			err := c.tell(ctx, m.ID, wire.Frame{Type: wire.TypeForget, Header: q.Header()})
-			if err != nil {
-				err = fmt.Errorf("member %s (%s): %w", m.Name, m.ID, err)
-			}
-			answers <- err
-		}()
-	}
-	var errs []error
-	for range n {
-		if err := <-answers; err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		told++
-	}
-	return told, errors.Join(errs...)
-}
-
 func (c *Client) self() tracker.ID { return c.cfg.Signer.ID() }
 
 // chance returns a source of randomness of its own for one pursuit.

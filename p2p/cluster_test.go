@@ -238,6 +238,13 @@ func (n *node) Forget(q wire.Forget) error {
 	return nil
 }
 
+func (n *node) Order(_ context.Context, o wire.Order, says []byte) ([]byte, error) {
+	if o.Kind != "echo" {
+		return nil, errors.New("there is no such order")
+	}
+	return append([]byte(n.id+" "), says...), nil
+}
+
 func (n *node) Cause(err error) wire.Cause {
 	switch {
 	case errors.Is(err, chunk.ErrDenied):

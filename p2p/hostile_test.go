@@ -342,6 +342,7 @@ func TestAServerAnswersWhatItDoesNotKnowPolitely(t *testing.T) {
 			{"a question that is none", wire.Frame{Type: wire.TypeAsk, Header: []byte{0xff}}, wire.TypeUnavailable},
 			{"facts of nothing", wire.Frame{Type: wire.TypeLearn, Header: []byte{0xff}}, wire.TypeUnavailable},
 			{"a tag that is none", wire.Frame{Type: wire.TypeForget, Header: []byte{0xff}}, wire.TypeUnavailable},
+			{"an order that is none", wire.Frame{Type: wire.TypeOrder, Header: []byte{0xff}}, wire.TypeUnavailable},
 		}
 		for i, tt := range tests {
 			tt.f.ID = uint32(i + 1)

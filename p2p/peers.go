@@ -58,7 +58,8 @@ type peer struct {
 	took     []time.Duration // until its latest answers began, in a ring
 	at       int
 
-	received int64 // bytes of chunks
+	received int64 // bytes of bodies
+	sent     int64
 	strikes  int
 	struck   time.Time // last
 	until    time.Time // of the quarantine
@@ -134,6 +135,16 @@ func (ps *Peers) hear(id tracker.ID, bytes int) {
 	p.heard = ps.now()
 	p.failures = 0
 	p.received += int64(bytes)
+}
+
+// gave notes what was sent to a peer that has asked.
+func (ps *Peers) gave(id tracker.ID, bytes int) {
+	if bytes == 0 {
+		return
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.get(id).sent += int64(bytes)
 }
 
 // began notes how long an answer took to begin.
@@ -252,10 +263,11 @@ func (ps *Peers) blame(id tracker.ID, err error) {
 // PeerStatus is what a node says of another member.
 type PeerStatus struct {
 	tracker.Peer
-	State       string        `json:"state"` // up, down, quarantined, draining or self
-	P95         time.Duration `json:"p95"`   // of what its answers took to begin
-	Received    int64         `json:"received"`
-	Strikes     int           `json:"strikes"` // wrong bytes or claims within a day
+	State       string        `json:"state"`    // up, down, quarantined, draining or self
+	P95         time.Duration `json:"p95"`      // of what its answers took to begin
+	Received    int64         `json:"received"` // bytes of chunks and of what else has a body
+	Sent        int64         `json:"sent"`     // the same, to the member
+	Strikes     int           `json:"strikes"`  // wrong bytes or claims within a day
 	Fault       string        `json:"fault,omitempty"`
 	Quarantined time.Time     `json:"quarantined,omitzero"` // until when
 }
@@ -270,7 +282,7 @@ func (ps *Peers) Status() []PeerStatus {
 	for _, m := range view.Peers() {
 		s := PeerStatus{Peer: m, State: "up"}
 		if p := ps.byID[m.ID]; p != nil {
-			s.P95, s.Received, s.Strikes, s.Fault = p.p95(), p.received, p.strikes, p.fault
+			s.P95, s.Received, s.Sent, s.Strikes, s.Fault = p.p95(), p.received, p.sent, p.strikes, p.fault
 			if now.Before(p.until) {
 				s.Quarantined = p.until
 			}

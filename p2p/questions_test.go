@@ -224,3 +224,27 @@ func TestRecallGathersWhatOthersKnow(t *testing.T) {
 		}
 	})
 }
+
+func TestOrdersReachTheMembersOfAZone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, nil, "a", "b", "c")
+		a := c.nodes["a"].client
+		brought, err := a.Order(t.Context(), "b", wire.Order{Kind: "echo"}, []byte("hello"))
+		if err != nil || string(brought) != "b hello" {
+			t.Errorf("b has answered %q, error %v", brought, err)
+		}
+		if _, err := a.Order(t.Context(), "b", wire.Order{Kind: "dance"}, nil); err == nil || !strings.Contains(err.Error(), "no such order") {
+			t.Errorf("an order that is not known: %v", err)
+		}
+		nowhere := "nowhere"
+		if all, some := a.Others(nil), a.Others(&nowhere); len(all) != 2 || len(some) != 0 {
+			t.Errorf("there are others %v, nowhere %v", all, some)
+		}
+		if b := a.Peers().Status()[1]; b.ID != "b" || b.Received == 0 {
+			t.Errorf("what came from b is not counted: %+v", b)
+		}
+		if at := c.nodes["b"].client.Peers().Status()[0]; at.ID != "a" || at.Sent != int64(len("b hello")) {
+			t.Errorf("what went to a is not counted: %+v", at)
+		}
+	})
+}

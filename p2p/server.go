@@ -34,6 +34,9 @@ type Backend interface {
 	Learn(repo wire.Repository, facts []byte) error
 	// Forget forgets tags.
 	Forget(q wire.Forget) error
+	// Order does what another member's owner wants of the whole cluster, and returns
+	// what that brought, at most [wire.MaxBody] bytes of it.
+	Order(ctx context.Context, o wire.Order, says []byte) (brought []byte, err error)
 	// Cause classifies an error of Fetch or Ask.
 	Cause(err error) wire.Cause
 }
@@ -54,6 +57,9 @@ const (
 	// other side may have given up some that it does not count any more.
 	maxAnswering = 2 * wire.MaxPending
 )
+
+// maxBodyOf bounds the bodies of requests, in bytes. Others have none.
+var maxBodyOf = map[wire.Type]int{wire.TypeLearn: wire.MaxFacts, wire.TypeOrder: wire.MaxOrder}
 
 // Server answers other members. It is safe for concurrent use.
 type Server struct {
@@ -191,10 +197,10 @@ func (l *served) greet() (*bufio.Reader, error) {
 
 // begin starts to answer a request, or ends an answer that is not wanted.
 func (l *served) begin(lane context.Context, f wire.Frame) error {
-	// A request is kept for as long as it is answered, and only facts have a body; what
-	// is not known here is answered at once.
-	known := f.Type <= wire.TypeHave
-	if known && (len(f.Header) > maxRequest || len(f.Body) > 0 && f.Type != wire.TypeLearn || len(f.Body) > wire.MaxFacts) {
+	// A request is kept for as long as it is answered; what is not known here is
+	// answered at once.
+	known := f.Type <= wire.TypeOrder
+	if known && (len(f.Header) > maxRequest || len(f.Body) > maxBodyOf[f.Type]) {
 		return fmt.Errorf("%w: a request of type %d with %d bytes", errBroken, f.Type, len(f.Header)+len(f.Body))
 	}
 	l.mu.Lock()
@@ -244,6 +250,7 @@ func (l *served) write(ctx context.Context, f wire.Frame) error {
 	begun, err := l.frameWriter.write(ctx, f)
 	if err == nil {
 		l.server.client.cfg.Traffic(0, int64(len(f.Header)+len(f.Body)))
+		l.server.client.peers.gave(l.from, len(f.Body))
 	} else if begun {
 		_ = l.s.Close()
 	}

@@ -25,19 +25,19 @@ const (
 
 // open prepares a part of a blob to be sent: from its file where that can be
 // lent, else chunk by chunk, of which the first is there when open returns. m is the mount
-// that it is for; nil is none.
-func (h *Handler) open(ctx context.Context, client *http.ResponseController, repository *Repository, b *Blob, p content.Part, m *Mount) (content.Body, error) {
+// that it is for; nil is none. went is told of what has been sent.
+func (h *Handler) open(ctx context.Context, client *http.ResponseController, repository *Repository, b *Blob, p content.Part, m *Mount, went func(n int64)) (content.Body, error) {
 	from, lendable := b.part(p.Complete)
 	if lendable {
 		if f, ok := b.lend(ctx, p.Offset, p.Length); ok {
-			return &fileBody{h, client, f, p.Offset, p.Length}, nil
+			return &fileBody{h, client, f, p.Offset, p.Length, went}, nil
 		}
 	}
 	if !p.Complete && !p.OpenEnd && p.Length < smallPart {
 		return h.openSmall(ctx, repository, b, p, m)
 	}
 	rd := from.OpenSection(ctx, chunk.Section{Offset: p.Offset, Length: p.Length, OnDemand: p.OpenEnd, Complete: p.Complete})
-	body := &chunkBody{h: h, client: client, rd: rd}
+	body := &chunkBody{h: h, client: client, rd: rd, went: went}
 	if body.first, body.source, body.err = rd.Next(); body.err != nil && body.err != io.EOF {
 		rd.Close()
 		return nil, body.err
@@ -77,6 +77,7 @@ type chunkBody struct {
 	h      *Handler
 	client *http.ResponseController
 	rd     *chunk.Reader
+	went   func(n int64)
 
 	first  []byte // what was read ahead of the status, with its source and error
 	source string
@@ -90,6 +91,7 @@ func (c *chunkBody) WriteTo(w io.Writer) (sent int64, err error) {
 		n, werr := w.Write(p)
 		sent += int64(n)
 		c.h.registry.cfg.Served("http", source, int64(n))
+		c.went(int64(n))
 		if werr != nil {
 			return sent, fmt.Errorf("send: %w", werr)
 		}
@@ -109,6 +111,7 @@ type fileBody struct {
 	client *http.ResponseController
 	f      *os.File
 	off, n int64
+	went   func(n int64)
 }
 
 func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
@@ -120,6 +123,7 @@ func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
 		k, err = io.CopyN(w, b.f, min(b.n-sent, lendBytes))
 		sent += k
 		b.h.registry.cfg.Served("http", "disk", k)
+		b.went(k)
 	}
 	if err != nil {
 		err = fmt.Errorf("send file: %w", err)

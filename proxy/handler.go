@@ -96,9 +96,11 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, 
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, "{}")
 	case ref.Manifest:
+		h.registry.cfg.Asked(p.Host, r.Method, req.Kind)
 		sent, err := h.manifest(w, r, p, req)
 		h.finish(w, r, sent, err, "MANIFEST_UNKNOWN")
 	case ref.Blob:
+		h.registry.cfg.Asked(p.Host, r.Method, req.Kind)
 		sent, err := h.blob(w, r, p, req)
 		h.finish(w, r, sent, err, "BLOB_UNKNOWN")
 	case ref.Tags:
@@ -146,6 +148,7 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, p *Repository
 	if err != nil {
 		return false, err
 	}
+	h.registry.reads.manifest(p.Repository, req.Tag, res.Digest)
 	desc, body := res.Descriptor, []byte(nil)
 	if r.Method == http.MethodGet || desc.MediaType == "" || desc.Size <= 0 {
 		m, err := p.Manifest(r.Context(), desc.Digest)
@@ -192,12 +195,14 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, re
 		if b, err = open(r.Context(), req.Digest); err == nil {
 			defer b.Release()
 			c.Size = b.Size()
+			reading, end := h.registry.reads.begin(p.Repository, req.Digest, c.Size)
+			defer end()
 			repository := p
 			c.Open = func(p content.Part) (content.Body, error) {
 				if m != nil {
 					m.readingLayer(req.Digest, p.Offset, p.Length)
 				}
-				return h.open(r.Context(), http.NewResponseController(w), repository, b, p, m)
+				return h.open(r.Context(), http.NewResponseController(w), repository, b, p, m, reading.from(p.Offset))
 			}
 		}
 	}

@@ -116,6 +116,8 @@ type Config struct {
 	// Served is told of bytes that left the node: to whom ("http" or "fuse"), and which
 	// source they came from. nil ignores them.
 	Served func(face, source string, n int64)
+	// Asked is told of each request of a client for a manifest or a blob. nil ignores them.
+	Asked func(host, method string, kind ref.Kind)
 }
 
 // Registry answers what a registry is asked, for every repository of every
@@ -133,6 +135,7 @@ type Registry struct {
 	turns     turns
 	inflating inflating
 	mounts    mounts
+	reads     readings
 	profiling sync.Mutex          // held while a profile changes
 	rangeless hosts               // that have sent the whole for a part
 	parsing   *semaphore.Weighted // of pages of lists, and manifests
@@ -152,6 +155,9 @@ func NewRegistry(cfg Config) *Registry {
 	}
 	if cfg.Served == nil {
 		cfg.Served = func(string, string, int64) {}
+	}
+	if cfg.Asked == nil {
+		cfg.Asked = func(string, string, ref.Kind) {}
 	}
 	if cfg.Access.Report == nil {
 		cfg.Access.Report = cfg.Report

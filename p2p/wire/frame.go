@@ -21,7 +21,8 @@ const (
 	TypePing   Type = 6 // no header: is anybody there?
 	TypeCancel Type = 7 // no header: the request's answer is not wanted any more
 
-	TypeHave Type = 8 // [Get]: these chunks, for which the owner referred to another, are here
+	TypeHave  Type = 8 // [Get]: these chunks, for which the owner referred to another, are here
+	TypeOrder Type = 9 // [Order] and what it says: something is to be done, or told
 
 	TypeData        Type = 16 // [Data] and a chunk
 	TypeProgress    Type = 17 // [Progress]: still waiting for the upstream
@@ -30,7 +31,7 @@ const (
 	TypeBusy        Type = 20 // [Busy]: ask these
 	TypeUnavailable Type = 21 // [Unavailable]: why not
 	TypeMapAnswer   Type = 22 // [Map]
-	TypeAnswer      Type = 23 // [Answer], and a manifest where that was asked for
+	TypeAnswer      Type = 23 // [Answer], and a manifest where that was asked for, or what an order brought
 )
 
 // Last reports whether a request is answered when a frame of type t has come.
@@ -47,6 +48,7 @@ const (
 	MaxHeader  = 512 << 10 // bytes
 	MaxBody    = 5 << 20   // bytes: a chunk, a manifest, facts
 	MaxFacts   = 2 << 20   // bytes of facts, see [Learn]
+	MaxOrder   = 1 << 20   // bytes of what an [Order] says
 	MaxPending = 1024      // requests of one lane that are under way
 	MaxCount   = 64        // chunks of one request
 

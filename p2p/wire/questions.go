@@ -211,3 +211,27 @@ func ReadForget(header []byte) (r Forget, err error) {
 	})
 	return r, err
 }
+
+// Order is what a member is to do because whoever commands another one wants it of the whole
+// cluster. What it says is the frame's body, and what it brings that of the answer's: JSON
+// that this package does not look into.
+type Order struct {
+	Kind string // what is to be done
+}
+
+// Header returns the message's header.
+func (o Order) Header() []byte {
+	var w writer
+	w.text(1, o.Kind)
+	return w
+}
+
+// ReadOrder reads the header of an [Order].
+func ReadOrder(header []byte) (o Order, err error) {
+	err = read(header, func(f field) {
+		if f.number == 1 {
+			o.Kind = f.text(maxName)
+		}
+	})
+	return o, err
+}

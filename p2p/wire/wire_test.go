@@ -38,6 +38,7 @@ var kinds = map[string]struct {
 	"answer":      {Answer{"application/json", blob, 12, []string{"old"}, 3 * time.Second, time.Minute}, as(ReadAnswer)},
 	"learn":       {Learn{where}, as(ReadLearn)},
 	"forget":      {Forget{"registry.example", "org/app", "v1"}, as(ReadForget)},
+	"order":       {Order{"preheat"}, as(ReadOrder)},
 }
 
 func as[T any](read func([]byte) (T, error)) func([]byte) (any, error) {

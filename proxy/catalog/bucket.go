@@ -103,6 +103,33 @@ func (c *Catalog) keys(bucket, prefix string, n int) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
+// scan calls yield with the entries of a bucket, in no order, until that returns false. What is
+// yielded is good until yield returns.
+func (c *Catalog) scan(bucket string, yield func(key string, value []byte) bool) {
+	newer := make(map[string][]byte)
+	c.mu.Lock()
+	maps.Copy(newer, c.writing[bucket])
+	maps.Copy(newer, c.memory[bucket])
+	c.mu.Unlock()
+	for k, p := range newer {
+		if p != nil && !yield(k, p) {
+			return
+		}
+	}
+	if c.db == nil {
+		return
+	}
+	_ = c.db.View(func(tx *bbolt.Tx) error { // a closed catalog has nothing
+		cursor := tx.Bucket([]byte(bucket)).Cursor()
+		for k, p := cursor.First(); k != nil; k, p = cursor.Next() {
+			if _, known := newer[string(k)]; !known && !yield(string(k), p) {
+				return nil
+			}
+		}
+		return nil
+	})
+}
+
 // put stores and removes entries in memory; the file follows.
 func (c *Catalog) put(entries ...entry) error {
 	for _, e := range entries {

@@ -6,6 +6,8 @@
 package catalog
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -286,4 +288,34 @@ func (r Records) Delete(key string) error {
 		return err
 	}
 	return r.catalog.write()
+}
+
+// AllTags returns what tags of all repositories were last resolved to, by repository:tag, at
+// most n of them.
+func (c *Catalog) AllTags(n int) map[string]Tag {
+	found := make(map[string]Tag)
+	c.scan(tags, func(k string, p []byte) bool {
+		var t Tag
+		if json.Unmarshal(p, &t) == nil && t.Digest.Validate() == nil {
+			found[k] = t
+		}
+		return len(found) < n
+	})
+	return found
+}
+
+// Manifests returns the manifests that belong to repositories, at most n of them.
+func (c *Catalog) Manifests(n int) map[digest.Digest][]string {
+	found, count := make(map[digest.Digest][]string), 0
+	c.scan(members, func(k string, p []byte) bool {
+		var m Member
+		repository, d, _ := strings.Cut(k, "@")
+		// Most members are blobs, and need not be decoded to tell.
+		if bytes.Contains(p, []byte(`"manifest":true`)) && json.Unmarshal(p, &m) == nil && m.Manifest {
+			found[digest.Digest(d)] = append(found[digest.Digest(d)], repository)
+			count++
+		}
+		return count < n
+	})
+	return found
 }

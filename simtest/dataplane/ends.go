@@ -138,6 +138,9 @@ func (backend) Map(context.Context, wire.MapRequest) wire.Map { return wire.Map{
 func (backend) Learn(wire.Repository, []byte) error           { return nil }
 func (backend) Forget(wire.Forget) error                      { return nil }
 func (backend) Cause(error) wire.Cause                        { return wire.CauseFailed }
+func (backend) Order(context.Context, wire.Order, []byte) ([]byte, error) {
+	return nil, errors.New("nobody commands this node")
+}
 func (backend) Ask(context.Context, wire.Ask) (a wire.Answer, body []byte, err error) {
 	return a, nil, errors.New("nothing is known")
 }

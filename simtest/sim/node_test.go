@@ -185,6 +185,10 @@ func (b backend) Learn(wire.Repository, []byte) error { return nil }
 
 func (b backend) Forget(wire.Forget) error { return nil }
 
+func (b backend) Order(context.Context, wire.Order, []byte) ([]byte, error) {
+	return nil, errors.New("nobody commands this node")
+}
+
 func (b backend) Cause(err error) wire.Cause {
 	if errors.Is(err, errUnreachable) {
 		return wire.CauseUnreachable

@@ -1,20 +1,16 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/pprof"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
@@ -45,6 +41,16 @@ type Status struct {
 	Served map[string]int64 `json:"served"`
 	// Received counts bytes that came from upstream registries, and from web servers.
 	Received int64 `json:"received"`
+	// Demand is what was asked of the node, and what it asked of registries; Savings is what
+	// these were spared by its cluster, as far as other members have told lately.
+	Demand  Demand  `json:"demand"`
+	Savings Savings `json:"savings"`
+	// Traffic is what passed through the node in the last second.
+	Traffic Sample `json:"traffic"`
+	// UnderWay are the images that clients pull now.
+	UnderWay []proxy.ImageUnderWay `json:"underWay,omitempty"`
+	// Preheats are those that run, and that were over last.
+	Preheats []PreheatStatus `json:"preheats,omitempty"`
 	// Mounts are the images that are mounted through the node.
 	Mounts []proxy.MountStatus `json:"mounts,omitempty"`
 	// Cluster is nil for a node alone.
@@ -60,6 +66,9 @@ type ClusterStatus struct {
 	Members  []p2p.PeerStatus `json:"members"`
 	Received int64            `json:"received"` // bytes from other members
 	Sent     int64            `json:"sent"`     // and to them
+	// Flows are what goes from member to member now: to and from this one, and between others
+	// as they have told, which they are asked for while somebody looks.
+	Flows []Flow `json:"flows"`
 }
 
 func (n *Node) clusterStatus() *ClusterStatus {
@@ -70,6 +79,7 @@ func (n *Node) clusterStatus() *ClusterStatus {
 	return &ClusterStatus{
 		ID: c.identity.ID(), Zone: c.cfg.Zone, P2P: c.host.Addrs(), Gossip: c.gossip.Addr(),
 		Members: c.client.Peers().Status(), Received: n.metrics.peersIn.Load(), Sent: n.metrics.peersOut.Load(),
+		Flows: n.flows(),
 	}
 }
 
@@ -84,8 +94,15 @@ func (n *Node) Status() Status {
 		Upstreams: n.upstreams.names(),
 		Served:    make(map[string]int64),
 		Received:  n.metrics.upstream.Load(),
+		Demand:    n.metrics.demandSoFar(),
+		Savings:   n.savings(),
+		UnderWay:  n.registry.UnderWay(context.Background()), // from memory and the store's index
 		Mounts:    n.registry.Mounts(),
 		Cluster:   n.clusterStatus(),
+	}
+	s.Traffic, _ = n.traffic.latest()
+	for _, p := range n.preheats.recent(maxShownPreheats) {
+		s.Preheats = append(s.Preheats, p.status(n))
 	}
 	if n.store.Disk == nil {
 		s.Degraded = "the data directory cannot be used; nothing is kept"
@@ -204,51 +221,23 @@ func (n *Node) Invalidate(ctx context.Context, name string) (done Invalidated, e
 	if _, ferr := n.registry.Invalidate(r.Repository, r.Tag); ferr != nil {
 		return done, ferr
 	}
-	var all interface{ Unwrap() []error } // one for each member
-	if errors.As(err, &all) {
-		for _, err := range all.Unwrap() {
-			done.Failed = append(done.Failed, strings.ReplaceAll(err.Error(), "\n", " "))
+	done.Failed = lines(err)
+	return done, nil
+}
+
+// lines returns the errors that were joined to err, a line for each.
+func lines(err error) (all []string) {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		for _, err := range joined.Unwrap() {
+			all = append(all, strings.ReplaceAll(err.Error(), "\n", " "))
 		}
 	}
-	return done, nil
+	return all
 }
 
 // forgetFor is how long members may take to forget.
 const forgetFor = 5 * time.Second
-
-func (n *Node) adminHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics.registry, promhttp.HandlerOpts{}))
-	ok := func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }
-	mux.HandleFunc("GET /healthz", ok)
-	mux.HandleFunc("GET /readyz", ok)
-	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(n.Status())
-	})
-	mux.HandleFunc("POST /api/v1/fsck", n.serveFsck)
-	mux.HandleFunc("POST /api/v1/gc", func(w http.ResponseWriter, r *http.Request) {
-		keep, err := strconv.ParseInt(cmp.Or(r.FormValue("keep"), "-1"), 10, 64)
-		if err != nil {
-			http.Error(w, "keep is not a number of bytes", http.StatusBadRequest)
-			return
-		}
-		freed, err := n.GC(keep)
-		answerJSON(w, map[string]int64{"freed": freed}, err)
-	})
-	n.serveImports(mux)
-	mux.HandleFunc("POST /api/v1/invalidate", func(w http.ResponseWriter, r *http.Request) {
-		done, err := n.Invalidate(r.Context(), r.FormValue("ref"))
-		answerJSON(w, done, err)
-	})
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	// A web page that somebody reads on this machine must not command the node.
-	return http.NewCrossOriginProtection().Handler(mux)
-}
 
 // serveFsck checks the store and answers line by line, as it finds things.
 func (n *Node) serveFsck(w http.ResponseWriter, r *http.Request) {
@@ -263,14 +252,4 @@ func (n *Node) serveFsck(w http.ResponseWriter, r *http.Request) {
 		last.Error = err.Error()
 	}
 	_ = lines.Encode(last)
-}
-
-// answerJSON answers with v, or with what is wrong with the request.
-func answerJSON(w http.ResponseWriter, v any, err error) {
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v)
 }

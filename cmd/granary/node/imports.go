@@ -24,26 +24,28 @@ type ImportStatus struct {
 	Imported bool `json:"imported"`
 }
 
-// serveImports answers at /api/v1/import. Blobs come first, each by a PUT that need not be made
+// importRoutes are those at /api/v1/import. Blobs come first, each by a PUT that need not be made
 // for those that a GET finds; then what belongs to which repository, by one POST for each.
-func (n *Node) serveImports(mux *http.ServeMux) {
-	mux.HandleFunc("GET /api/v1/import/{digest}", func(w http.ResponseWriter, r *http.Request) {
-		_, d, size, err := importOf(r)
-		answerJSON(w, ImportStatus{Stored: n.registry.Stored(d, size), Imported: n.catalog.Imported(d)}, err)
-	})
-	mux.HandleFunc("PUT /api/v1/import/{digest}", func(w http.ResponseWriter, r *http.Request) {
-		repo, d, size, err := importOf(r)
-		if err == nil {
-			err = n.keeps()
-		}
-		if err == nil {
-			err = n.registry.ImportBlob(r.Context(), repo, d, size, r.Body)
-		}
-		answerJSON(w, struct{}{}, err)
-	})
-	mux.HandleFunc("POST /api/v1/import", func(w http.ResponseWriter, r *http.Request) {
-		answerJSON(w, struct{}{}, n.importNames(w, r))
-	})
+func (n *Node) importRoutes() []route {
+	return []route{
+		{"GET /api/v1/import/{digest}", func(w http.ResponseWriter, r *http.Request) {
+			_, d, size, err := importOf(r)
+			answerJSON(w, ImportStatus{Stored: n.registry.Stored(d, size), Imported: n.catalog.Imported(d)}, err)
+		}},
+		{"PUT /api/v1/import/{digest}", func(w http.ResponseWriter, r *http.Request) {
+			repo, d, size, err := importOf(r)
+			if err == nil {
+				err = n.keeps()
+			}
+			if err == nil {
+				err = n.registry.ImportBlob(r.Context(), repo, d, size, r.Body)
+			}
+			answerJSON(w, struct{}{}, err)
+		}},
+		{"POST /api/v1/import", func(w http.ResponseWriter, r *http.Request) {
+			answerJSON(w, struct{}{}, n.importNames(w, r))
+		}},
+	}
 }
 
 // importNames records what belongs to a repository.

@@ -37,6 +37,7 @@ type metrics struct {
 	upstream atomic.Int64
 	peersIn  atomic.Int64
 	peersOut atomic.Int64
+	demand   demand
 }
 
 // sources are where bytes come from; the metrics' label.
@@ -107,6 +108,7 @@ func (m *metrics) countServed(face, source string, n int64) {
 
 func (m *metrics) countRequest(registry, method string, code int) {
 	m.upstreamRequests.WithLabelValues(registry, method, strconv.Itoa(code)).Inc()
+	m.demand.requests.Add(1)
 }
 
 func (m *metrics) countReceived(registry string, n int64) {

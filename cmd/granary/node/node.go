@@ -29,6 +29,7 @@ import (
 	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/lazy"
 	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/tracker"
 )
 
 // Memory that a node spends on bytes. With what the runtime and the kernel add,
@@ -71,6 +72,11 @@ type Node struct {
 	completed chan digest.Digest // blobs of which all is stored now
 	lender    *lender            // and where it is asked; nil if nothing is lent
 	lending   *lend.Server
+	traffic   traffic
+	reports   reports
+	preheats  preheats
+	images    images
+	events    events
 	closers   []func() error // in the order of opening
 }
 
@@ -79,6 +85,7 @@ type Node struct {
 // One that another process holds is a [*chunkstore.LockedError].
 func New(cfg Config, log *slog.Logger) (*Node, error) {
 	n := &Node{cfg: cfg, log: log, started: time.Now(), metrics: newMetrics(), completed: make(chan digest.Digest, 256)}
+	n.reports.told, n.preheats.start = make(map[tracker.ID]toldReport), make(chan *preheating, maxPreheats)
 	n.faults = &faultLog{log: log, metrics: n.metrics, last: make(map[string]time.Time)}
 	if err := n.open(); err != nil {
 		_ = n.close() // err is what matters
@@ -102,6 +109,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		Budget:   chunk.NewBudget(readAhead),
 		Report:   n.faults.report,
 		Served:   n.metrics.countServed,
+		Asked:    n.metrics.demand.countAsked,
 	}
 	if len(n.beside) > 0 {
 		face.Beside = n.beside
@@ -352,6 +360,8 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return n.scrub(gctx) })
 	g.Go(func() error { n.checkLayers(gctx); return nil })
+	g.Go(func() error { n.watchTraffic(gctx); return nil })
+	g.Go(func() error { n.runPreheats(gctx); return nil })
 	if n.lending != nil {
 		g.Go(func() error { n.lender.run(gctx); return nil })
 		g.Go(func() error { return n.lending.Serve(gctx) })
@@ -387,7 +397,7 @@ func (n *Node) runCluster(ctx context.Context) error {
 			n.cluster.gossip.Announce(d)
 		}
 	}
-	return n.cluster.run(ctx, backend{n.registry, n.store, n.cluster.providers})
+	return n.cluster.run(ctx, backend{n.registry, n.store, n.cluster.providers, n.order})
 }
 
 func (n *Node) server(h http.Handler) *http.Server {

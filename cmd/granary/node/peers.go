@@ -147,6 +147,7 @@ type backend struct {
 	registry  *proxy.Registry
 	store     *chunkstore.Stack
 	providers *tracker.Providers
+	order     func(ctx context.Context, o wire.Order, says []byte) (brought []byte, err error)
 }
 
 var _ p2p.Backend = backend{}
@@ -296,6 +297,11 @@ func (b backend) Forget(q wire.Forget) error {
 	}
 	_, err = b.registry.Invalidate(where.Repository, q.Tag)
 	return err
+}
+
+// Order implements [p2p.Backend].
+func (b backend) Order(ctx context.Context, o wire.Order, says []byte) ([]byte, error) {
+	return b.order(ctx, o, says)
 }
 
 // Cause implements [p2p.Backend].

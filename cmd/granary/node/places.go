@@ -47,15 +47,25 @@ func (u *upstreams) place(host, at string) (place, error) {
 		return place{}, err
 	}
 	p := place{
-		repository: func(name, authorization string) proxy.Upstream { return r.Repository(name).As(authorization) },
-		check:      func() error { return nil }, // a server may come later
-		close:      r.Close,
+		repository: func(name, authorization string) proxy.Upstream {
+			return u.counting(host, r.Repository(name).As(authorization))
+		},
+		check: func() error { return nil }, // a server may come later
+		close: r.Close,
 	}
 	if onServer {
 		l := layout.New(host, layout.NewWeb(r, url), u.faults.report)
 		p.repository = func(name, _ string) proxy.Upstream { return l.Repository(name) }
 	}
 	return p, nil
+}
+
+// counting counts what a registry limits.
+func (u *upstreams) counting(host string, up proxy.Upstream) proxy.Upstream {
+	if host != dockerHub {
+		return up
+	}
+	return pulled{up, &u.metrics.demand.upstreamPulls}
 }
 
 // local returns the layout in a file system. At the start that may be missing, as before it is

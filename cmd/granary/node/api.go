@@ -1,0 +1,162 @@
+package node
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/pprof"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+)
+
+// route is something that the admin listener answers.
+type route struct {
+	pattern string // as [http.ServeMux] has it
+	handler http.HandlerFunc
+}
+
+// routes are all that the admin listener answers.
+func (n *Node) routes() []route {
+	ok := func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }
+	all := []route{
+		{"GET /metrics", promhttp.HandlerFor(n.metrics.registry, promhttp.HandlerOpts{}).ServeHTTP},
+		{"GET /healthz", ok},
+		{"GET /readyz", ok},
+		{"GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
+			n.events.look()
+			answerJSON(w, n.Status(), nil)
+		}},
+		{"GET /api/v1/history", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, n.traffic.history(), nil) }},
+		{"GET /api/v1/events", n.serveEvents},
+		{"GET /api/v1/images", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, n.Images(r.Context()), nil) }},
+		{"POST /api/v1/evict", n.serveEvict},
+		{"POST /api/v1/preheat", n.servePreheat},
+		{"GET /api/v1/preheat/{id}", n.servePreheatStatus},
+		{"DELETE /api/v1/preheat/{id}", n.servePreheatStatus},
+		{"POST /api/v1/invalidate", func(w http.ResponseWriter, r *http.Request) {
+			done, err := n.Invalidate(r.Context(), r.FormValue("ref"))
+			answerJSON(w, done, err)
+		}},
+		{"POST /api/v1/gc", func(w http.ResponseWriter, r *http.Request) {
+			keep, err := strconv.ParseInt(cmp.Or(r.FormValue("keep"), "-1"), 10, 64)
+			if err != nil {
+				answerJSON(w, nil, errors.New("keep is not a number of bytes"))
+				return
+			}
+			freed, err := n.GC(keep)
+			answerJSON(w, map[string]int64{"freed": freed}, err)
+		}},
+		{"POST /api/v1/fsck", n.serveFsck},
+		{"GET /debug/pprof/", pprof.Index},
+		{"GET /debug/pprof/cmdline", pprof.Cmdline},
+		{"GET /debug/pprof/profile", pprof.Profile},
+		{"GET /debug/pprof/symbol", pprof.Symbol},
+		{"GET /debug/pprof/trace", pprof.Trace},
+	}
+	return append(all, n.importRoutes()...)
+}
+
+func (n *Node) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range n.routes() {
+		mux.HandleFunc(r.pattern, r.handler)
+	}
+	// A web page that somebody reads on this machine must not command the node.
+	return http.NewCrossOriginProtection().Handler(mux)
+}
+
+// maxRequestBody bounds what a request says, in bytes of JSON.
+const maxRequestBody = 1 << 16
+
+// readJSON reads the body of a request. What is not known here is refused: somebody meant
+// something by it.
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("the request's body is not understood: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) serveEvict(w http.ResponseWriter, r *http.Request) {
+	var q EvictRequest
+	err := readJSON(w, r, maxRequestBody, &q)
+	var done Evicted
+	if err == nil {
+		done, err = n.Evict(r.Context(), q)
+	}
+	answerJSON(w, done, err)
+}
+
+// servePreheat begins a preheat and answers with how far it is, or, if it is to wait, a line
+// for each change until it is over.
+func (n *Node) servePreheat(w http.ResponseWriter, r *http.Request) {
+	var q Preheat
+	if err := readJSON(w, r, maxPreheatBody, &q); err != nil {
+		answerJSON(w, nil, err)
+		return
+	}
+	p, err := n.preheat(q)
+	if err != nil {
+		answerJSON(w, nil, err)
+		return
+	}
+	if !q.Wait {
+		answerJSON(w, p.status(n), nil)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	lines := json.NewEncoder(w)
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	for over := false; !over; {
+		select {
+		case <-tick.C:
+		case <-p.over:
+			over = true
+		case <-r.Context().Done():
+			p.cancel() // nobody waits for it any more
+			return
+		}
+		_ = lines.Encode(p.status(n))
+		_ = http.NewResponseController(w).Flush()
+	}
+}
+
+// progressEvery is how often whoever waits for a preheat is told how far it is.
+const progressEvery = 200 * time.Millisecond
+
+func (n *Node) servePreheatStatus(w http.ResponseWriter, r *http.Request) {
+	p, err := n.preheats.find(r.PathValue("id"))
+	if err != nil {
+		answerJSON(w, nil, err)
+		return
+	}
+	if r.Method == http.MethodDelete {
+		p.cancel()
+	}
+	answerJSON(w, p.status(n), nil)
+}
+
+// answerJSON answers with v, or with what is wrong with the request.
+func answerJSON(w http.ResponseWriter, v any, err error) {
+	switch {
+	case err == nil:
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		_ = json.NewEncoder(w).Encode(v)
+	case errors.Is(err, errTooManyPreheats):
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	case errors.Is(err, chunk.ErrNotFound):
+		http.Error(w, err.Error(), http.StatusNotFound)
+	default:
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+}

@@ -1,0 +1,179 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/graph"
+	"github.com/granary-oci/granary/proxy/ref"
+)
+
+// Bounds of what is looked through for [Registry.Holdings].
+const (
+	maxHeldTags      = 1 << 16
+	maxHeldManifests = 1 << 16
+	maxHeldBlobs     = 1 << 14 // of one image
+)
+
+// Holding is an image of which something is stored.
+type Holding struct {
+	Repository string        `json:"repository"`
+	Tags       []string      `json:"tags,omitempty"` // that mean it, as far as is known
+	Digest     digest.Digest `json:"digest"`
+	MediaType  string        `json:"mediaType,omitempty"`
+	Blobs      int           `json:"blobs"`  // and manifests that are named by what is stored
+	Size       int64         `json:"size"`   // of these, in bytes
+	Stored     int64         `json:"stored"` // bytes of them
+	Alone      int64         `json:"alone"`  // of these, bytes that no other image here refers to
+	Imported   bool          `json:"imported,omitempty"`
+
+	members map[digest.Digest]int64
+	own     []digest.Digest // members that no other image refers to
+}
+
+// Ref is how people ask for the image.
+func (h Holding) Ref() string {
+	if len(h.Tags) > 0 {
+		return h.Repository + ":" + h.Tags[0]
+	}
+	return h.Repository + "@" + string(h.Digest)
+}
+
+// Holdings returns the images of which anything is stored, those that take most of the store
+// first. What belongs to an image is what its stored manifests refer to: of an index that was
+// pulled for one platform the other platforms' images are not counted. It looks through the
+// whole catalog, and is for people to ask now and then.
+func (r *Registry) Holdings(ctx context.Context) []Holding {
+	c := r.cfg.Catalog
+	tags, manifests := c.AllTags(maxHeldTags), c.Manifests(maxHeldManifests)
+	type image struct {
+		repository string
+		digest     digest.Digest
+	}
+	roots := make(map[image]*Holding)
+	add := func(repository string, d digest.Digest) *Holding {
+		h := roots[image{repository, d}]
+		if h == nil {
+			h = &Holding{Repository: repository, Digest: d, Imported: c.Imported(d)}
+			roots[image{repository, d}] = h
+		}
+		return h
+	}
+	for k, t := range tags {
+		i := strings.LastIndexByte(k, ':')
+		if repository, tag := k[:i], k[i+1:]; r.storesAny(t.Digest) && !tagOfReferrers.MatchString(tag) {
+			h := add(repository, t.Digest)
+			h.Tags, h.MediaType = append(h.Tags, tag), t.MediaType
+		}
+	}
+	below := make(map[image]bool) // manifests that others refer to are no images of their own
+	for d, repositories := range manifests {
+		if !r.storesAny(d) {
+			continue
+		}
+		for _, l := range r.refsOf(ctx, d) {
+			for _, repository := range repositories {
+				below[image{repository, l.Digest}] = true
+			}
+		}
+	}
+	for d, repositories := range manifests {
+		for _, repository := range repositories {
+			if r.storesAny(d) && !below[image{repository, d}] {
+				add(repository, d)
+			}
+		}
+	}
+	all := slices.Collect(maps.Values(roots))
+	users := make(map[digest.Digest]int)
+	for _, h := range all {
+		h.members = r.membersOf(ctx, h.Digest)
+		for d := range h.members {
+			users[d]++
+		}
+	}
+	found := make([]Holding, 0, len(all))
+	for _, h := range all {
+		h.sum(r.cfg.Store, users)
+		slices.Sort(h.Tags)
+		if h.Stored > 0 {
+			found = append(found, *h)
+		}
+	}
+	slices.SortFunc(found, func(a, b Holding) int {
+		return cmp.Or(cmp.Compare(b.Stored, a.Stored), cmp.Compare(a.Ref(), b.Ref()), cmp.Compare(a.Digest, b.Digest))
+	})
+	return found
+}
+
+func (r *Registry) storesAny(d digest.Digest) bool {
+	_, err := r.cfg.Store.Stat(d)
+	return err == nil
+}
+
+// membersOf returns the sizes of all that belongs to an image, as far as its manifests are
+// stored.
+func (r *Registry) membersOf(ctx context.Context, root digest.Digest) map[digest.Digest]int64 {
+	all := make(map[digest.Digest]int64)
+	next := []digest.Digest{root}
+	if info, err := r.cfg.Store.Stat(root); err == nil {
+		all[root] = info.Size
+	}
+	for len(next) > 0 && len(all) < maxHeldBlobs {
+		d := next[0]
+		next = next[1:]
+		for _, l := range r.refsOf(ctx, d) {
+			if _, known := all[l.Digest]; known || l.Malformed || l.Role == graph.Subject {
+				continue
+			}
+			leads := l.Role != graph.Layer && l.Role != graph.Config
+			if leads && !r.storesAny(l.Digest) {
+				continue // another platform's, which was not asked for
+			}
+			all[l.Digest] = l.Size
+			if leads {
+				next = append(next, l.Digest)
+			}
+		}
+	}
+	return all
+}
+
+// sum adds up what is stored of a holding.
+func (h *Holding) sum(store Store, users map[digest.Digest]int) {
+	for d, size := range h.members {
+		h.Blobs, h.Size = h.Blobs+1, h.Size+size
+		info, err := store.Stat(d)
+		if err != nil {
+			continue
+		}
+		h.Stored += info.Stored
+		if users[d] == 1 {
+			h.Alone += info.Stored
+			h.own = append(h.own, d)
+		}
+	}
+}
+
+// Evictable returns the blobs that belong to what a reference means here and to no other
+// image, and the image. The error is that no such image is stored.
+func (r *Registry) Evictable(ctx context.Context, want ref.Reference) (own []digest.Digest, h Holding, err error) {
+	for _, h := range r.Holdings(ctx) {
+		if h.Repository == want.Repository.String() && (h.Digest == want.Digest || want.Digest == "" && slices.Contains(h.Tags, want.Tag)) {
+			return h.own, h, nil
+		}
+	}
+	return nil, h, &notHeldError{want}
+}
+
+// notHeldError says that nothing is stored of an image.
+type notHeldError struct{ want ref.Reference }
+
+func (e *notHeldError) Error() string { return e.want.String() + ": nothing of it is stored" }
+func (e *notHeldError) Unwrap() error { return chunk.ErrNotFound }

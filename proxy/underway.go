@@ -1,0 +1,274 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/proxy/graph"
+	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+// What clients read now is known blob by blob; people want to know it image by image. So the
+// manifests that were asked for lately are remembered, and a blob is shown with the one that
+// names it. All this is for people to look at: nothing is decided by it.
+
+const (
+	lingers   = 5 * time.Second // a blob is shown after its end, for clients have pauses
+	maxAsked  = 256             // manifests that were asked for last
+	maxShown  = 128             // images that are told
+	maxParsed = 4096            // manifests of which it is remembered what they refer to
+	maxRefsOf = 1024            // references of one that are remembered
+	maxLinger = 1024            // blobs that have ended and are shown
+	unnamed   = "blobs whose manifest is not known"
+)
+
+// LayerUnderWay is how far a blob of an image is.
+type LayerUnderWay struct {
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType,omitempty"`
+	Size      int64         `json:"size"`    // in bytes
+	Here      int64         `json:"here"`    // bytes that are stored, or, of what is not kept, have been sent
+	Clients   int           `json:"clients"` // that read it now
+}
+
+// ImageUnderWay is an image of which something is being read from the start, or was until a
+// moment ago.
+type ImageUnderWay struct {
+	Ref     string          `json:"ref"`
+	Digest  digest.Digest   `json:"digest,omitempty"` // of the manifest that names the layers; "" if that is not known
+	Size    int64           `json:"size"`             // of the layers together
+	Here    int64           `json:"here"`
+	Clients int             `json:"clients"`
+	Layers  []LayerUnderWay `json:"layers"`
+}
+
+// readings are the blobs that are being read, and the manifests that lead to them.
+type readings struct {
+	mu     sync.Mutex
+	open   map[readingKey]*reading
+	recent []asked // the latest last
+	parsed map[digest.Digest][]graph.Reference
+}
+
+type readingKey struct {
+	repository string
+	blob       digest.Digest
+}
+
+// reading is a blob that is being read by clients.
+type reading struct {
+	size     int64
+	furthest atomic.Int64 // byte that has been sent
+
+	clients int       // guarded by readings.mu
+	ended   time.Time // when the last of them left
+}
+
+// asked is a manifest that was asked for.
+type asked struct {
+	ref.Repository
+	tag      string
+	manifest digest.Digest
+}
+
+// manifest notes that a client was told of a manifest.
+func (rs *readings) manifest(repo ref.Repository, tag string, d digest.Digest) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.recent = slices.DeleteFunc(rs.recent, func(a asked) bool {
+		same := a.Repository == repo && a.manifest == d
+		if same {
+			tag = cmp.Or(tag, a.tag)
+		}
+		return same
+	})
+	rs.recent = append(rs.recent, asked{repo, tag, d})
+	rs.recent = rs.recent[max(0, len(rs.recent)-maxAsked):]
+}
+
+// begin notes that a client reads a blob, until end is called.
+func (rs *readings) begin(repo ref.Repository, d digest.Digest, size int64) (r *reading, end func()) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.open == nil {
+		rs.open = make(map[readingKey]*reading)
+	}
+	k := readingKey{repo.String(), d}
+	if r = rs.open[k]; r == nil {
+		r = &reading{size: size}
+		rs.open[k] = r
+	}
+	r.clients++
+	return r, sync.OnceFunc(func() {
+		rs.mu.Lock()
+		defer rs.mu.Unlock()
+		r.clients--
+		r.ended = time.Now()
+		rs.forgetEnded()
+	})
+}
+
+// forgetEnded forgets what nobody has read for a while; rs.mu is held.
+func (rs *readings) forgetEnded() {
+	now := time.Now()
+	for k, r := range rs.open {
+		if r.clients == 0 && (now.Sub(r.ended) > lingers || len(rs.open) > maxLinger) {
+			delete(rs.open, k)
+		}
+	}
+}
+
+// from returns what is told of bytes that are sent from an offset on.
+func (r *reading) from(off int64) func(n int64) {
+	if r == nil {
+		return func(int64) {}
+	}
+	return func(n int64) {
+		off += n
+		for at := r.furthest.Load(); off > at && !r.furthest.CompareAndSwap(at, off); at = r.furthest.Load() {
+		}
+	}
+}
+
+// UnderWay returns the images of which blobs are being read now, in order of their names, at
+// most 128 of them.
+func (r *Registry) UnderWay(ctx context.Context) []ImageUnderWay {
+	open, recent := r.reads.now()
+	images := make(map[string]*ImageUnderWay)
+	for k := range open {
+		a, refs := r.namedBy(ctx, recent, k)
+		name := a.name(recent, func(d digest.Digest) []graph.Reference { return r.refsOf(ctx, d) })
+		if a.manifest == "" {
+			name = k.repository + ": " + unnamed
+		}
+		i := images[name+string(a.manifest)]
+		if i == nil {
+			i = &ImageUnderWay{Ref: name, Digest: a.manifest}
+			images[name+string(a.manifest)] = i
+			for _, l := range refs {
+				if l.Role == graph.Layer || l.Role == graph.Config {
+					i.add(r.layerUnderWay(open, k.repository, l.Digest, l.MediaType, l.Size))
+				}
+			}
+		}
+		if a.manifest == "" {
+			i.add(r.layerUnderWay(open, k.repository, k.blob, "", open[k].size))
+		}
+	}
+	all := make([]ImageUnderWay, 0, len(images))
+	for _, i := range images {
+		slices.SortFunc(i.Layers, func(a, b LayerUnderWay) int { return cmp.Compare(b.Size, a.Size) })
+		all = append(all, *i)
+	}
+	slices.SortFunc(all, func(a, b ImageUnderWay) int {
+		return cmp.Or(cmp.Compare(a.Ref, b.Ref), cmp.Compare(a.Digest, b.Digest))
+	})
+	return all[:min(len(all), maxShown)]
+}
+
+func (i *ImageUnderWay) add(l LayerUnderWay) {
+	if slices.ContainsFunc(i.Layers, func(o LayerUnderWay) bool { return o.Digest == l.Digest }) {
+		return
+	}
+	i.Layers = append(i.Layers, l)
+	i.Size, i.Here, i.Clients = i.Size+l.Size, i.Here+l.Here, i.Clients+l.Clients
+}
+
+// seen is a reading as it is at a moment.
+type seen struct {
+	size, furthest int64
+	clients        int
+}
+
+func (rs *readings) now() (map[readingKey]seen, []asked) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.forgetEnded()
+	open := make(map[readingKey]seen, len(rs.open))
+	for k, r := range rs.open {
+		open[k] = seen{r.size, r.furthest.Load(), r.clients}
+	}
+	return open, slices.Clone(rs.recent)
+}
+
+func (r *Registry) layerUnderWay(open map[readingKey]seen, repository string, d digest.Digest, mediaType string, size int64) LayerUnderWay {
+	s := open[readingKey{repository, d}]
+	l := LayerUnderWay{Digest: d, MediaType: mediaType, Size: size, Here: s.furthest, Clients: s.clients}
+	if info, err := r.cfg.Store.Stat(d); err == nil {
+		l.Here = max(l.Here, info.Stored)
+	}
+	l.Here = min(l.Here, size)
+	return l
+}
+
+// namedBy returns the manifest that names a blob, of those that were asked for the latest, with
+// what it refers to.
+func (r *Registry) namedBy(ctx context.Context, recent []asked, k readingKey) (asked, []graph.Reference) {
+	for _, a := range slices.Backward(recent) {
+		if a.String() != k.repository {
+			continue
+		}
+		refs := r.refsOf(ctx, a.manifest)
+		if slices.ContainsFunc(refs, func(l graph.Reference) bool { return l.Digest == k.blob }) {
+			return a, refs
+		}
+	}
+	return asked{}, nil
+}
+
+// name is what people call a manifest: by its tag, or that of an index that names it.
+func (a asked) name(recent []asked, refsOf func(digest.Digest) []graph.Reference) string {
+	tag := a.tag
+	for _, index := range slices.Backward(recent) {
+		if tag != "" {
+			break
+		}
+		if index.Repository == a.Repository && index.tag != "" && slices.ContainsFunc(refsOf(index.manifest), func(m graph.Reference) bool { return m.Digest == a.manifest }) {
+			tag = index.tag
+		}
+	}
+	named := ref.Reference{Repository: a.Repository, Tag: tag}
+	if tag == "" {
+		named.Digest = a.manifest
+	}
+	return named.String()
+}
+
+// refsOf returns what a stored manifest refers to, at most a thousand references. What is not
+// stored, or is no manifest, refers to nothing that is known.
+func (r *Registry) refsOf(ctx context.Context, d digest.Digest) []graph.Reference {
+	rs := &r.reads
+	rs.mu.Lock()
+	refs, known := rs.parsed[d]
+	rs.mu.Unlock()
+	if known {
+		return refs
+	}
+	info, err := r.cfg.Store.Stat(d)
+	if err != nil || info.Stored != info.Size || info.Size > upstream.MaxManifestSize {
+		return nil
+	}
+	raw, err := r.stored(ctx, d, info.Size)
+	if err != nil {
+		return nil
+	}
+	refs, _ = graph.References(raw) // one with too many was not served
+	refs = refs[:min(len(refs), maxRefsOf)]
+	for i := range refs {
+		refs[i].Data, refs[i].Annotations = nil, nil
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.parsed == nil || len(rs.parsed) >= maxParsed {
+		rs.parsed = make(map[digest.Digest][]graph.Reference)
+	}
+	rs.parsed[d] = refs
+	return refs
+}
