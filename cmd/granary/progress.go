@@ -27,9 +27,11 @@ type progress struct {
 
 type bar struct {
 	p     *progress
-	desc  ocispec.Descriptor
-	n     int64 // bytes read; guarded by p.mu
+	title string
+	size  int64 // in bytes; guarded by p.mu, as is n
+	n     int64 // bytes read
 	begin time.Time
+	over  bool // of its owner
 }
 
 const redrawEvery = 100 * time.Millisecond
@@ -44,12 +46,25 @@ func newProgress(w io.Writer) *progress {
 }
 
 func (p *progress) add(desc ocispec.Descriptor) *bar {
+	b := &bar{p: p, title: short(desc), size: desc.Size, begin: time.Now()}
+	p.show(b)
+	return b
+}
+
+// show adds a bar.
+func (p *progress) show(b *bar) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := &bar{p: p, desc: desc, begin: time.Now()}
 	p.bars = append(p.bars, b)
 	p.draw(false)
-	return b
+}
+
+// set sets how far a bar is.
+func (b *bar) set(n, size int64) {
+	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	b.n, b.size = n, size
+	b.p.draw(false)
 }
 
 // reader counts what is read from r.
@@ -75,7 +90,7 @@ func (b *bar) done(state string) {
 	defer b.p.mu.Unlock()
 	b.p.erase()
 	b.p.bars = slices.DeleteFunc(b.p.bars, func(other *bar) bool { return other == b })
-	fmt.Fprintf(b.p.w, "%s %9s  %s\n", short(b.desc), bytesText(b.desc.Size), state)
+	fmt.Fprintf(b.p.w, "%s %9s  %s\n", b.title, bytesText(b.size), state)
 	b.p.draw(true)
 }
 
@@ -119,10 +134,10 @@ func (p *progress) draw(now bool) {
 const barWidth = 30
 
 func (b *bar) text() string {
-	part := float64(b.n) / float64(max(b.desc.Size, 1))
+	part := float64(b.n) / float64(max(b.size, 1))
 	full := min(int(part*barWidth), barWidth)
 	rate := float64(b.n) / max(time.Since(b.begin).Seconds(), 0.001)
-	return fmt.Sprintf("%s %9s  [%s%s] %s  %s/s", short(b.desc), bytesText(b.desc.Size),
+	return fmt.Sprintf("%s %9s  [%s%s] %s  %s/s", b.title, bytesText(b.size),
 		strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), bytesText(b.n), bytesText(int64(rate)))
 }
 
