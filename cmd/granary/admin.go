@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +12,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -23,7 +27,11 @@ import (
 
 // nodeFlag is how commands find a running node.
 type nodeFlag struct {
-	Node string `name:"node" default:"http://127.0.0.1:5051" placeholder:"URL" help:"Admin listener of the node."`
+	Node          string `name:"node" default:"http://127.0.0.1:5051" placeholder:"URL" help:"Admin listener of the node."`
+	NodeTokenFile string `name:"node-token-file" placeholder:"FILE" help:"Token that the node's --admin-token-file has; of several lines the first."`
+	NodeCAFile    string `name:"node-ca-file" placeholder:"FILE" help:"PEM certificates that the node is trusted by, instead of the system's."`
+	NodeCertFile  string `name:"node-cert-file" placeholder:"FILE" help:"PEM certificate to show to the node, for its --admin-client-ca-file; --node-key-file has its key."`
+	NodeKeyFile   string `name:"node-key-file" placeholder:"FILE" help:"PEM key of that certificate."`
 }
 
 // maxAnswer bounds what a node may answer, in bytes.
@@ -54,7 +62,10 @@ func (f nodeFlag) send(ctx context.Context, method, path string, body io.Reader,
 		return nil, fmt.Errorf("--node: %w", err)
 	}
 	req.ContentLength = size
-	direct := &http.Client{Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}
+	direct, err := f.client(req.Header)
+	if err != nil {
+		return nil, err
+	}
 	resp, err := direct.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("no node answers at %s (is 'granary serve' running, and is --node its --admin address?): %w", f.Node, err)
@@ -65,6 +76,41 @@ func (f nodeFlag) send(ctx context.Context, method, path string, body io.Reader,
 		return nil, fmt.Errorf("node %s: %s: %s", f.Node, resp.Status, strings.TrimSpace(string(why)))
 	}
 	return resp.Body, nil
+}
+
+// client returns what asks the node, and sets what shows that it may.
+func (f nodeFlag) client(h http.Header) (*http.Client, error) {
+	t := &http.Transport{Proxy: nil, DisableKeepAlives: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
+	if f.NodeTokenFile != "" {
+		p, err := os.ReadFile(f.NodeTokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("--node-token-file: %w", err)
+		}
+		for line := range bytes.Lines(p) {
+			if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+				h.Set("Authorization", "Bearer "+string(line))
+				break
+			}
+		}
+	}
+	if f.NodeCAFile != "" {
+		pem, err := os.ReadFile(f.NodeCAFile)
+		if err != nil {
+			return nil, fmt.Errorf("--node-ca-file: %w", err)
+		}
+		if t.TLSClientConfig.RootCAs = x509.NewCertPool(); !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("--node-ca-file: %s holds no PEM certificate", f.NodeCAFile)
+		}
+	}
+	if f.NodeCertFile != "" || f.NodeKeyFile != "" {
+		pair, err := tls.LoadX509KeyPair(f.NodeCertFile, f.NodeKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("--node-cert-file: %w", err)
+		}
+		t.TLSClientConfig.Certificates = []tls.Certificate{pair}
+	}
+	// A token is for this node alone, wherever it might lead.
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
 }
 
 // ask makes a request that is answered with JSON.

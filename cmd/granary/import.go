@@ -54,7 +54,8 @@ func (c *importCmd) Run(e *env) error {
 	defer bars.finish()
 	// Nothing is sent before everything has been verified.
 	for _, i := range all {
-		i.to, i.progress = nodeFlag{Node: s.Admin}, bars
+		i.to, i.progress = c.nodeFlag, bars
+		i.to.Node = s.Admin
 		if err := i.verify(e, platform); err != nil {
 			return fmt.Errorf("import %w", err)
 		}

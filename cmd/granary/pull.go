@@ -182,7 +182,8 @@ func anyNode(e *env, cfg node.DataConfig, f nodeFlag) (s node.Status, done func(
 	var locked *chunkstore.LockedError
 	if errors.As(err, &locked) {
 		if _, admin, ok := strings.Cut(locked.Holder, "admin "); ok {
-			s, err := nodeFlag{Node: admin}.status(e.ctx)
+			f.Node = admin
+			s, err := f.status(e.ctx)
 			if err == nil && len(s.Listen) > 0 {
 				s.Admin = reachable(admin)
 				return s, func() {}, nil

@@ -39,11 +39,16 @@ func (c *certificate) listener(l net.Listener) net.Listener {
 	if c == nil {
 		return l
 	}
-	return tls.NewListener(l, &tls.Config{
+	return tls.NewListener(l, c.config())
+}
+
+// config returns how a server speaks TLS with the certificate.
+func (c *certificate) config() *tls.Config {
+	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current(), nil },
-	})
+	}
 }
 
 // current returns the certificate, loaded again if its files have changed. New

@@ -50,9 +50,13 @@ type DataConfig struct {
 // ListenConfig says where a node is reached.
 type ListenConfig struct {
 	Listen      []string `name:"listen" default:"127.0.0.1:5050" placeholder:"HOST:PORT" help:"Address of the registry that runtimes pull from. May be repeated."`
-	Admin       string   `name:"admin" default:"127.0.0.1:5051" placeholder:"HOST:PORT" help:"Address of metrics, health, status and profiles; empty for none."`
-	TLSCertFile string   `name:"tls-cert-file" placeholder:"FILE" help:"PEM certificate to serve HTTPS with; read again when it changes."`
+	Admin       string   `name:"admin" default:"127.0.0.1:5051" placeholder:"HOST:PORT" help:"Address of the dashboard, metrics, health, status and profiles, and of all that commands the node; empty for none."`
+	TLSCertFile string   `name:"tls-cert-file" placeholder:"FILE" help:"PEM certificate to serve HTTPS with; read again when it changes. The admin listener has it too if it asks for a token or certificate."`
 	TLSKeyFile  string   `name:"tls-key-file" placeholder:"FILE" help:"PEM key of that certificate."`
+
+	AdminTokenFile    string `name:"admin-token-file" placeholder:"FILE" help:"Tokens, one a line, of at least 16 characters: whoever asks the admin listener has to send one, as Authorization: Bearer TOKEN. Read again when it changes."`
+	AdminClientCAFile string `name:"admin-client-ca-file" placeholder:"FILE" help:"PEM certificates: whoever asks the admin listener has to have a certificate that one of them has signed, or a token. Takes --tls-cert-file and --tls-key-file."`
+	AdminOpen         string `name:"admin-open" default:"probes" enum:"probes,metrics,all" placeholder:"WHAT" help:"What the admin listener tells those who have shown neither: /healthz and /readyz (probes), also /metrics (metrics), or anything, and does what they say (all). Who connects from this machine need not show anything if there is nothing to be shown."`
 
 	MaxRequests          int `name:"max-requests" default:"4096" placeholder:"N" help:"Requests that are answered at once; more wait, and then get 503."`
 	MaxRequestsPerClient int `name:"max-requests-per-client" default:"2048" placeholder:"N" help:"The same for one client address."`

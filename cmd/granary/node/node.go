@@ -5,6 +5,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,8 +62,10 @@ type Node struct {
 	beside    contentDirs
 	news      *contentNews
 	catalog   *catalog.Catalog
-	listeners []net.Listener          // of the registry face
-	admin     net.Listener            // nil without one
+	listeners []net.Listener // of the registry face
+	admin     net.Listener   // nil without one
+	adminTLS  bool
+	guard     *adminGuard             // of the admin listener; nil without one
 	cluster   *cluster                // nil for a node alone
 	watching  atomic.Pointer[cluster] // the same, once it can be told of blobs
 	registry  *proxy.Registry
@@ -233,10 +236,19 @@ func (n *Node) listen() error {
 	if n.cfg.Admin == "" {
 		return nil
 	}
+	if n.guard, err = newAdminGuard(n.cfg.ListenConfig); err != nil {
+		return err
+	}
 	if n.admin, err = net.Listen("tcp", n.cfg.Admin); err != nil {
 		return &SettingError{"admin", err}
 	}
 	n.closers = append(n.closers, ignoreClosed(n.admin))
+	if secure := n.guard.tls(certificate); secure != nil {
+		n.admin, n.adminTLS = tls.NewListener(n.admin, secure), true
+	}
+	if !loopbackAddress(n.cfg.Admin) && !n.adminTLS {
+		n.log.Warn("the admin listener can be reached from other machines without TLS: what is sent there can be read on the way", "admin", n.cfg.Admin)
+	}
 	return nil
 }
 
@@ -317,7 +329,7 @@ func (n *Node) holder() string {
 	if n.admin == nil {
 		return fmt.Sprintf("pid %d", os.Getpid())
 	}
-	return fmt.Sprintf("pid %d, admin http://%s", os.Getpid(), n.admin.Addr())
+	return fmt.Sprintf("pid %d, admin %s", os.Getpid(), n.AdminURL())
 }
 
 // URLs returns where the registry face is reached.
@@ -338,6 +350,9 @@ func (n *Node) AdminURL() string {
 	if n.admin == nil {
 		return ""
 	}
+	if n.adminTLS {
+		return "https://" + n.admin.Addr().String()
+	}
 	return "http://" + n.admin.Addr().String()
 }
 
@@ -353,6 +368,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	admin := n.server(n.adminHandler())
 	if n.admin != nil {
+		admin.Handler = n.guard.wrap(admin.Handler)
 		g.Go(func() error { return ignoreShutdown(admin.Serve(n.admin)) })
 	}
 	if n.snapshots != nil {

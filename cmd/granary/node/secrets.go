@@ -35,20 +35,29 @@ func (c *cluster) readSecrets() (secrets [][]byte, err error) {
 	if len(p) > maxSecretFile {
 		return nil, errors.New("the file is too large")
 	}
+	if secrets, err = parseSecrets(p, minSecret, maxSecrets); err != nil {
+		return nil, err
+	}
+	c.secrets = p
+	return secrets, nil
+}
+
+// parseSecrets reads secrets, one a line, of at least so many bytes and at most so many. Lines
+// that begin with # are none.
+func parseSecrets(p []byte, shortest, most int) (secrets [][]byte, err error) {
 	for line := range bytes.Lines(p) {
 		line = bytes.TrimSpace(line)
 		if len(line) == 0 || line[0] == '#' {
 			continue
 		}
-		if len(line) < minSecret {
-			return nil, fmt.Errorf("a secret has at least %d characters", minSecret)
+		if len(line) < shortest {
+			return nil, fmt.Errorf("a secret has at least %d characters", shortest)
 		}
 		secrets = append(secrets, bytes.Clone(line))
 	}
-	if len(secrets) == 0 || len(secrets) > maxSecrets {
+	if len(secrets) == 0 || len(secrets) > most {
 		return nil, fmt.Errorf("there are %d secrets in the file, which is none or too many", len(secrets))
 	}
-	c.secrets = p
 	return secrets, nil
 }
 
