@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,11 +87,9 @@ func (g *adminGuard) tls(c *certificate) *tls.Config {
 	return cfg
 }
 
-// The pages of the dashboard are the same for everybody, and tell nothing of the node.
-var openToAll = []string{"/healthz", "/readyz", "/", "/dashboard.css", "/dashboard.js", "/favicon.svg"}
-
 func (g *adminGuard) isOpen(path string) bool {
-	return slices.Contains(openToAll, path) || path == "/metrics" && (g.open == openMetrics || g.open == openAll)
+	_, page := pages[path] // the same for everybody, and silent about the node
+	return page || path == "/healthz" || path == "/readyz" || path == "/metrics" && (g.open == openMetrics || g.open == openAll)
 }
 
 // wrap lets requests through that may be answered.

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/cmd/granary/node/dashboard"
 )
 
 // route is something that the admin listener answers.
@@ -59,8 +60,17 @@ func (n *Node) routes() []route {
 		{"GET /debug/pprof/symbol", pprof.Symbol},
 		{"GET /debug/pprof/trace", pprof.Trace},
 	}
+	for path, page := range pages {
+		if path == "/" {
+			path = "/{$}"
+		}
+		all = append(all, route{"GET " + path, page})
+	}
 	return append(all, n.importRoutes()...)
 }
+
+// pages are those of the dashboard.
+var pages = dashboard.Pages()
 
 func (n *Node) adminHandler() http.Handler {
 	mux := http.NewServeMux()

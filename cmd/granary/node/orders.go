@@ -89,7 +89,8 @@ func (n *Node) pass(ctx context.Context, id tracker.ID, kind string, says, broug
 // report is what a member tells of itself.
 type report struct {
 	Demand Demand `json:"demand"`
-	// From is what it gets from other members, in bytes per second.
+	// From is what it gets from other members, and from registries under "", in bytes per
+	// second.
 	From map[tracker.ID]int64 `json:"from"`
 }
 

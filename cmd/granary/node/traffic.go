@@ -26,7 +26,7 @@ type Sample struct {
 
 // Flow is what goes from one member to another, in bytes per second.
 type Flow struct {
-	From tracker.ID `json:"from"`
+	From tracker.ID `json:"from"` // "" for registries
 	To   tracker.ID `json:"to"`
 	Rate int64      `json:"rate"`
 }
@@ -92,6 +92,9 @@ func (t *traffic) addPeers(self tracker.ID, peers []p2p.PeerStatus, seconds floa
 	t.peers = append(t.peers, now)
 	t.peers = t.peers[max(0, len(t.peers)-rateOver-1):]
 	t.flows = nil
+	if up := t.samples[len(t.samples)-1].Upstream; up > 0 {
+		t.flows = append(t.flows, Flow{"", self, up})
+	}
 	then := t.peers[0]
 	over := seconds * float64(len(t.peers)-1)
 	for id, x := range now {
