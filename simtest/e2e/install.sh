@@ -7,7 +7,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$bin"
 bin=$(cd "$bin" && pwd)
 
-packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 curl e2fsprogs procps ca-certificates erofs-utils squashfs-tools umoci mmdebstrap)
+packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 curl e2fsprogs procps ca-certificates erofs-utils squashfs-tools umoci mmdebstrap chromium)
+command -v npm >/dev/null || packages+=(npm)
 missing=()
 for p in "${packages[@]}"; do
 	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
@@ -50,6 +51,18 @@ ours cimage "containers_image_openpgp exclude_graphdriver_btrfs containers_image
 ours cri ""
 ours layers/chunked ""
 ours stargz/containerd-stargz-grpc ""
+ours dashboard/browser ""
+
+# What simtest/dashboard finds out with whether everybody can read a page.
+axe=4.14.1 sum=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
+if [ "$(cat "$bin/.axe" 2>/dev/null)" != "$axe" ]; then
+	echo "npm pack axe-core@$axe"
+	pack=$(mktemp -d)
+	(cd "$pack" && npm pack --silent "axe-core@$axe" >/dev/null && echo "$sum  axe-core-$axe.tgz" | sha512sum --quiet -c)
+	tar -xzf "$pack/axe-core-$axe.tgz" -O package/axe.min.js >"$bin/axe.min.js"
+	rm -r "$pack"
+	echo "$axe" >"$bin/.axe"
+fi
 
 # The base layer of the images in simtest/layers.
 if [ ! -e "$bin/debian.tar" ]; then

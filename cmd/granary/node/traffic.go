@@ -11,8 +11,9 @@ import (
 
 const (
 	sampleEvery = time.Second
-	maxSamples  = 600 // ten minutes
-	rateOver    = 3   // samples that a member's rate is the mean of
+	maxSamples  = 600     // ten minutes
+	rateOver    = 3       // samples that a member's rate is the mean of
+	minFlow     = 1 << 10 // bytes per second: what members tell of themselves takes less
 )
 
 // Sample is what passed through a node in the second before At, in bytes per second.
@@ -103,10 +104,10 @@ func (t *traffic) addPeers(self tracker.ID, peers []p2p.PeerStatus, seconds floa
 			continue
 		}
 		// A member that was away may be counted anew.
-		if rate := int64(float64(x.received-before.received) / over); rate > 0 {
+		if rate := int64(float64(x.received-before.received) / over); rate >= minFlow {
 			t.flows = append(t.flows, Flow{id, self, rate})
 		}
-		if rate := int64(float64(x.sent-before.sent) / over); rate > 0 {
+		if rate := int64(float64(x.sent-before.sent) / over); rate >= minFlow {
 			t.flows = append(t.flows, Flow{self, id, rate})
 		}
 	}

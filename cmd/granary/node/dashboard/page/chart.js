@@ -19,9 +19,12 @@ export function add(...more) {
   samples.splice(0, Math.max(0, samples.length - span));
 }
 
+// shown is how many seconds are shown: of a node that has just been started fewer.
+const shown = () => [60, 120, 300, span].find(n => n >= samples.length) || span;
+
 // columns are the samples put together for as many points as there is room for.
 function columns(points) {
-  const per = span / points, all = Array.from({ length: points }, () => Object.fromEntries(sources.map(s => [s, 0])));
+  const per = shown() / points, all = Array.from({ length: points }, () => Object.fromEntries(sources.map(s => [s, 0])));
   samples.forEach((s, i) => {
     const c = points - 1 - Math.floor((samples.length - 1 - i) / per);
     for (const source of sources) if (c >= 0) all[c][source] += (s.served[source] || 0) / per;
@@ -38,7 +41,7 @@ function nice(n) {
 }
 
 export function draw(box) {
-  const width = Math.max(240, box.clientWidth), points = Math.min(span, Math.max(60, Math.floor(width / 4)));
+  const width = Math.max(240, box.clientWidth), points = Math.min(shown(), Math.max(60, Math.floor(width / 4)));
   const all = columns(points);
   const sums = all.map(c => sources.reduce((n, s) => n + c[s], 0));
   const most = nice(Math.max(1024, ...sums));
@@ -46,7 +49,7 @@ export function draw(box) {
   const y = n => (head + (height - head) * (1 - n / most)).toFixed(1);
   const picture = svg("svg", { role: "img", width, height: height + foot, viewBox: `0 0 ${width} ${height + foot}` });
   const now = sums[sums.length - 1];
-  picture.append(svg("title", {}, `Bytes served in the last ten minutes; at most ${rate(Math.max(...sums))}, now ${rate(now)}`));
+  picture.append(svg("title", {}, `Bytes served in the last ${shown() / 60} min; at most ${rate(Math.max(...sums))}, now ${rate(now)}`));
   for (const part of [0, .5, 1]) picture.append(svg("line", { class: "grid", x1: 0, x2: width, y1: y(most * part), y2: y(most * part) }));
   const below = new Array(points).fill(0);
   for (const s of sources) {
@@ -56,7 +59,7 @@ export function draw(box) {
     picture.append(svg("path", { class: s, d: `M${line.join("L")}L${back.join("L")}Z` }));
     upper.forEach((n, i) => { below[i] = n; });
   }
-  picture.append(svg("text", { x: 0, y: head - 6 }, rate(most)), svg("text", { x: 0, y: height + 17 }, "10 min ago"),
+  picture.append(svg("text", { x: 0, y: head - 6 }, rate(most)), svg("text", { x: 0, y: height + 17 }, `${shown() / 60} min ago`),
     svg("text", { x: width, y: height + 17, "text-anchor": "end" }, "now"));
   box.replaceChildren(picture);
 }

@@ -51,7 +51,8 @@ function traffic(s) {
   chart.add(s.traffic);
   chart.draw($("chart"));
   const now = s.traffic.served || {};
-  keyed($("legend"), chart.sources, k => k, k => el("tr", {}, el("th", { scope: "row" }, el("i", { class: k, "aria-hidden": "true" }), k),
+  const there = chart.sources.filter(k => k !== "layout" || s.served[k] > 0);
+  keyed($("legend"), there, k => k, k => el("tr", {}, el("th", { scope: "row" }, el("i", { class: k, "aria-hidden": "true" }), k),
     el("td"), el("td", { "data-field": `served.${k}`, "data-as": "bytes" })), (e, k) => text(e.children[1], rate(now[k] || 0)));
 }
 
@@ -70,7 +71,7 @@ function pulls(s) {
     el("div", { class: "title" }, el("span", { class: "ref" }, i.ref), el("span", { class: "end" })), meter(`${i.ref}, all layers`),
     el("ul", { class: "layers", "aria-label": `Layers of ${i.ref}` })), (e, i) => {
     e.dataset.here = i.here;
-    text(e.querySelector(".end"), `${bytes(i.here)} of ${bytes(i.size)}, ${plural(i.clients, "reader")}`);
+    text(e.querySelector(".end"), i.clients ? `${bytes(i.here)} of ${bytes(i.size)}, ${plural(i.clients, "reader")}` : `${bytes(i.here)}, a moment ago`);
     bar(e, i.ref, i);
     keyed(e.querySelector(".layers"), i.layers.slice(0, 40), l => l.digest, l => el("li", {},
       el("code", { title: l.digest }, layerName(l)), meter(`Layer ${short(l.digest)}`), el("span")), (e, l) => {
@@ -111,7 +112,7 @@ function held() {
   keyed($("images"), all, i => i.repository + i.digest, i => {
     const ref = refOf(i);
     return el("li", {}, el("div", { class: "title" }, el("span", { class: "ref" })),
-      el("dl", { class: "facts" }, ...["stored", "its own", "of"].map(fact)),
+      el("dl", { class: "facts" }, ...["stored", "evicting frees"].map(fact)),
       el("div", { class: "buttons" },
         el("button", { type: "button", "aria-label": `Preheat ${ref}`, onclick: () => preheat(status, ref) }, "Preheat"),
         el("button", { type: "button", "aria-label": `Evict ${ref}`, onclick: () => evict(status, current(i)) }, "Evict")));
@@ -119,9 +120,8 @@ function held() {
     e.dataset.stored = i.stored;
     const more = (i.tags?.length || 0) - 1;
     text(e.querySelector(".ref"), (i.tags?.length ? refOf(i) : `${i.repository}@${short(i.digest)}`) + (more > 0 ? ` and ${plural(more, "tag")} more` : ""));
-    setFact(e, "stored", bytes(i.stored));
-    setFact(e, "its own", bytes(i.alone));
-    setFact(e, "of", `${bytes(i.size)}${i.imported ? ", imported" : ""}`);
+    setFact(e, "stored", (i.stored < i.size ? `${bytes(i.stored)} of ${bytes(i.size)}` : bytes(i.stored)) + (i.imported ? ", imported" : ""));
+    setFact(e, "evicting frees", i.alone === i.stored ? "all of it" : bytes(i.alone));
   });
   $("images-more").hidden = images.count <= all.length;
   text($("images-more"), `and ${plural(images.count - all.length, "image")} that take less`);

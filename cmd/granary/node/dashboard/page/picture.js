@@ -3,8 +3,8 @@
 import { svg, text } from "./dom.js";
 import { plural, rate } from "./format.js";
 
-const cell = { width: 92, height: 78 };
-const zoneHead = 30, gap = 12, dot = 13, top = 62;
+const cell = { width: 100, height: 92 };
+const zoneHead = 36, gap = 12, dot = 14, top = 72;
 const maxFlows = 160, maxNamed = 60;
 
 // layout places zones in columns and members in rows; the whole has a width in pixels.
@@ -26,8 +26,8 @@ function layout(width, zones) {
         const step = zoneWidth / inRow;
         const line = Math.floor(j / perRow);
         // Every other one is lower, so that a flow passes between others and not through them.
-        const shift = inRow > 2 ? (j % perRow % 2) * 12 - 6 : 0;
-        places.set(m.ID, { x: x + step * (j % perRow + .5), y: y + zoneHead + line * cell.height + cell.height * .38 + shift, member: m });
+        const shift = inRow > 2 ? (j % perRow % 2) * 14 - 7 : 0;
+        places.set(m.ID, { x: x + step * (j % perRow + .5), y: y + zoneHead + line * cell.height + cell.height * .34 + shift, member: m });
       });
     });
     y += height + gap;
