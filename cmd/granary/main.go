@@ -24,27 +24,28 @@ type cli struct {
 	LogLevel  string `name:"log-level" default:"info" enum:"debug,info,warn,error" placeholder:"LEVEL" help:"Least severe messages to log: debug, info, warn or error."`
 	LogFormat string `name:"log-format" default:"text" enum:"text,json" placeholder:"FORMAT" help:"How to log: text or json."`
 
-	Serve   serveCmd      `cmd:"" help:"Run a node."`
-	Pull    pullCmd       `cmd:"" help:"Pull an image through a node, to warm it or into an OCI image layout."`
-	Compat  compatCmd     `cmd:"" help:"Show which image of an index suits this machine, and why others do not."`
-	Export  exportCmd     `cmd:"" help:"Write images to an OCI image layout, in a directory or an archive."`
-	Import  importCmd     `cmd:"" help:"Give a node images from an OCI image layout, to serve without their registries."`
-	TOC     tocCmd        `cmd:"" name:"toc" help:"Show what is known of an image's layers from their tables of contents."`
-	Ls      lsCmd         `cmd:"" name:"ls" help:"List files of an image, without pulling it."`
-	Cat     catCmd        `cmd:"" name:"cat" help:"Write files of an image to the standard output."`
-	Stat    statCmd       `cmd:"" name:"stat" help:"Show all that is known of files of an image."`
-	Mount   mountCmd      `cmd:"" help:"Mount an image as a file system, before it has arrived."`
-	Stack   assembleCmd   `cmd:"" hidden:"" name:"assemble-mount" help:"Mount layers for mount, which starts it."`
-	Status  statusCmd     `cmd:"" help:"Show what a running node holds and has served."`
-	Show    configCmd     `cmd:"" name:"config" help:"Show the effective settings of serve, and where each comes from."`
-	Fsck    fsckCmd       `cmd:"" help:"Check every chunk of a store, and drop what is wrong."`
-	GC      gcCmd         `cmd:"" name:"gc" help:"Evict what has not been read for longest."`
-	Preheat preheatCmd    `cmd:"" help:"Have nodes fetch images before anybody pulls them."`
-	Forget  invalidateCmd `cmd:"" name:"invalidate" help:"Make a node ask its upstream about a tag again."`
-	Peers   peersCmd      `cmd:"" help:"Show the members of a node's cluster, and what the node makes of them."`
-	Mounter mounterCmd    `cmd:"" hidden:"" help:"Keep the mounts of a node's snapshotter; the node starts it."`
-	Demo    demoCmd       `cmd:"" help:"Show a cluster at work: a registry, three nodes and an image, all in this process."`
-	Version versionCmd    `cmd:"" help:"Show the version."`
+	Serve    serveCmd      `cmd:"" help:"Run a node."`
+	Pull     pullCmd       `cmd:"" help:"Pull an image through a node, to warm it or into an OCI image layout."`
+	Compat   compatCmd     `cmd:"" help:"Show which image of an index suits this machine, and why others do not."`
+	Export   exportCmd     `cmd:"" help:"Write images to an OCI image layout, in a directory or an archive."`
+	Import   importCmd     `cmd:"" help:"Give a node images from an OCI image layout, to serve without their registries."`
+	TOC      tocCmd        `cmd:"" name:"toc" help:"Show what is known of an image's layers from their tables of contents."`
+	Ls       lsCmd         `cmd:"" name:"ls" help:"List files of an image, without pulling it."`
+	Cat      catCmd        `cmd:"" name:"cat" help:"Write files of an image to the standard output."`
+	Stat     statCmd       `cmd:"" name:"stat" help:"Show all that is known of files of an image."`
+	Mount    mountCmd      `cmd:"" help:"Mount an image as a file system, before it has arrived."`
+	Stack    assembleCmd   `cmd:"" hidden:"" name:"assemble-mount" help:"Mount layers for mount, which starts it."`
+	Status   statusCmd     `cmd:"" help:"Show what a running node holds and has served."`
+	Show     configCmd     `cmd:"" name:"config" help:"Show the effective settings of serve, and where each comes from."`
+	Fsck     fsckCmd       `cmd:"" help:"Check every chunk of a store, and drop what is wrong."`
+	GC       gcCmd         `cmd:"" name:"gc" help:"Evict what has not been read for longest."`
+	Preheat  preheatCmd    `cmd:"" help:"Have nodes fetch images before anybody pulls them."`
+	Forget   invalidateCmd `cmd:"" name:"invalidate" help:"Make a node ask its upstream about a tag again."`
+	Peers    peersCmd      `cmd:"" help:"Show the members of a node's cluster, and what the node makes of them."`
+	Mounter  mounterCmd    `cmd:"" hidden:"" help:"Keep the mounts of a node's snapshotter; the node starts it."`
+	Demo     demoCmd       `cmd:"" help:"Show a cluster at work: a registry, three nodes and an image, all in this process."`
+	Complete completionCmd `cmd:"" name:"completion" help:"Write what makes a shell complete command lines."`
+	Version  versionCmd    `cmd:"" help:"Show the version."`
 }
 
 // env is what commands get from the process.
