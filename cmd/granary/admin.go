@@ -157,12 +157,19 @@ func (c *statusCmd) Run(e *env) error {
 		fmt.Fprintf(w, "served from %s\t%s\n", source, bytesText(s.Served[source]))
 	}
 	fmt.Fprintf(w, "received from upstream\t%s\n", bytesText(s.Received))
+	fmt.Fprintf(w, "saved the registries\t%s, %d requests, %d pulls of Docker Hub's limit, by %s\n", bytesText(s.Savings.Bytes), s.Savings.Requests, s.Savings.Pulls, plural(s.Savings.Members, "node"))
 	if c := s.Cluster; c != nil {
 		fmt.Fprintf(w, "received from members\t%s\n", bytesText(c.Received))
 		fmt.Fprintf(w, "sent to members\t%s\n", bytesText(c.Sent))
 		fmt.Fprintf(w, "cluster\t%d members; this is %s, gossip at %s\n", len(c.Members), c.ID, c.Gossip)
 	}
 	fmt.Fprintf(w, "upstreams\t%s\n", strings.Join(s.Upstreams, " "))
+	for _, i := range s.UnderWay {
+		fmt.Fprintf(w, "under way\t%s: %s of %s\n", printable(i.Ref), bytesText(i.Here), bytesText(i.Size))
+	}
+	for _, p := range s.Preheats {
+		fmt.Fprintf(w, "preheat %s\t%s: %s on %s\n", p.ID, p.State, printable(strings.Join(p.Refs, " ")), plural(len(p.Nodes), "node"))
+	}
 	for _, m := range s.Mounts {
 		fmt.Fprintf(w, "mount\t%s at %s for %s: %s read of %d files; %s\n", printable(m.Ref), printable(m.Dir), time.Since(m.Started).Round(time.Second), bytesText(m.Read), m.Files, mountText(m))
 	}

@@ -40,6 +40,7 @@ type cli struct {
 	Fsck     fsckCmd       `cmd:"" help:"Check every chunk of a store, and drop what is wrong."`
 	GC       gcCmd         `cmd:"" name:"gc" help:"Evict what has not been read for longest."`
 	Preheat  preheatCmd    `cmd:"" help:"Have nodes fetch images before anybody pulls them."`
+	Evict    evictCmd      `cmd:"" help:"Take an image out of a node's store, or of all."`
 	Forget   invalidateCmd `cmd:"" name:"invalidate" help:"Make a node ask its upstream about a tag again."`
 	Peers    peersCmd      `cmd:"" help:"Show the members of a node's cluster, and what the node makes of them."`
 	Mounter  mounterCmd    `cmd:"" hidden:"" help:"Keep the mounts of a node's snapshotter; the node starts it."`

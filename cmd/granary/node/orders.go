@@ -1,10 +1,12 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -96,9 +98,10 @@ type report struct {
 
 func (n *Node) report() report {
 	_, flows := n.traffic.latest()
+	slices.SortFunc(flows, func(a, b Flow) int { return cmp.Compare(b.Rate, a.Rate) })
 	r := report{Demand: n.metrics.demandSoFar(), From: make(map[tracker.ID]int64)}
 	for _, f := range flows {
-		if f.To == n.cluster.identity.ID() {
+		if f.To == n.cluster.identity.ID() && len(r.From) < maxReports {
 			r.From[f.From] = f.Rate
 		}
 	}
@@ -172,7 +175,7 @@ func (n *Node) savings() Savings {
 // flows returns what goes between members: to and from this one, and what others have told.
 func (n *Node) flows() []Flow {
 	_, flows := n.traffic.latest()
-	all := append([]Flow{}, flows...)
+	all := append([]Flow{}, flows...) // a list, if an empty one
 	self := n.cluster.identity.ID()
 	for to, r := range n.reports.heard() {
 		for from, rate := range r.From {

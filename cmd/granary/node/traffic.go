@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -120,7 +121,7 @@ func (t *traffic) latest() (s Sample, flows []Flow) {
 	if len(t.samples) > 0 {
 		s = t.samples[len(t.samples)-1]
 	}
-	return s, t.flows
+	return s, slices.Clone(t.flows)
 }
 
 // History is what passed through a node in the last minutes.

@@ -1,0 +1,224 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// runPreheats runs preheats until ctx ends, and them with it.
+func (n *Node) runPreheats(ctx context.Context) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-n.preheats.start:
+			all.Go(func() {
+				defer context.AfterFunc(ctx, p.cancel)()
+				p.run(n)
+			})
+		}
+	}
+}
+
+// run brings the images, and has other members do so.
+func (p *preheating) run(n *Node) {
+	defer close(p.over)
+	defer p.cancel()
+	var all sync.WaitGroup
+	all.Go(func() { p.here(n) })
+	var others errgroup.Group
+	others.SetLimit(preheatMembers)
+	for i := range p.members {
+		others.Go(func() error { p.there(n, i); return nil })
+	}
+	_ = others.Wait() // each says for itself what went wrong
+	all.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = time.Now()
+	p.callers, p.told = nil, nil
+}
+
+// here brings the images into this node's store.
+func (p *preheating) here(n *Node) {
+	var g errgroup.Group
+	g.SetLimit(preheatAtOnce)
+	for _, i := range p.images {
+		g.Go(func() error {
+			i.set(preheatRunning, nil)
+			err := n.registry.Warm(p.ctx, i.want, p.callers[i.want.Host], p.platform, &i.warming)
+			if err != nil {
+				i.set(preheatFailed, err)
+				n.log.Info("preheat failed", "ref", i.want.String(), "error", err)
+				return nil
+			}
+			i.set(preheatDone, nil)
+			return nil
+		})
+	}
+	_ = g.Wait() // each image says for itself what went wrong
+}
+
+// there has another member bring them, and asks it how far it is.
+func (p *preheating) there(n *Node, i int) {
+	m := p.members[i]
+	set := func(change func(*PreheatNode)) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		change(&p.others[i])
+	}
+	fail := func(err error) {
+		set(func(o *PreheatNode) { o.State, o.Error = preheatFailed, err.Error() })
+	}
+	q := Preheat{Refs: p.refTexts(), Platform: p.shown.Platform, Authorization: p.told}
+	var begun orderedID
+	if err := n.pass(p.ctx, m.ID, orderPreheat, q, &begun); err != nil {
+		fail(err)
+		return
+	}
+	tick := time.NewTicker(preheatAskEvery)
+	defer tick.Stop()
+	for heard := time.Now(); ; {
+		var now PreheatNode
+		err := n.pass(p.ctx, m.ID, orderProgress, begun, &now)
+		switch {
+		case err == nil:
+			heard = time.Now()
+			set(func(o *PreheatNode) { o.take(now, len(p.refs)) })
+			if now.State != preheatRunning && now.State != preheatWaiting {
+				return
+			}
+		case p.ctx.Err() != nil:
+			fail(p.ctx.Err())
+			stop, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), reportFor)
+			defer cancel()
+			_ = n.pass(stop, m.ID, orderCancel, begun, &now) // else it comes to its own end
+			return
+		case time.Since(heard) > preheatSilence:
+			fail(err)
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-p.ctx.Done():
+		}
+	}
+}
+
+// take takes over what a member says of itself, which may be anything.
+func (o *PreheatNode) take(said PreheatNode, refs int) {
+	o.State, o.Error, o.Images = clipped(said.State), clipped(said.Error), said.Images[:min(len(said.Images), refs)]
+	for i := range o.Images {
+		image := &o.Images[i]
+		image.Ref, image.State, image.Error, image.Missing = clipped(image.Ref), clipped(image.State), clipped(image.Error), image.Missing[:min(len(image.Missing), maxSaid)]
+		for j, m := range image.Missing {
+			image.Missing[j] = clipped(m)
+		}
+	}
+}
+
+const (
+	maxSaid     = 64      // things that a member says are missing
+	maxSaidText = 1 << 10 // bytes of each text
+)
+
+func clipped(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxSaidText)], "?") }
+
+func (p *preheating) refTexts() (refs []string) {
+	for _, r := range p.refs {
+		refs = append(refs, r.String())
+	}
+	return refs
+}
+
+func (p *preheating) isOver() bool {
+	select {
+	case <-p.over:
+		return true
+	default:
+		return false
+	}
+}
+
+func (i *preheatImage) set(state string, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.state = state
+	if err != nil {
+		i.err = err.Error()
+	}
+}
+
+func (i *preheatImage) status() PreheatImage {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return PreheatImage{Ref: i.want.String(), State: i.state, Error: i.err, WarmStatus: i.warming.Status()}
+}
+
+// share is what this node does of a preheat.
+func (p *preheating) share(n *Node) PreheatNode {
+	s := PreheatNode{}
+	if n.cluster != nil {
+		self := n.cluster.gossip.View().Self()
+		s.ID, s.Name, s.Zone = self.ID, self.Name, self.Zone
+	}
+	var states []string
+	for _, i := range p.images {
+		image := i.status()
+		s.Images = append(s.Images, image)
+		states = append(states, image.State)
+	}
+	s.State = together(states)
+	return s
+}
+
+// together is the state of what has parts in these states.
+func together(states []string) string {
+	for _, worst := range []string{preheatRunning, preheatWaiting, preheatFailed} {
+		if slices.Contains(states, worst) {
+			if worst == preheatWaiting && slices.Contains(states, preheatDone) {
+				return preheatRunning
+			}
+			return worst
+		}
+	}
+	return preheatDone
+}
+
+func (p *preheating) status(n *Node) PreheatStatus {
+	s := PreheatStatus{ID: p.id, Refs: p.refTexts(), Platform: p.shown.Platform, Started: p.started}
+	if len(p.images) > 0 {
+		s.Nodes = append(s.Nodes, p.share(n))
+	}
+	p.mu.Lock()
+	s.Nodes = append(s.Nodes, p.others...)
+	s.Ended = p.ended
+	p.mu.Unlock()
+	var states []string
+	for _, o := range s.Nodes {
+		states = append(states, o.State)
+	}
+	if s.State = preheatRunning; p.isOver() {
+		s.State = together(states)
+	}
+	return s
+}
+
+// orderedPreheat returns this node's share of a preheat that another member has ordered.
+func (n *Node) orderedPreheat(id string, cancel bool) (PreheatNode, error) {
+	p, err := n.preheats.find(id)
+	if err != nil {
+		return PreheatNode{}, err
+	}
+	if cancel {
+		p.cancel()
+	}
+	return p.share(n), nil
+}
