@@ -79,7 +79,7 @@ func (r *Registry) Holdings(ctx context.Context) []Holding {
 		}
 		for _, l := range r.refsOf(ctx, d) {
 			for _, repository := range repositories {
-				below[image{repository, l.Digest}] = true
+				below[image{repository, l.digest}] = true
 			}
 		}
 	}
@@ -129,16 +129,16 @@ func (r *Registry) membersOf(ctx context.Context, root digest.Digest) map[digest
 		d := next[0]
 		next = next[1:]
 		for _, l := range r.refsOf(ctx, d) {
-			if _, known := all[l.Digest]; known || l.Malformed || l.Role == graph.Subject {
+			if _, known := all[l.digest]; known || l.role == graph.Subject {
 				continue
 			}
-			leads := l.Role != graph.Layer && l.Role != graph.Config
-			if leads && !r.storesAny(l.Digest) {
+			leads := l.role != graph.Layer && l.role != graph.Config
+			if leads && !r.storesAny(l.digest) {
 				continue // another platform's, which was not asked for
 			}
-			all[l.Digest] = l.Size
+			all[l.digest] = l.size
 			if leads {
-				next = append(next, l.Digest)
+				next = append(next, l.digest)
 			}
 		}
 	}
@@ -159,6 +159,7 @@ func (h *Holding) sum(store Store, users map[digest.Digest]int) {
 			h.own = append(h.own, d)
 		}
 	}
+	h.members = nil // which are many, and holdings are kept for a while
 }
 
 // Evictable returns the blobs that belong to what a reference means here and to no other

@@ -20,13 +20,13 @@ import (
 // names it. All this is for people to look at: nothing is decided by it.
 
 const (
-	lingers   = 5 * time.Second // a blob is shown after its end, for clients have pauses
-	maxAsked  = 256             // manifests that were asked for last
-	maxShown  = 128             // images that are told
-	maxParsed = 4096            // manifests of which it is remembered what they refer to
-	maxRefsOf = 1024            // references of one that are remembered
-	maxLinger = 1024            // blobs that have ended and are shown
-	unnamed   = "blobs whose manifest is not known"
+	lingers    = 5 * time.Second // a blob is shown after its end, for clients have pauses
+	maxAsked   = 256             // manifests that were asked for last
+	maxShown   = 128             // images that are told
+	maxMembers = 32 << 10        // references of all manifests that are remembered, of some 200 bytes each
+	maxRefsOf  = 1024            // references of one that are remembered
+	maxLinger  = 1024            // blobs that have ended and are shown
+	unnamed    = "blobs whose manifest is not known"
 )
 
 // LayerUnderWay is how far a blob of an image is.
@@ -51,10 +51,19 @@ type ImageUnderWay struct {
 
 // readings are the blobs that are being read, and the manifests that lead to them.
 type readings struct {
-	mu     sync.Mutex
-	open   map[readingKey]*reading
-	recent []asked // the latest last
-	parsed map[digest.Digest][]graph.Reference
+	mu      sync.Mutex
+	open    map[readingKey]*reading
+	recent  []asked // the latest last
+	parsed  map[digest.Digest][]member
+	members int // in parsed
+}
+
+// member is what is remembered of a reference.
+type member struct {
+	digest    digest.Digest
+	mediaType string
+	size      int64
+	role      graph.Role
 }
 
 type readingKey struct {
@@ -144,7 +153,7 @@ func (r *Registry) UnderWay(ctx context.Context) []ImageUnderWay {
 	images := make(map[string]*ImageUnderWay)
 	for k := range open {
 		a, refs := r.namedBy(ctx, recent, k)
-		name := a.name(recent, func(d digest.Digest) []graph.Reference { return r.refsOf(ctx, d) })
+		name := a.name(recent, func(d digest.Digest) []member { return r.refsOf(ctx, d) })
 		if a.manifest == "" {
 			name = k.repository + ": " + unnamed
 		}
@@ -153,8 +162,8 @@ func (r *Registry) UnderWay(ctx context.Context) []ImageUnderWay {
 			i = &ImageUnderWay{Ref: name, Digest: a.manifest}
 			images[name+string(a.manifest)] = i
 			for _, l := range refs {
-				if l.Role == graph.Layer || l.Role == graph.Config {
-					i.add(r.layerUnderWay(open, k.repository, l.Digest, l.MediaType, l.Size))
+				if l.role == graph.Layer || l.role == graph.Config {
+					i.add(r.layerUnderWay(open, k.repository, l.digest, l.mediaType, l.size))
 				}
 			}
 		}
@@ -210,13 +219,13 @@ func (r *Registry) layerUnderWay(open map[readingKey]seen, repository string, d 
 
 // namedBy returns the manifest that names a blob, of those that were asked for the latest, with
 // what it refers to.
-func (r *Registry) namedBy(ctx context.Context, recent []asked, k readingKey) (asked, []graph.Reference) {
+func (r *Registry) namedBy(ctx context.Context, recent []asked, k readingKey) (asked, []member) {
 	for _, a := range slices.Backward(recent) {
 		if a.String() != k.repository {
 			continue
 		}
 		refs := r.refsOf(ctx, a.manifest)
-		if slices.ContainsFunc(refs, func(l graph.Reference) bool { return l.Digest == k.blob }) {
+		if slices.ContainsFunc(refs, func(l member) bool { return l.digest == k.blob }) {
 			return a, refs
 		}
 	}
@@ -224,13 +233,13 @@ func (r *Registry) namedBy(ctx context.Context, recent []asked, k readingKey) (a
 }
 
 // name is what people call a manifest: by its tag, or that of an index that names it.
-func (a asked) name(recent []asked, refsOf func(digest.Digest) []graph.Reference) string {
+func (a asked) name(recent []asked, refsOf func(digest.Digest) []member) string {
 	tag := a.tag
 	for _, index := range slices.Backward(recent) {
 		if tag != "" {
 			break
 		}
-		if index.Repository == a.Repository && index.tag != "" && slices.ContainsFunc(refsOf(index.manifest), func(m graph.Reference) bool { return m.Digest == a.manifest }) {
+		if index.Repository == a.Repository && index.tag != "" && slices.ContainsFunc(refsOf(index.manifest), func(m member) bool { return m.digest == a.manifest }) {
 			tag = index.tag
 		}
 	}
@@ -243,7 +252,7 @@ func (a asked) name(recent []asked, refsOf func(digest.Digest) []graph.Reference
 
 // refsOf returns what a stored manifest refers to, at most a thousand references. What is not
 // stored, or is no manifest, refers to nothing that is known.
-func (r *Registry) refsOf(ctx context.Context, d digest.Digest) []graph.Reference {
+func (r *Registry) refsOf(ctx context.Context, d digest.Digest) []member {
 	rs := &r.reads
 	rs.mu.Lock()
 	refs, known := rs.parsed[d]
@@ -259,16 +268,18 @@ func (r *Registry) refsOf(ctx context.Context, d digest.Digest) []graph.Referenc
 	if err != nil {
 		return nil
 	}
-	refs, _ = graph.References(raw) // one with too many was not served
-	refs = refs[:min(len(refs), maxRefsOf)]
-	for i := range refs {
-		refs[i].Data, refs[i].Annotations = nil, nil
+	all, _ := graph.References(raw) // one with too many was not served
+	for _, l := range all[:min(len(all), maxRefsOf)] {
+		if !l.Malformed {
+			refs = append(refs, member{l.Digest, l.MediaType, l.Size, l.Role})
+		}
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	if rs.parsed == nil || len(rs.parsed) >= maxParsed {
-		rs.parsed = make(map[digest.Digest][]graph.Reference)
+	if rs.parsed == nil || rs.members+len(refs) >= maxMembers {
+		rs.parsed, rs.members = make(map[digest.Digest][]member), 0
 	}
 	rs.parsed[d] = refs
+	rs.members += 1 + len(refs)
 	return refs
 }

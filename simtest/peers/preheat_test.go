@@ -251,11 +251,10 @@ func TestTheStatusTellsOfAPull(t *testing.T) {
 		if err := c.members[0].command(http.MethodGet, "/api/v1/status", nil, &s); err != nil {
 			t.Fatal(err)
 		}
-		return s.Savings.Members == 3 && s.Savings.Bytes > 0 && len(s.UnderWay) == 0
+		want := 3*img.size() - r.sent.Load() // but for manifests, and for what was cut off on the way
+		off := s.Savings.Bytes - want
+		return s.Savings.Members == 3 && len(s.UnderWay) == 0 && off > -64<<10 && off < 1<<20
 	})
-	if saved, want := s.Savings.Bytes, 2*img.size(); saved < want-want/10 || saved > want {
-		t.Errorf("the cluster saved %d bytes of %d", saved, want)
-	}
 	if s.Demand.Served != img.size() || s.Demand.Asked < 5 {
 		t.Errorf("demand: %+v", s.Demand)
 	}
@@ -271,5 +270,32 @@ func TestTheStatusTellsOfAPull(t *testing.T) {
 	}
 	if sum < 0.8*float64(img.size()) || sum > 1.2*float64(img.size()) {
 		t.Errorf("the samples add up to %.0f bytes of %d", sum, img.size())
+	}
+}
+
+func TestAPreheatIsEndedOnAllMembers(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	r.push("org/app", "v1", random(16<<20, 1))
+	r.set(func() { r.rate = 256 << 10 })
+	c := newCluster(t, r, 2)
+	var s node.PreheatStatus
+	if err := c.members[0].command(http.MethodPost, "/api/v1/preheat", node.Preheat{Refs: []string{"org/app:v1"}, Platform: "all", AllNodes: true}, &s); err != nil {
+		t.Fatal(err)
+	}
+	runs := func(m *member) bool {
+		all := m.Status().Preheats
+		return len(all) == 1 && all[0].State == "running"
+	}
+	eventually(t, "both members preheat", func() bool { return runs(c.members[0]) && runs(c.members[1]) })
+	if err := c.members[0].command(http.MethodDelete, "/api/v1/preheat/"+s.ID, nil, &s); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "neither preheats", func() bool { return !runs(c.members[0]) && !runs(c.members[1]) })
+	if err := c.members[0].command(http.MethodGet, "/api/v1/preheat/"+s.ID, nil, &s); err != nil || s.State != "failed" || s.Ended.IsZero() {
+		t.Errorf("after its end: %+v, %v", s, err)
+	}
+	if err := c.members[0].command(http.MethodGet, "/api/v1/preheat/another", nil, &s); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("one that there is not: %v", err)
 	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/cmd/granary/node/dashboard"
 )
 
@@ -164,7 +163,7 @@ func answerJSON(w http.ResponseWriter, v any, err error) {
 		_ = json.NewEncoder(w).Encode(v)
 	case errors.Is(err, errTooManyPreheats):
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-	case errors.Is(err, chunk.ErrNotFound):
+	case errors.Is(err, errNoPreheat):
 		http.Error(w, err.Error(), http.StatusNotFound)
 	default:
 		http.Error(w, err.Error(), http.StatusBadRequest)

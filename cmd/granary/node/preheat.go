@@ -15,7 +15,6 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/graph"
@@ -130,6 +129,8 @@ type preheatImage struct {
 // errTooManyPreheats says that others have to end first.
 var errTooManyPreheats = fmt.Errorf("%d preheats are not over yet", maxPreheats)
 
+var errNoPreheat = errors.New("not found")
+
 // preheat begins to bring images. It does not wait for them.
 func (n *Node) preheat(q Preheat) (*preheating, error) {
 	p, err := n.newPreheat(q)
@@ -236,7 +237,7 @@ func (ps *preheats) find(id string) (*preheating, error) {
 			return p, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no preheat %q, or not any more: %w", id, chunk.ErrNotFound)
+	return nil, fmt.Errorf("there is no preheat %q, or not any more: %w", id, errNoPreheat)
 }
 
 // recent returns those that run and those that were over last, the latest first, at most some.

@@ -78,8 +78,14 @@ func (p *preheating) there(n *Node, i int) {
 		set(func(o *PreheatNode) { o.State, o.Error = preheatFailed, err.Error() })
 	}
 	q := Preheat{Refs: p.refTexts(), Platform: p.shown.Platform, Authorization: p.told}
+	if err := p.ctx.Err(); err != nil {
+		fail(err)
+		return
+	}
+	// Who ends this preheat while the order is on its way is to end the member's too, which
+	// takes its answer.
 	var begun orderedID
-	if err := n.pass(p.ctx, m.ID, orderPreheat, q, &begun); err != nil {
+	if err := n.pass(context.WithoutCancel(p.ctx), m.ID, orderPreheat, q, &begun); err != nil {
 		fail(err)
 		return
 	}
@@ -97,9 +103,9 @@ func (p *preheating) there(n *Node, i int) {
 			}
 		case p.ctx.Err() != nil:
 			fail(p.ctx.Err())
-			stop, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), reportFor)
-			defer cancel()
-			_ = n.pass(stop, m.ID, orderCancel, begun, &now) // else it comes to its own end
+			if err := n.pass(context.WithoutCancel(p.ctx), m.ID, orderCancel, begun, &now); err != nil {
+				n.log.Info("a member goes on with a preheat that was ended", "id", m.ID, "error", err)
+			}
 			return
 		case time.Since(heard) > preheatSilence:
 			fail(err)
