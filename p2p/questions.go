@@ -8,9 +8,12 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/attribute"
+	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/tracker"
 )
 
@@ -83,6 +86,9 @@ func (c *Client) askOwners(ctx context.Context, key string, q wire.Ask, within t
 func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask, within time.Duration) (a wire.Answer, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
+	ctx, span := trace.Start(ctx, "ask member", otel.SpanKindClient, attribute.String("granary.peer", string(id)))
+	defer func() { span.End(err) }()
+	q.Repository = named(ctx, q.Repository)
 	call, err := c.peers.request(ctx, id, wire.Frame{Type: wire.TypeAsk, Header: q.Header()}, 0)
 	if err != nil {
 		return a, nil, err

@@ -125,7 +125,7 @@ func (p *Repository) far(d digest.Digest) (chunk.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, &heeded{up.Blob(), func(err error) {
+		all = append(all, &heeded{timed{up.Blob(), p}, func(err error) {
 			p.heed(as, err, up, "")
 			if chunk.IsCorrupt(err) || errors.Is(err, chunk.ErrNotFound) {
 				p.forget(d)

@@ -105,7 +105,7 @@ func buildStack(t *testing.T, s *stack, url string, onDisk bool, change ...func(
 		c(&cfg)
 	}
 	s.registry = proxy.NewRegistry(cfg)
-	handler := proxy.NewHandler(s.registry, "test-node", slog.New(slog.DiscardHandler))
+	handler := proxy.NewHandler(s.registry, "test-node", slog.New(slog.DiscardHandler), nil)
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
 		handler.ServeHTTP(w, r)

@@ -10,12 +10,15 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.opentelemetry.io/otel/attribute"
+	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
 	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
@@ -281,7 +284,10 @@ func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question
 		if peers := p.peers(); peers != nil {
 			up = peers.Upstream(p.in(as), up)
 		}
-		return answer(ctx, up)
+		ctx, span := trace.Start(ctx, "ask upstream", otel.SpanKindInternal, attribute.String("oci.repository", p.String()), attribute.String("granary.question", question))
+		a, err := answer(ctx, up)
+		span.End(err)
+		return a, err
 	})
 	v, _ := a.(T) // nil with an error
 	return v, err
