@@ -106,16 +106,20 @@ func (s *shelf) regctl(t *testing.T, args ...string) {
 	}
 }
 
-// byOras copies as oras cp --recursive does: an image and what refers to it, and to what is in it.
 func byOras(t *testing.T, c *trip) error {
-	src, dst := orasRepository(t, c.source), orasRepository(t, c.target)
-	for _, tag := range c.tags {
+	return orasCopy(t.Context(), orasRepository(t, c.source), "", orasRepository(t, c.target), c.tags)
+}
+
+// orasCopy copies as oras cp --recursive does: images and what refers to them, and to what is in
+// them. prefix is what stands before the tags at the source.
+func orasCopy(ctx context.Context, src oras.ReadOnlyGraphTarget, prefix string, dst oras.Target, tags []string) error {
+	for _, tag := range tags {
 		if isList(tag) {
 			continue // which is not an image's, and is made anew
 		}
-		top, err := oras.ExtendedCopy(t.Context(), src, tag, dst, tag, oras.ExtendedCopyOptions{})
+		top, err := oras.ExtendedCopy(ctx, src, prefix+tag, dst, tag, oras.ExtendedCopyOptions{})
 		if err == nil {
-			err = copyReferrersWithin(t.Context(), src, dst, top)
+			err = copyReferrersWithin(ctx, src, dst, top)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", tag, err)

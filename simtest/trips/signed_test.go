@@ -57,5 +57,6 @@ func orasRepository(t *testing.T, name string) *remote.Repository {
 		t.Fatal(err)
 	}
 	repo.PlainHTTP = true
+	repo.SkipReferrersGC = true // registries do not let everybody delete old lists
 	return repo
 }

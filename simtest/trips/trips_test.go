@@ -66,12 +66,11 @@ func (src *source) images() (all []string) {
 	return all
 }
 
-// export exports everything, and then ends the registry.
+// export exports everything.
 func (src *source) export(t *testing.T, target string) {
 	t.Helper()
 	args := append([]string{"export", "--referrers", "--node", "http://127.0.0.1:1", "--data-dir", t.TempDir(), "--upstream", src.host() + "=" + src.registry.URL}, src.images()...)
 	programs.Run(t, nil, granary, append(args, target)...)
-	_ = src.registry.End(syscall.SIGKILL)
 }
 
 // node is a member of a cluster whose registries cannot be reached.
@@ -81,7 +80,7 @@ type node struct {
 }
 
 // cluster starts an empty cluster of so many members.
-func cluster(t *testing.T, n int) (nodes []*node) {
+func cluster(t *testing.T, n int, flags ...string) (nodes []*node) {
 	t.Helper()
 	secret := programs.Write(t, t.TempDir(), "secret", strings.Repeat("s3cret", 8))
 	for range n {
@@ -94,6 +93,7 @@ func cluster(t *testing.T, n int) (nodes []*node) {
 		if len(nodes) > 0 {
 			args = append(args, "--join", nodes[0].gossip)
 		}
+		args = append(args, flags...)
 		m.Process = programs.Start(t, granary, args...)
 		programs.Eventually(t, "the node is ready", func() bool { return programs.Answers("http://" + m.admin + "/readyz") })
 		nodes = append(nodes, m)
@@ -121,6 +121,7 @@ func TestThereAndBack(t *testing.T) {
 				target = "oci-archive:" + filepath.Join(t.TempDir(), "images.tar")
 			}
 			src.export(t, target)
+			_ = src.registry.End(syscall.SIGKILL)
 			nodes := cluster(t, 2)
 			programs.Run(t, nil, granary, "import", target, "--node", "http://"+nodes[0].admin)
 			for item, all := range src.items {
