@@ -132,14 +132,8 @@ func compareListed(t *testing.T, all map[digest.Digest]*object, by string, list 
 		if !strings.HasPrefix(o.path, "manifests/") {
 			continue
 		}
-		found, err := list(o)
-		var got []digest.Digest
-		for _, m := range found {
-			got = append(got, m.Digest)
-		}
-		slices.Sort(got)
-		if err != nil || !slices.Equal(got, o.referrers) {
-			t.Errorf("by %s %v refer to %s, not %v: %v", by, got, o.digest, o.referrers, err)
+		if found, err := list(o); err != nil || !slices.Equal(named(found), o.referrers) {
+			t.Errorf("by %s %q refer to %s, not %q: %v", by, named(found), o.digest, o.referrers, err)
 		}
 	}
 }

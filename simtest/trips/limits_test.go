@@ -15,6 +15,8 @@ type limit struct {
 	says string
 	// loses tells what is not at the target then, of what the specifications know; nil is nothing.
 	loses func(o *object, root digest.Digest) bool
+	// instead is where the bytes of what is lost are all the same, below the repository; nil is nowhere.
+	instead func(o *object) string
 	// unlisted says that the target does not know all referrers.
 	unlisted bool
 }
@@ -31,16 +33,16 @@ var limits = []limit{
 	{client: "skopeo", item: "signed", says: "Instructed to preserve digests", unlisted: true},
 	// It does not push a tag and a digest by SHA-512 in one (distribution-spec 1.2), and the
 	// registry names by SHA-256 what comes by its tag. The bytes are the same.
-	{client: "crane", item: "sha512", loses: isRoot, unlisted: true},
+	{client: "crane", item: "sha512", loses: isRoot, instead: underTag, unlisted: true},
 	// The same, but that it notices.
 	{client: "oras", item: "sha512", says: "digest mismatch in Docker-Content-Digest"},
 	// What is pushed is known by SHA-256 to them, whatever it was named by.
 	{client: "skopeo", item: "sha512", says: "saved with digest sha256", loses: isLong, unlisted: true},
 	{client: "containers-image", item: "sha512", says: "saved with digest sha256", loses: isLong, unlisted: true},
 	// A manifest of an unknown type is a blob to those that take it.
-	{client: "crane", item: "odd-manifest", loses: isOddManifest},
-	{client: "regctl", item: "odd-manifest", loses: isOddManifest},
-	{client: "oras", item: "odd-manifest", loses: isOddManifest},
+	{client: "crane", item: "odd-manifest", loses: isOddManifest, instead: asBlob},
+	{client: "regctl", item: "odd-manifest", loses: isOddManifest, instead: asBlob},
+	{client: "oras", item: "odd-manifest", loses: isOddManifest, instead: asBlob},
 	{client: "skopeo", item: "odd-manifest", says: "unsupported schema version 2", loses: isOddOrRoot},
 	{client: "containers-image", item: "odd-manifest", says: "unsupported schema version 2", loses: isOddOrRoot},
 }
@@ -56,6 +58,10 @@ func isOddManifest(o *object, _ digest.Digest) bool {
 func isOddOrRoot(o *object, root digest.Digest) bool {
 	return isOddManifest(o, root) || isRoot(o, root)
 }
+
+func underTag(*object) string { return "manifests/v1" }
+
+func asBlob(o *object) string { return "blobs/" + string(o.digest) }
 
 // limitOf returns what is known of a client and an item; the zero is that all is carried.
 func limitOf(client, item string) limit {

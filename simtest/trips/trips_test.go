@@ -1,6 +1,7 @@
 package trips
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -177,7 +178,15 @@ func (c client) carry(t *testing.T, src *source, from *node, to *programs.Regist
 		t.Errorf("it does not say %q: %v", known.says, err)
 	}
 	target := repository(to.URL + "/v2/" + back)
-	target.compare(t, all, func(o *object) bool { return o.nested || known.loses != nil && known.loses(o, root) })
+	target.compare(t, all, func(o *object) bool {
+		lost := known.loses != nil && known.loses(o, root)
+		if lost && known.instead != nil {
+			if p, _ := target.get(t, known.instead(o)); !bytes.Equal(p, o.bytes) {
+				t.Errorf("%s is not at %s", o.path, known.instead(o))
+			}
+		}
+		return o.nested || lost
+	})
 	if !known.unlisted {
 		target.compareReferrers(t, all)
 	}

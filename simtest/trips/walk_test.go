@@ -66,8 +66,9 @@ type object struct {
 	// nested says that it is referred to only from places that the specifications do not
 	// know, such as a platform.
 	nested bool
-	// referrers are what the registry lists for it, by its API or its tag, sorted.
-	referrers []digest.Digest
+	// referrers are the digests and types of what the registry lists for it, by its API or its
+	// tag, sorted.
+	referrers []string
 }
 
 // walk finds everything that belongs to what is tagged in a repository. Lists of referrers
@@ -111,12 +112,11 @@ func (r repository) follow(t *testing.T, found map[digest.Digest]*object, desc o
 	if o.nested = nested; !strings.HasPrefix(o.path, "manifests/") {
 		return
 	}
-	o.referrers = nil
-	for _, m := range r.listed(t, o.digest) {
-		o.referrers = append(o.referrers, m.Digest)
+	listed := r.listed(t, o.digest)
+	o.referrers = named(listed)
+	for _, m := range listed {
 		r.follow(t, found, m, nested)
 	}
-	slices.Sort(o.referrers)
 	var any map[string]any
 	if json.Unmarshal(o.bytes, &any) != nil {
 		t.Fatalf("%s is %q", o.path, o.bytes)
@@ -206,15 +206,19 @@ func (r repository) compare(t *testing.T, want map[digest.Digest]*object, absent
 func (r repository) compareReferrers(t *testing.T, want map[digest.Digest]*object) {
 	t.Helper()
 	for _, o := range want {
-		var all []digest.Digest
-		for _, m := range r.listed(t, o.digest) {
-			all = append(all, m.Digest)
-		}
-		slices.Sort(all)
-		if !slices.Equal(slices.Compact(all), o.referrers) {
-			t.Errorf("%s: %v refer to %s, not %v", r, all, o.digest, o.referrers)
+		if all := named(r.listed(t, o.digest)); !slices.Equal(all, o.referrers) {
+			t.Errorf("%s: %q refer to %s, not %q", r, all, o.digest, o.referrers)
 		}
 	}
+}
+
+// named returns the digests and types of manifests in a list, sorted.
+func named(list []ocispec.Descriptor) (all []string) {
+	for _, m := range list {
+		all = append(all, string(m.Digest)+" "+m.ArtifactType)
+	}
+	slices.Sort(all)
+	return all
 }
 
 func nothing(*object) bool { return false }
