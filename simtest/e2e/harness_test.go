@@ -60,9 +60,10 @@ func TestMain(m *testing.M) {
 }
 
 func prepare(dir string) (err error) {
-	if granaryBinary, err = programs.BuildGranary(dir); err != nil {
+	if err := programs.Build(dir, "cmd/granary"); err != nil {
 		return err
 	}
+	granaryBinary = filepath.Join(dir, "granary")
 	goroot, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		return err

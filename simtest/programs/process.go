@@ -12,47 +12,66 @@ import (
 	"time"
 )
 
-// Process is a daemon that a test has started.
+// Process is a program that a test has started.
 type Process struct {
-	Log string // the file that it writes to
+	Cmd  *exec.Cmd
+	Log  string         // the file that it prints to
+	Quit syscall.Signal // that ends it with the test; 0 is SIGTERM
 
-	cmd  *exec.Cmd
 	once sync.Once
 	err  error
 }
 
-// Start starts a daemon that ends with the test. If the test fails, the end of its log is
-// shown.
+// Start starts a program that ends with the test. If the test fails, the end of what it has
+// printed is shown.
 func Start(t *testing.T, name string, args ...string) *Process {
 	t.Helper()
-	log, err := os.CreateTemp(t.TempDir(), filepath.Base(name)+"-*.log")
+	return StartCommand(t, exec.Command(name, args...))
+}
+
+// StartCommand starts a program that is to have more than arguments.
+func StartCommand(t *testing.T, cmd *exec.Cmd) *Process {
+	t.Helper()
+	name := filepath.Base(cmd.Path)
+	log, err := os.CreateTemp(t.TempDir(), name+"-*.log")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	p := &Process{cmd: exec.Command(name, args...), Log: log.Name()}
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
+	p := &Process{Cmd: cmd, Log: log.Name()}
+	cmd.Stdout, cmd.Stderr = log, log
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
+	if err := cmd.Start(); err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
 	t.Cleanup(func() {
-		_ = p.End(syscall.SIGTERM)
-		if t.Failed() {
-			out, _ := os.ReadFile(p.Log)
-			t.Logf("end of the log of %s:\n%s", filepath.Base(name), out[max(0, len(out)-4000):])
+		quit := p.Quit
+		if quit == 0 {
+			quit = syscall.SIGTERM
+		}
+		_ = p.End(quit)
+		if out := p.Printed(); t.Failed() {
+			t.Logf("end of what %s has printed:\n%s", name, out[max(0, len(out)-4000):])
 		}
 	})
 	return p
+}
+
+// Printed returns what the program has printed so far.
+func (p *Process) Printed() string {
+	out, _ := os.ReadFile(p.Log)
+	return string(out)
 }
 
 // End ends a process with a signal and returns how it ended. One that does not end is
 // killed after a while.
 func (p *Process) End(signal syscall.Signal) error {
 	p.once.Do(func() {
-		_ = p.cmd.Process.Signal(signal)
-		late := time.AfterFunc(40*time.Second, func() { _ = p.cmd.Process.Kill() })
-		p.err = p.cmd.Wait()
+		_ = p.Cmd.Process.Signal(signal)
+		late := time.AfterFunc(40*time.Second, func() { _ = p.Cmd.Process.Kill() })
+		p.err = p.Cmd.Wait()
 		late.Stop()
 	})
 	return p.err

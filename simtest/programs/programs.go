@@ -61,19 +61,20 @@ func Tool(t *testing.T, name string) string {
 	return ""
 }
 
-// BuildGranary builds granary into a directory. It is for TestMain of a package that is two
-// levels below the module's root.
-func BuildGranary(dir string) (path string, err error) {
+// Build builds commands of this module, by where they are in it, into a directory. It is for
+// TestMain of a package that is two levels below the module's root.
+func Build(dir string, commands ...string) error {
 	if err := lookAtSources(); err != nil {
-		return "", err
+		return err
 	}
-	path = filepath.Join(dir, "granary")
-	build := exec.Command("go", "build", "-o", path, "github.com/granary-oci/granary/cmd/granary")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, out)
+	for _, c := range commands {
+		build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", filepath.Join(dir, filepath.Base(c)), "github.com/granary-oci/granary/"+c)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build: %w\n%s", err, out)
+		}
 	}
-	return path, nil
+	return nil
 }
 
 // lookAtSources makes the results of tests depend on the program, which is built by another

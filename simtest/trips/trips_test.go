@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "granary-trips-")
 	if err == nil {
-		granary, err = programs.BuildGranary(dir)
+		granary, err = filepath.Join(dir, "granary"), programs.Build(dir, "cmd/granary")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "trips:", err)
