@@ -134,7 +134,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 	w := startWire(t, r.URL)
 	n := startNode(t, w.url)
 	d, size := largest()
-	w.rate.Store(4 << 20)
+	w.rate.Store(1 << 20)
 	go func() {
 		if resp, err := http.Get(n.url + "/v2/go/blobs/" + string(d)); err == nil {
 			_, _ = io.Copy(io.Discard, resp.Body)
@@ -173,7 +173,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 func TestTerminatedInTheMiddle(t *testing.T) {
 	r := startRegistry(t)
 	w := startWire(t, r.URL)
-	w.rate.Store(20 << 20)
+	w.rate.Store(8 << 20)
 	n := startNode(t, w.url)
 	d, size := largest()
 	resp, err := http.Get(n.url + "/v2/go/blobs/" + string(d))

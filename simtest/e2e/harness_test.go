@@ -15,6 +15,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -64,13 +66,14 @@ func prepare(dir string) (err error) {
 		return err
 	}
 	granaryBinary = filepath.Join(dir, "granary")
-	goroot, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
+	goroot := filepath.Join(dir, "go")
+	if err := copySmall(goroot); err != nil {
 		return err
 	}
-	if image, err = demo.Build(filepath.Join(dir, "image"), strings.TrimSpace(string(goroot))); err != nil {
+	if image, err = demo.Build(filepath.Join(dir, "image"), goroot); err != nil {
 		return err
 	}
+	stocked.dir = filepath.Join(dir, "registry")
 	here, other := image.Manifest, image.Manifest
 	here.Platform = &ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	other.Platform = &ocispec.Platform{OS: "linux", Architecture: "s390x"}
@@ -81,6 +84,32 @@ func prepare(dir string) (err error) {
 	})
 	index = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(indexBytes), Size: int64(len(indexBytes))}
 	return errors.Join(err, prepareOld())
+}
+
+// copySmall copies as much of the Go installation as makes an image of several layers, one of
+// which has many chunks: more would prove nothing more.
+func copySmall(to string) error {
+	from, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return err
+	}
+	root := strings.TrimSpace(string(from))
+	if err := os.CopyFS(filepath.Join(to, "src"), os.DirFS(filepath.Join(root, "src/encoding"))); err != nil {
+		return err
+	}
+	for _, name := range []string{"VERSION", "LICENSE", "bin/go", "pkg/tool/linux_" + runtime.GOARCH + "/link"} {
+		p, err := os.ReadFile(filepath.Join(root, name))
+		if err == nil {
+			err = os.MkdirAll(filepath.Dir(filepath.Join(to, name)), 0o755)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, name), p, 0o755)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // prepareOld makes the image that Docker 20.10 can unpack.
@@ -127,25 +156,42 @@ func (r *registry) serve(t *testing.T, auth string) {
 	r.Registry = programs.Distribution(t, programs.OfSystem(t, "docker-registry"), r.dir, auth)
 }
 
+// stocked is what a registry has in its directory that holds the image: it is pushed once.
+var stocked struct {
+	dir  string
+	once sync.Once
+}
+
 func startRegistry(t *testing.T) *registry {
 	t.Helper()
-	dir := t.TempDir()
-	r := &registry{dir: dir}
+	stocked.once.Do(func() {
+		r := &registry{dir: stocked.dir}
+		r.serve(t, "")
+		r.stock(t)
+		_ = r.End(syscall.SIGTERM)
+	})
+	r := &registry{dir: t.TempDir()}
+	programs.Run(t, nil, "cp", "-al", filepath.Join(stocked.dir, "data"), r.dir)
 	r.serve(t, "")
+	return r
+}
+
+func (r *registry) stock(t *testing.T) {
+	t.Helper()
+	manifest, err := os.ReadFile(image.Path(image.Manifest.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := programs.Write(t, r.dir, "old-config", string(oldConfig))
 	for _, repository := range []string{"go", "library/go"} {
 		for _, d := range append(image.Layers, image.Config) {
 			r.pushFile(t, repository, d.Digest, image.Path(d.Digest))
 		}
-		r.pushFile(t, repository, digest.FromBytes(oldConfig), programs.Write(t, dir, "old-config", string(oldConfig)))
+		r.pushFile(t, repository, digest.FromBytes(oldConfig), old)
 		r.pushBytes(t, repository, "old", image.Manifest.MediaType, oldManifest)
-		manifest, err := os.ReadFile(image.Path(image.Manifest.Digest))
-		if err != nil {
-			t.Fatal(err)
-		}
 		r.pushBytes(t, repository, "v1", image.Manifest.MediaType, manifest)
 		r.pushBytes(t, repository, "multi", index.MediaType, indexBytes)
 	}
-	return r
 }
 
 func (r *registry) pushFile(t *testing.T, repository string, d digest.Digest, file string) {
