@@ -179,7 +179,7 @@ func (c *exportCmd) print(e *env, p *puller) error {
 	if c.JSON {
 		return json.NewEncoder(e.stdout).Encode(r)
 	}
-	text := fmt.Sprintf("%s@%s: %d manifests, %d blobs, %s", r.Ref, r.Digest, r.Manifests, r.Blobs, bytesText(r.Bytes))
+	text := fmt.Sprintf("%s: %d manifests, %d blobs, %s", r.name(), r.Manifests, r.Blobs, bytesText(r.Bytes))
 	if p.since != nil {
 		text += fmt.Sprintf("; %d blobs of %s left out, which %s has", r.Spared, bytesText(r.SparedBytes), c.Since)
 	}

@@ -156,8 +156,8 @@ func (c *importCmd) repositories(e *env) ([]*imported, error) {
 			}
 		}
 		switch {
-		case isReferrer && c.Ref == "": // it is found with what it refers to
-		case c.Ref == "" && repository == (ref.Repository{}):
+		case isReferrer && repository == (ref.Repository{}): // it is found with what it refers to
+		case repository == (ref.Repository{}):
 			return nil, fmt.Errorf("%s has no full name in the layout: say which, as in granary import %s registry.example/app:v1", entry.Descriptor.Digest, c.From)
 		case entry.Tag == "" && !isReferrer:
 			images = append(images, entry.Descriptor)

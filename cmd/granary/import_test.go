@@ -196,6 +196,31 @@ func TestAnImportOfOnePlatform(t *testing.T) {
 	}
 }
 
+// TestWhatWasExportedByItsDigest is imported by it, into the repository that it came from, be it
+// an image or what refers to one.
+func TestWhatWasExportedByItsDigest(t *testing.T) {
+	l, dir, data := newLibrary(t), t.TempDir(), t.TempDir()
+	image, other := l.image("i"), l.image("other")
+	signature := l.manifest(imageType, map[string]any{"subject": other, "layers": []any{l.blob(oddType, "signature")}})
+	names := []string{"registry.test/app@" + string(image.Digest), "registry.test/app:v1@" + string(signature.Digest)}
+	out, _ := l.exported(t, append(names, "oci:"+dir)...)
+	if !strings.HasPrefix(out, names[0]+": ") {
+		t.Errorf("it says %s", out)
+	}
+	if status, out, errs := granary(t, "import", "oci:"+dir, "--data-dir", data, "--node", nowhere); status != 0 {
+		t.Fatalf("import: %d, %s%s", status, out, errs)
+	}
+	url := alone(t, data).URLs()[0] + "/v2/app/"
+	for _, d := range []ocispec.Descriptor{image, signature, other} {
+		if resp, p := ask(t, http.MethodGet, url+"manifests/"+string(d.Digest)); resp.StatusCode != 200 || digest.FromBytes(p) != d.Digest {
+			t.Errorf("%s: %s", d.Digest, resp.Status)
+		}
+	}
+	if resp, _ := ask(t, http.MethodGet, url+"manifests/v1"); resp.StatusCode == 200 {
+		t.Error("a tag beside a digest has become one")
+	}
+}
+
 // TestNamesOfImports as skopeo, crane and others write them.
 func TestNamesOfImports(t *testing.T) {
 	l, dir := newLibrary(t), t.TempDir()

@@ -17,6 +17,7 @@
 //     name of one element has library/ before it, as everywhere.
 //   - TAG alone is a tag of whatever repository of that registry is asked for. A full
 //     name goes before it.
+//   - HOST/NAME@DIGEST tells which repository it belongs to, and is no tag.
 //   - Anything else is no name that a registry could have. The image is there by digest.
 //
 // Of several entries with one name the first counts.

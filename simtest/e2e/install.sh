@@ -34,6 +34,7 @@ build() {
 }
 build crane github.com/google/go-containerregistry/cmd/crane@v0.22.1
 build registry github.com/distribution/distribution/v3/cmd/registry@v3.0.0
+build regctl github.com/regclient/regclient/cmd/regctl@v0.11.7
 build helm helm.sh/helm/v3/cmd/helm@v3.22.0
 build containerd github.com/containerd/containerd/v2/cmd/containerd@v2.4.2
 build ctr github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
@@ -50,6 +51,7 @@ ours cimage "containers_image_openpgp exclude_graphdriver_btrfs containers_image
 ours cri ""
 ours layers/chunked ""
 ours stargz/containerd-stargz-grpc ""
+ours trips/olareg ""
 
 # The base layer of the images in simtest/layers.
 if [ ! -e "$bin/debian.tar" ]; then
