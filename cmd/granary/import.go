@@ -32,7 +32,7 @@ type importCmd struct {
 	nodeFlag        `embed:""`
 
 	Platform string `name:"platform" default:"all" placeholder:"OS/ARCH[/VARIANT]" help:"Which image of an index to import; 'all' for each of them."`
-	From     string `arg:"" name:"layout" help:"oci:DIR or oci-archive:FILE."`
+	From     string `arg:"" name:"layout" help:"oci:DIR, oci-archive:FILE, or docker-archive:FILE as docker save and podman save write it."`
 	Ref      string `arg:"" optional:"" name:"ref" help:"Image, as in ghcr.io/org/app:v1, that what has no full name in the layout belongs to."`
 }
 
@@ -68,19 +68,6 @@ func (c *importCmd) Run(e *env) error {
 		}
 	}
 	return nil
-}
-
-// files opens what is imported from.
-func (c *importCmd) files(report func(error)) (layout.Files, error) {
-	kind, path, _ := strings.Cut(c.From, ":")
-	switch {
-	case path == "":
-	case kind == layoutKind:
-		return layout.NewDir(path, report), nil
-	case kind == archiveKind:
-		return layout.NewArchive(path, report), nil
-	}
-	return nil, fmt.Errorf("from %s: want oci:DIR or oci-archive:FILE", c.From)
 }
 
 // imported is what is imported into one repository.
@@ -132,11 +119,12 @@ func (c *importCmd) repositories(e *env) ([]*imported, error) {
 	if want.Digest != "" {
 		err = fmt.Errorf("as %s: a digest is no name", c.Ref)
 	}
-	if err == nil {
-		all.files, err = c.files(all.report)
-	}
 	if err != nil {
 		return nil, err
+	}
+	var ok bool
+	if all.files, ok = layout.At(c.From, all.report); !ok {
+		return nil, fmt.Errorf("from %s: want oci:DIR, oci-archive:FILE or docker-archive:FILE", c.From)
 	}
 	from := layout.New(c.DefaultUpstream, all.files, all.report)
 	entries, err := from.Entries(e.ctx)
