@@ -62,9 +62,20 @@ func (f nodeFlag) send(ctx context.Context, method, path string, body io.Reader,
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return nil, fmt.Errorf("node %s: %s: %s", f.Node, resp.Status, strings.TrimSpace(string(why)))
+		return nil, &nodeError{f.Node, resp.StatusCode, strings.TrimSpace(string(why))}
 	}
 	return resp.Body, nil
+}
+
+// nodeError is an answer of a node other than success.
+type nodeError struct {
+	node   string
+	status int
+	why    string
+}
+
+func (e *nodeError) Error() string {
+	return fmt.Sprintf("node %s: %d %s: %s", e.node, e.status, http.StatusText(e.status), e.why)
 }
 
 // ask makes a request that is answered with JSON.

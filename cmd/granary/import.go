@@ -206,7 +206,7 @@ func (i *imported) verify(e *env, platform *ocispec.Platform) (err error) {
 }
 
 // open returns the bytes of a blob in the layout.
-func (i *imported) open(ctx context.Context, desc ocispec.Descriptor) (io.Reader, error) {
+func (i *imported) open(ctx context.Context, desc ocispec.Descriptor) (*io.SectionReader, error) {
 	m, err := chunk.Grid(desc.Digest, desc.Size)
 	if err != nil {
 		return nil, err
@@ -241,7 +241,7 @@ func (i *imported) send(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	body, err := i.to.send(ctx, http.MethodPost, "/api/v1/import?"+i.query(0), bytes.NewReader(p), int64(len(p)))
+	body, err := i.to.send(ctx, http.MethodPost, "/api/v1/import?"+i.query(0, 0), bytes.NewReader(p), int64(len(p)))
 	if err == nil {
 		err = body.Close()
 	}
@@ -249,34 +249,50 @@ func (i *imported) send(ctx context.Context) error {
 }
 
 // query are the parameters of a question to the node.
-func (i *imported) query(size int64) string {
-	return url.Values{"repository": {i.repository.String()}, "size": {strconv.FormatInt(size, 10)}}.Encode()
+func (i *imported) query(size, offset int64) string {
+	return url.Values{"repository": {i.repository.String()}, "size": {strconv.FormatInt(size, 10)}, "offset": {strconv.FormatInt(offset, 10)}}.Encode()
 }
 
 // status asks what the node has of a blob.
 func (i *imported) status(ctx context.Context, desc ocispec.Descriptor) (s node.ImportStatus, err error) {
-	body, err := i.to.do(ctx, http.MethodGet, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size))
+	body, err := i.to.do(ctx, http.MethodGet, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size, 0))
 	if err != nil {
 		return s, err
 	}
 	defer body.Close()
 	err = json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&s)
+	if err == nil && (s.Offset < 0 || s.Offset > desc.Size) {
+		err = fmt.Errorf("node %s: it has %d bytes of %s, which has %d", i.to.Node, s.Offset, desc.Digest, desc.Size)
+	}
 	return s, err
 }
 
-// put gives the node a blob, unless it has it.
-func (i *imported) put(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error {
-	bar := i.progress.add(desc)
+// put gives the node what it lacks of a blob, and all of it once what it had turns out to be wrong.
+func (i *imported) put(ctx context.Context, desc ocispec.Descriptor, r io.ReaderAt) error {
 	there, err := i.status(ctx, desc)
 	if err != nil {
 		return err
 	}
 	if there.Stored {
-		bar.done("already there")
+		i.progress.add(desc).done("already there")
 		return nil
 	}
-	body, err := i.to.send(ctx, http.MethodPut, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size), bar.reader(r), desc.Size)
+	err = i.putFrom(ctx, desc, r, there.Offset)
+	var said *nodeError
+	if errors.As(err, &said) && said.status == http.StatusConflict {
+		err = i.putFrom(ctx, desc, r, 0)
+	}
+	return err
+}
+
+// putFrom gives the node what follows an offset of a blob.
+func (i *imported) putFrom(ctx context.Context, desc ocispec.Descriptor, r io.ReaderAt, offset int64) error {
+	bar := i.progress.add(desc)
+	bar.skip(offset)
+	rest := io.NewSectionReader(r, offset, desc.Size-offset)
+	body, err := i.to.send(ctx, http.MethodPut, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size, offset), bar.reader(rest), rest.Size())
 	if err != nil {
+		bar.drop()
 		return err
 	}
 	bar.done("done")

@@ -29,6 +29,7 @@ type bar struct {
 	p     *progress
 	desc  ocispec.Descriptor
 	n     int64 // bytes read; guarded by p.mu
+	had   int64 // bytes of them that were there before; guarded by p.mu
 	begin time.Time
 }
 
@@ -54,6 +55,13 @@ func (p *progress) add(desc ocispec.Descriptor) *bar {
 
 // reader counts what is read from r.
 func (b *bar) reader(r io.Reader) io.Reader { return &countingReader{r, b} }
+
+// skip counts what was there before.
+func (b *bar) skip(n int64) {
+	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	b.n, b.had = b.n+n, b.had+n
+}
 
 type countingReader struct {
 	r io.Reader
@@ -121,7 +129,7 @@ const barWidth = 30
 func (b *bar) text() string {
 	part := float64(b.n) / float64(max(b.desc.Size, 1))
 	full := min(int(part*barWidth), barWidth)
-	rate := float64(b.n) / max(time.Since(b.begin).Seconds(), 0.001)
+	rate := float64(b.n-b.had) / max(time.Since(b.begin).Seconds(), 0.001)
 	return fmt.Sprintf("%s %9s  [%s%s] %s  %s/s", short(b.desc), bytesText(b.desc.Size),
 		strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), bytesText(b.n), bytesText(int64(rate)))
 }

@@ -73,11 +73,12 @@ type lack struct {
 // parallel is how many blobs, and how many manifests, are read at once.
 const parallel = 4
 
-func (c *pullCmd) Run(e *env) error {
+func (c *pullCmd) Run(e *env) (err error) {
 	p, err := c.puller(e)
 	if err != nil {
 		return err
 	}
+	defer func() { p.out.close(err == nil) }()
 	url, done, err := registryFace(e, c.DataConfig, c.nodeFlag)
 	if err != nil {
 		return err
