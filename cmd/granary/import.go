@@ -73,6 +73,7 @@ func (c *importCmd) Run(e *env) error {
 // imported is what is imported into one repository.
 type imported struct {
 	repository ref.Repository
+	files      layout.Files
 	from       *layout.Repository
 	roots      []ocispec.Descriptor
 	tags       map[string]digest.Digest
@@ -94,7 +95,7 @@ func (all *imports) in(repository ref.Repository) *imported {
 	i := all.into[repository]
 	if i == nil {
 		from := layout.New(repository.Host, all.files, all.report).Repository(repository.Name)
-		i = &imported{repository: repository, from: from, tags: make(map[string]digest.Digest)}
+		i = &imported{repository: repository, files: all.files, from: from, tags: make(map[string]digest.Digest)}
 		all.into[repository] = i
 	}
 	return i
@@ -183,6 +184,10 @@ func refersToAnother(ctx context.Context, from *layout.Layout, desc ocispec.Desc
 func (i *imported) verify(e *env, platform *ocispec.Platform) (err error) {
 	source := registrySource{i.from}
 	i.graph, err = graph.Walk(e.ctx, source, i.roots, graph.Options{Platform: platform, Parallel: parallel, Referrers: source})
+	var wrong *graph.WrongError
+	if errors.As(err, &wrong) && wrong.Digest.Validate() == nil {
+		err = fmt.Errorf("%s: %w", i.files.Path(blobName(wrong.Digest)), err)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", i.repository, err)
 	}
@@ -190,6 +195,9 @@ func (i *imported) verify(e *env, platform *ocispec.Platform) (err error) {
 		r, err := i.open(ctx, n.Descriptor)
 		if err == nil {
 			err = copyVerified(io.Discard, r, n.Descriptor)
+		}
+		if isWrong(err) {
+			err = fmt.Errorf("%s: %w", i.files.Path(blobName(n.Digest)), err)
 		}
 		if err = missing(err); errors.Is(err, graph.ErrNotFound) {
 			there, serr := i.status(ctx, n.Descriptor)

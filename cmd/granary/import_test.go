@@ -267,81 +267,6 @@ func TestNamesOfImports(t *testing.T) {
 	}
 }
 
-// TestBadImports: the error names the file and the digest, and the node has nothing of it.
-func TestBadImports(t *testing.T) {
-	for name, change := range map[string]func(t *testing.T, l *library, dir string, image, layer ocispec.Descriptor) (want string){
-		"no oci-layout": func(t *testing.T, _ *library, dir string, _, _ ocispec.Descriptor) string {
-			remove(t, dir+"/oci-layout")
-			return dir + "/oci-layout: the file is missing"
-		},
-		"another version": func(t *testing.T, _ *library, dir string, _, _ ocispec.Descriptor) string {
-			write(t, dir+"/oci-layout", `{"imageLayoutVersion":"2"}`)
-			return dir + `/oci-layout: imageLayoutVersion is "2"`
-		},
-		"a manifest of another size": func(t *testing.T, _ *library, dir string, image, _ ocispec.Descriptor) string {
-			p, err := os.ReadFile(dir + "/index.json")
-			if err != nil {
-				t.Fatal(err)
-			}
-			write(t, dir+"/index.json", strings.Replace(string(p), fmt.Sprintf(`"size": %d`, image.Size), `"size": 7`, 1))
-			return layoutFile(dir, image.Digest) + fmt.Sprintf(": corrupt: the file has %d bytes, and 7 by index.json", image.Size)
-		},
-		"a blob of another size": func(t *testing.T, _ *library, dir string, _, layer ocispec.Descriptor) string {
-			write(t, layoutFile(dir, layer.Digest), "short")
-			return layoutFile(dir, layer.Digest) + ": "
-		},
-		"wrong bytes": func(t *testing.T, _ *library, dir string, _, layer ocispec.Descriptor) string {
-			write(t, layoutFile(dir, layer.Digest), "LAYER OF i")
-			return layoutFile(dir, layer.Digest) + ": "
-		},
-		"no blob": func(t *testing.T, _ *library, dir string, image, layer ocispec.Descriptor) string {
-			remove(t, layoutFile(dir, layer.Digest))
-			return "missing: blob " + string(layer.Digest) + " (layers[0] of " + string(image.Digest) + ")"
-		},
-		"a symlink out of it": func(t *testing.T, _ *library, dir string, _, layer ocispec.Descriptor) string {
-			outside := filepath.Join(t.TempDir(), "layer")
-			write(t, outside, "layer of i")
-			remove(t, layoutFile(dir, layer.Digest))
-			if err := os.Symlink(outside, layoutFile(dir, layer.Digest)); err != nil {
-				t.Fatal(err)
-			}
-			return layoutFile(dir, layer.Digest) + ": path escapes"
-		},
-		"a bomb": func(t *testing.T, l *library, dir string, image, _ ocispec.Descriptor) string {
-			bomb := image
-			var wraps []ocispec.Descriptor
-			for i := range 30 {
-				bomb = l.manifest(indexType, map[string]any{"n": i, "manifests": []any{bomb}})
-				write(t, layoutFile(dir, bomb.Digest), string(l.manifests[string(bomb.Digest)].bytes))
-				wraps = append(wraps, bomb)
-			}
-			p, _ := withEntries(newIndex(), []ocispec.Descriptor{named(bomb, "registry.test/app:v1")})
-			write(t, dir+"/index.json", string(p))
-			return string(wraps[30-1-16].Digest) + ": what it refers to is nested more than 16 deep"
-		},
-		"no images": func(t *testing.T, _ *library, dir string, _, _ ocispec.Descriptor) string {
-			write(t, dir+"/index.json", string(newIndex()))
-			return "the layout names no images"
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			l, dir := newLibrary(t), t.TempDir()
-			image := l.image("i")
-			l.tag("v1", image)
-			l.exported(t, "registry.test/app:v1", "oci:"+dir)
-			n := alone(t, t.TempDir())
-			want := change(t, l, dir, image, l.blob(layerType, "layer of i"))
-			status, out, errs := granary(t, "import", "oci:"+dir, "--node", n.AdminURL())
-			if status != 1 || out != "" || !strings.Contains(errs, want) {
-				t.Errorf("%d, %s%s; want %s", status, out, errs, want)
-			}
-			if s := n.Status(); s.Store.Blobs != 0 {
-				t.Errorf("the node has %d blobs of it", s.Store.Blobs)
-			}
-		})
-	}
-}
-
 func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
@@ -389,23 +314,32 @@ func TestImportsAreEvictedLast(t *testing.T) {
 	}
 }
 
+// request makes a request with a body, and returns how it is answered.
+func request(t *testing.T, method, url string, body io.Reader) (status int, text string) {
+	t.Helper()
+	req, err := http.NewRequest(method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return resp.StatusCode, string(p)
+}
+
 // TestANodeVerifiesWhatItIsGiven, whoever gives it: nothing of what is wrong is kept, and what is
 // not there makes nothing belong.
 func TestANodeVerifiesWhatItIsGiven(t *testing.T) {
 	n := alone(t, t.TempDir())
 	send := func(method, path, body string) (int, string) {
 		t.Helper()
-		req, err := http.NewRequest(method, n.AdminURL()+"/api/v1/import"+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		p, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(p)
+		return request(t, method, n.AdminURL()+"/api/v1/import"+path, strings.NewReader(body))
 	}
 	for name, content := range map[string]string{"one chunk": "a small blob", "several chunks": strings.Repeat("a large blob ", 300_000)} {
 		d := digest.FromString(content)
