@@ -12,7 +12,6 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
-	"github.com/granary-oci/granary/proxy/upstream"
 )
 
 // Blob is a blob of a repository, open for reading.
@@ -198,10 +197,10 @@ func (p *Repository) blobSize(ctx context.Context, d digest.Digest) (int64, erro
 	}, func(size int64) Facts {
 		return Facts{Members: map[digest.Digest]catalog.Member{d: {MediaType: m.MediaType, Size: size, Confirmed: true}}}
 	})
-	if upstream.Unreachable(err) {
+	if hasNoSay(err) {
 		m, known = r.cfg.Catalog.Member(p.String(), d) // others may have known more
 	}
-	if err == nil || !known || !upstream.Unreachable(err) {
+	if !known || !p.cannotAsk(d, err) {
 		return size, err
 	}
 	if err := p.unasked(d, err); err != nil {

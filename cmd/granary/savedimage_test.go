@@ -130,3 +130,39 @@ func TestWrongBytesOfASavedImage(t *testing.T) {
 		t.Errorf("%d, %s; want %s", status, errs, want)
 	}
 }
+
+// TestImportsOfRegistriesThatNobodyMayAsk: names of this machine, as podman gives what it builds, and
+// addresses that the node does not connect to. What was imported is served, by all members, and nothing
+// else is.
+func TestImportsOfRegistriesThatNobodyMayAsk(t *testing.T) {
+	nodes := clusterOf(t, 2, nowhere)
+	for _, name := range []string{"localhost/app", "127.0.0.1:1/team/app"} {
+		file := filepath.Join(t.TempDir(), "saved.tar")
+		config := savedImage(t, file, name+":v1", "of "+name)
+		if status, _, errs := granary(t, "import", "docker-archive:"+file, "--node", nodes[0].AdminURL()); status != 0 {
+			t.Fatal(errs)
+		}
+		for i, n := range nodes {
+			url := n.URLs()[0] + "/v2/" + name + "/"
+			resp, p := ask(t, http.MethodGet, url+"manifests/v1")
+			if resp.StatusCode != 200 {
+				t.Fatalf("node %d, %s: %s %s", i, name, resp.Status, p)
+			}
+			for path, want := range map[string]string{
+				"manifests/" + string(digest.FromBytes(p)):       string(p),
+				"blobs/" + string(digest.FromString(config)):     config,
+				"blobs/" + string(digest.FromString("of "+name)): "of " + name,
+				"tags/list": `"v1"`,
+			} {
+				if resp, p := ask(t, http.MethodGet, url+path); resp.StatusCode != 200 || !strings.Contains(string(p), want) {
+					t.Errorf("node %d, %s: %s %s", i, path, resp.Status, p)
+				}
+			}
+			for _, other := range []string{url + "manifests/v2", url + "blobs/" + string(digest.FromString("other")), n.URLs()[0] + "/v2/localhost/other/manifests/v1"} {
+				if resp, p := ask(t, http.MethodGet, other); resp.StatusCode != 403 {
+					t.Errorf("node %d, %s: %s %s", i, other, resp.Status, p)
+				}
+			}
+		}
+	}
+}
