@@ -216,23 +216,32 @@ func TestCrane(t *testing.T) {
 	})
 }
 
-func TestDocker(t *testing.T) {
+// startDocker starts a Docker with an empty store, which is given a command by what is returned.
+func startDocker(t *testing.T, args ...string) func(command ...string) string {
+	t.Helper()
 	programs.NeedRoot(t)
 	dockerd, docker := programs.OfSystem(t, "dockerd"), programs.OfSystem(t, "docker")
+	// Paths of sockets are short, and those of test folders are not.
+	dir, err := os.MkdirTemp("", "granary-docker-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := "unix://" + dir + "/sock"
+	programs.Start(t, dockerd, append([]string{"--bridge=none", "--iptables=false", "--ip-masq=false", "--storage-driver=vfs",
+		"--data-root", dir + "/data", "--exec-root", dir + "/exec", "--pidfile", dir + "/pid", "-H", socket}, args...)...)
+	programs.Eventually(t, "dockerd answers", func() bool { _, err := programs.TryRun(t, nil, docker, "-H", socket, "version"); return err == nil })
+	return func(command ...string) string {
+		t.Helper()
+		return programs.Run(t, nil, docker, append([]string{"-H", socket}, command...)...)
+	}
+}
+
+func TestDocker(t *testing.T) {
 	pullThrice(t, func(t *testing.T, n *node) {
-		// Paths of sockets are short, and those of test folders are not.
-		dir, err := os.MkdirTemp("", "granary-docker-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		socket := "unix://" + dir + "/sock"
-		programs.Start(t, dockerd, "--bridge=none", "--iptables=false", "--ip-masq=false", "--storage-driver=vfs",
-			"--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "-H", socket,
-			"--registry-mirror", n.url)
-		programs.Eventually(t, "dockerd answers", func() bool { _, err := programs.TryRun(t, nil, docker, "-H", socket, "version"); return err == nil })
-		programs.Run(t, nil, docker, "-H", socket, "pull", "go:old")
-		got := programs.Run(t, nil, docker, "-H", socket, "image", "inspect", "--format", "{{.Id}} {{index .RepoDigests 0}}", "go:old")
+		docker := startDocker(t, "--registry-mirror", n.url)
+		docker("pull", "go:old")
+		got := docker("image", "inspect", "--format", "{{.Id}} {{index .RepoDigests 0}}", "go:old")
 		want := fmt.Sprintf("%s go@%s", digest.FromBytes(oldConfig), digest.FromBytes(oldManifest))
 		if strings.TrimSpace(got) != want {
 			t.Errorf("docker has %q, want %q", got, want)

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -67,43 +66,35 @@ func smallLayout(t *testing.T) (dir string, config []byte, diffIDs []digest.Dige
 
 const savedName = upstreamName + "/team/saved:v1"
 
-// imports imports an archive, and pulls what it is from a node without a registry: what comes is
-// the config that was saved, and layers that are what it says.
-func imports(t *testing.T, at string, config []byte, diffIDs []digest.Digest) {
+// imports imports an archive, and pulls what it is by a name from a node without a registry: what
+// comes is the config that was saved, and layers that are what it says.
+func imports(t *testing.T, at, name string, config []byte, diffIDs []digest.Digest) {
 	t.Helper()
 	n := startNode(t, "http://127.0.0.1:1")
 	run(t, nil, granaryBinary, "import", at, "--node", n.admin)
 	out := t.TempDir()
-	run(t, nil, program(t, "skopeo"), "--registries-conf", mirrorConf(t, n), "copy", "--preserve-digests", "docker://"+savedName, "oci:"+out+":v1")
+	run(t, nil, granaryBinary, "pull", name, "--platform", "all", "-o", "oci:"+out, "--node", n.admin)
+	blob := func(d digest.Digest) []byte { return readAll(t, filepath.Join(out, "blobs/sha256", d.Encoded())) }
 	var index ocispec.Index
 	var m ocispec.Manifest
-	read := func(name string, into any) {
-		t.Helper()
-		p, err := os.ReadFile(filepath.Join(out, name))
-		if err == nil {
-			err = json.Unmarshal(p, into)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	err := json.Unmarshal(readAll(t, filepath.Join(out, "index.json")), &index)
+	if err == nil {
+		err = json.Unmarshal(blob(index.Manifests[0].Digest), &m)
 	}
-	blob := func(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
-	read("index.json", &index)
-	read(blob(index.Manifests[0].Digest), &m)
-	if m.Config.Digest != digest.FromBytes(config) || len(m.Layers) != len(diffIDs) {
-		t.Fatalf("the manifest is %+v", m)
+	if err != nil || m.Config.Digest != digest.FromBytes(config) || len(m.Layers) != len(diffIDs) {
+		t.Fatalf("the manifest is %+v, %v", m, err)
+	}
+	if !bytes.Equal(blob(m.Config.Digest), config) {
+		t.Error("the config has other bytes")
 	}
 	for i, l := range m.Layers {
-		p, err := os.ReadFile(filepath.Join(out, blob(l.Digest)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := blob(l.Digest)
 		if l.MediaType == ocispec.MediaTypeImageLayerGzip {
 			z, err := gzip.NewReader(bytes.NewReader(p))
-			if err != nil {
-				t.Fatal(err)
+			if err == nil {
+				p, err = io.ReadAll(z)
 			}
-			if p, err = io.ReadAll(z); err != nil {
+			if err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -111,6 +102,15 @@ func imports(t *testing.T, at string, config []byte, diffIDs []digest.Digest) {
 			t.Errorf("layer %d, %s, is %s, and %s by the config", i, l.MediaType, got, diffIDs[i])
 		}
 	}
+}
+
+func readAll(t *testing.T, path string) []byte {
+	t.Helper()
+	p, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // podmanStore is a podman with an empty store.
@@ -124,23 +124,26 @@ func TestSavedImages(t *testing.T) {
 	dir, config, diffIDs := smallLayout(t)
 	id := digest.FromBytes(config).Encoded()
 	file := func(t *testing.T) string { return filepath.Join(t.TempDir(), "saved.tar") }
+	bySkopeo := func(t *testing.T) (path string) {
+		path = file(t)
+		run(t, nil, program(t, "skopeo"), "copy", "oci:"+dir+":v1", "docker-archive:"+path+":"+savedName)
+		return path
+	}
 	t.Run("skopeo", func(t *testing.T) {
-		out := file(t)
-		run(t, nil, program(t, "skopeo"), "copy", "oci:"+dir+":v1", "docker-archive:"+out+":"+savedName)
-		imports(t, "docker-archive:"+out, config, diffIDs)
+		out := bySkopeo(t)
+		imports(t, "docker-archive:"+out, savedName, config, diffIDs)
 	})
 	t.Run("podman", func(t *testing.T) {
 		needRoot(t)
 		out := file(t)
 		podman, args := podmanStore(t)
-		run(t, nil, podman, append(args, "pull", "oci:"+dir+":v1")...)
-		run(t, nil, podman, append(args, "tag", id, savedName)...)
+		run(t, nil, podman, append(args, "load", "-i", bySkopeo(t))...)
 		run(t, nil, podman, append(args, "save", "-o", out, savedName)...)
-		imports(t, "docker-archive:"+out, config, diffIDs)
+		imports(t, "docker-archive:"+out, savedName, config, diffIDs)
 		more := file(t)
 		run(t, nil, podman, append(args, "tag", id, "docker.io/library/other:v2")...)
 		run(t, nil, podman, append(args, "save", "-m", "-o", more, savedName, "docker.io/library/other:v2")...)
-		imports(t, "oci-archive:"+more, config, diffIDs)
+		imports(t, "oci-archive:"+more, "other:v2", config, diffIDs)
 		// As it is, in the place of a registry, for podman to pull.
 		n := startNode(t, "oci-archive:"+out)
 		puller, args := podmanStore(t)
@@ -158,22 +161,14 @@ func TestSavedImages(t *testing.T) {
 		for _, format := range []string{"tarball", "legacy"} {
 			out := file(t)
 			run(t, nil, crane, "pull", "--format", format, r.address+"/team/saved:v1", out)
-			// It is called as where it came from, and that is another host.
-			retagged := bytes.ReplaceAll(readAll(t, out), []byte(r.address+"/team"), []byte(fmt.Sprintf("%-*s", len(r.address)+5, upstreamName)))
-			_ = retagged
-			imports(t, "docker-archive:"+out, config, diffIDs)
+			imports(t, "docker-archive:"+out, r.address+"/team/saved:v1", config, diffIDs)
 		}
 	})
 	t.Run("docker", func(t *testing.T) {
 		needRoot(t)
-		out := file(t)
-		docker := startDocker(t)
-		run(t, nil, program(t, "skopeo"), "copy", "oci:"+dir+":v1", "docker-archive:"+out+":"+savedName)
-		docker("load", "-i", out)
-		if err := os.Remove(out); err != nil {
-			t.Fatal(err)
-		}
+		out, docker := file(t), startDocker(t)
+		docker("load", "-i", bySkopeo(t))
 		docker("save", "-o", out, savedName)
-		imports(t, "docker-archive:"+out, config, diffIDs)
+		imports(t, "docker-archive:"+out, savedName, config, diffIDs)
 	})
 }
