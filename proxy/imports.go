@@ -20,9 +20,10 @@ import (
 )
 
 // What is imported into a repository belongs to it by the word of whoever commands the node.
-// While the upstream can be asked it decides as ever; while it cannot, what was imported, and
-// nothing else of the repository, is served to everybody, however long ago that was. Members of
-// the cluster are told of it as of what an upstream says.
+// While the upstream can be asked it decides as ever; while it cannot, be it that this node does not
+// connect to its address, what was imported, and nothing else of the repository, is served to
+// everybody, however long ago that was. Members of the cluster are told of it as of what an upstream
+// says.
 
 // Import is what is imported into a repository, once all of it is stored.
 type Import struct {
