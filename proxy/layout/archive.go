@@ -22,7 +22,7 @@ import (
 const (
 	maxArchived = 1 << 17  // files, links and directories in an archive
 	maxNames    = 32 << 20 // bytes of their names, and of what links lead to
-	maxLinks    = 16       // symlinks on the way to a file
+	maxSymlinks = 16       // symlinks on the way to a file
 )
 
 // archive is a tar file with the files of a layout, which are read where they lie: its
@@ -226,7 +226,7 @@ func isSparse(h *tar.Header) bool {
 // find returns a file by a name that may be a link.
 func (all *found) find(name string) (span, error) {
 	at := path.Clean(name)
-	for range maxLinks {
+	for range maxSymlinks {
 		if !fs.ValidPath(at) {
 			return span{}, fmt.Errorf("%q leads out of the archive", name)
 		}
@@ -239,7 +239,7 @@ func (all *found) find(name string) (span, error) {
 		}
 		at = to
 	}
-	return span{}, fmt.Errorf("%q is a link that leads to more than %d others", name, maxLinks)
+	return span{}, fmt.Errorf("%q is a link that leads to more than %d others", name, maxSymlinks)
 }
 
 // ofLayout reports whether a file is one that the specification knows.

@@ -94,7 +94,7 @@ func (a *archive) saved(all *found, file io.ReaderAt, key string) (map[string]sp
 // name if there is none that a registry could have.
 func named(desc ocispec.Descriptor, tags []string) (entries []ocispec.Descriptor) {
 	for _, tag := range tags {
-		if n, ok := fullName(tag, dockerHost); ok {
+		if n := fullName(tag, dockerHost); n.tag != "" {
 			e := desc
 			e.Annotations = map[string]string{ocispec.AnnotationRefName: ref.Reference{Repository: n.repository, Tag: n.tag}.String()}
 			entries = append(entries, e)

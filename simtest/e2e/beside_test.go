@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -63,21 +64,27 @@ func TestContainerdsContentIsLent(t *testing.T) {
 	pull(t, runtimes[1], nodes[1])
 }
 
-// disk returns how many bytes of the disk a directory takes.
-func disk(t *testing.T, dir string) (n int64) {
+// disk returns how many bytes of the disk directories take, as far as that can be told while they
+// are written to.
+func disk(t *testing.T, dirs ...string) (n int64) {
 	t.Helper()
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
+	for _, dir := range dirs {
+		err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			var info fs.FileInfo
+			if err == nil {
+				info, err = e.Info()
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err == nil {
+				n += info.Sys().(*syscall.Stat_t).Blocks * 512
+			}
 			return err
+		})
+		if err != nil {
+			t.Error(err)
 		}
-		info, err := e.Info()
-		if err == nil {
-			n += info.Sys().(*syscall.Stat_t).Blocks * 512
-		}
-		return err
-	})
-	if err != nil {
-		t.Error(err)
 	}
 	return n
 }

@@ -1,12 +1,9 @@
 package e2e
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,58 +19,25 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 const (
-	largeSize  = 10 << 30
-	largePiece = 1 << 20
 	// aLittle is how much memory a command may take, and how much room it may take beside what it makes.
 	aLittle = 256 << 20
 	// nodeMemory is how much a node may: its caches and the windows of its readers.
 	nodeMemory = 768 << 20
 )
 
-// largeBlob reads a blob that nobody stores: each piece is the same noise, with its number.
-type largeBlob struct {
-	noise []byte
-	pos   int64
-}
-
-func newLargeBlob() *largeBlob {
-	b := &largeBlob{noise: make([]byte, largePiece)}
-	_, _ = rand.NewChaCha8([32]byte{1}).Read(b.noise)
-	return b
-}
-
-func (b *largeBlob) Read(p []byte) (n int, err error) {
-	if b.pos >= largeSize {
-		return 0, io.EOF
-	}
-	at := b.pos % largePiece
-	binary.LittleEndian.PutUint64(b.noise, uint64(b.pos/largePiece))
-	n = copy(p, b.noise[at:])
-	b.pos += int64(n)
-	return n, nil
-}
-
-func (b *largeBlob) Seek(off int64, whence int) (int64, error) {
-	b.pos = map[int]int64{io.SeekStart: 0, io.SeekCurrent: b.pos, io.SeekEnd: largeSize}[whence] + off
-	return b.pos, nil
-}
-
-// largeRegistry has an image whose one layer is the large blob.
-func largeRegistry(t *testing.T) (url string, layer digest.Digest) {
+// serveLargeImage serves an image whose one layer is the large blob.
+func serveLargeImage(t *testing.T) (url string) {
 	t.Helper()
-	sum := digest.SHA256.Hash()
-	if _, err := io.Copy(sum, newLargeBlob()); err != nil {
-		t.Fatal(err)
-	}
-	layer = digest.NewDigest(digest.SHA256, sum)
-	config := []byte(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["` + string(layer) + `"]}}`)
+	config := []byte(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["` + string(largeDigest) + `"]}}`)
 	manifest, err := json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))},
-		Layers: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageLayer, Digest: layer, Size: largeSize}},
+		Layers: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageLayer, Digest: largeDigest, Size: largeSize}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -86,9 +50,9 @@ func largeRegistry(t *testing.T) (url string, layer digest.Digest) {
 			content = strings.NewReader(string(manifest))
 		case string(digest.FromBytes(config)):
 			content = strings.NewReader(string(config))
-		case string(layer):
+		case string(largeDigest):
 			w.Header().Set("Content-Type", "application/octet-stream")
-			content = newLargeBlob()
+			content = io.NewSectionReader(large{largeSize}, 0, largeSize)
 		default:
 			w.WriteHeader(http.StatusNotFound)
 			return
@@ -96,23 +60,7 @@ func largeRegistry(t *testing.T) (url string, layer digest.Digest) {
 		http.ServeContent(w, r, "", time.Time{}, content)
 	}))
 	t.Cleanup(s.Close)
-	return s.URL, layer
-}
-
-// used returns how many bytes on disk the files of directories take.
-func used(dirs ...string) (n int64) {
-	for _, dir := range dirs {
-		_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-			if err != nil {
-				return nil // it has just gone
-			}
-			if info, err := e.Info(); err == nil {
-				n += info.Sys().(*syscall.Stat_t).Blocks * 512
-			}
-			return nil
-		})
-	}
-	return n
+	return s.URL
 }
 
 // watched is a command of which is known what it takes.
@@ -137,7 +85,7 @@ func watch(t *testing.T, dirs []string, until func() bool, args ...string) *watc
 	ended := make(chan error, 1)
 	go func() { ended <- w.cmd.Wait() }()
 	for killed := false; ; {
-		w.most = max(w.most, used(dirs...))
+		w.most = max(w.most, disk(t, dirs...))
 		if !killed && until != nil && until() {
 			killed = true
 			_ = w.cmd.Process.Kill()
@@ -165,7 +113,7 @@ func (w *watched) memory() int64 {
 // memory returns the most that the node has had in memory, in bytes.
 func (n *node) memory(t *testing.T) int64 {
 	t.Helper()
-	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid))
+	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.Cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,11 +146,10 @@ func TestLargeImage(t *testing.T) {
 	if os.Getenv("GRANARY_TEST_LARGE") != "1" {
 		t.Skip("it takes ten minutes and 22 GiB of disk; GRANARY_TEST_LARGE=1 runs it")
 	}
-	url, layer := largeRegistry(t)
 	tmp, dir := t.TempDir(), t.TempDir()
 	file := filepath.Join(dir, "large.tar")
-	part := func() int64 { return used(dir) }
-	n := startNode(t, url, "--cache-size", "12GiB")
+	part := func() int64 { return disk(t, dir) }
+	n := startNode(t, serveLargeImage(t), "--cache-size", "12GiB")
 	export := []string{"export", upstreamName + "/large:v1", "oci-archive:" + file, "--node", n.admin}
 	watch(t, []string{tmp, dir}, func() bool { return part() > largeSize/2 }, export...)
 	there, before := part(), n.metric(t, "granary_bytes_total")
@@ -217,20 +164,20 @@ func TestLargeImage(t *testing.T) {
 	if n.memory(t) > nodeMemory {
 		t.Errorf("the node has taken %d bytes of memory", n.memory(t))
 	}
-	_ = n.end(syscall.SIGTERM)
+	_ = n.End(syscall.SIGTERM)
 	if err := os.RemoveAll(n.dir); err != nil {
 		t.Fatal(err)
 	}
 
 	// By a node of its own, which is killed with it; and then through one that runs on what that has left.
 	data := filepath.Join(t.TempDir(), "node")
-	blob := filepath.Join(data, "blobs/sha256", layer.Encoded()[:2])
-	watch(t, []string{tmp, data}, func() bool { return used(blob) > largeSize/2 }, "import", "oci-archive:"+file, "--data-dir", data, "--cache-size", "12GiB", "--node", "http://127.0.0.1:1")
-	n = &node{address: freeAddress(t), dir: data}
-	n.url, n.admin = "http://"+n.address, "http://"+freeAddress(t)
+	blob := filepath.Join(data, "blobs/sha256", largeDigest.Encoded()[:2])
+	watch(t, []string{tmp, data}, func() bool { return disk(t, blob) > largeSize/2 }, "import", "oci-archive:"+file, "--data-dir", data, "--cache-size", "12GiB", "--node", "http://127.0.0.1:1")
+	n = &node{address: programs.FreeAddress(t), dir: data}
+	n.url, n.admin = "http://"+n.address, "http://"+programs.FreeAddress(t)
 	n.args = []string{"serve", "--data-dir", data, "--cache-size", "12GiB", "--listen", n.address, "--admin", strings.TrimPrefix(n.admin, "http://"), "--upstream", upstreamName + "=http://127.0.0.1:1"}
 	n.restart(t)
-	if has := n.begun(t, layer); has < largeSize/4 {
+	if has := n.begun(t, largeDigest); has < largeSize/4 {
 		t.Errorf("%d bytes of the layer have stayed", has)
 	} else {
 		t.Logf("%d MiB of the layer have stayed", has>>20)
@@ -243,16 +190,16 @@ func TestLargeImage(t *testing.T) {
 	if n.memory(t) > nodeMemory {
 		t.Errorf("the node has taken %d bytes of memory", n.memory(t))
 	}
-	resp, err := http.Get(n.url + "/v2/" + upstreamName + "/large/blobs/" + string(layer))
+	resp, err := http.Get(n.url + "/v2/" + upstreamName + "/large/blobs/" + string(largeDigest))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	sum := digest.SHA256.Hash()
-	if _, err := io.Copy(sum, resp.Body); err != nil || digest.NewDigest(digest.SHA256, sum) != layer {
+	if _, err := io.Copy(sum, resp.Body); err != nil || digest.NewDigest(digest.SHA256, sum) != largeDigest {
 		t.Errorf("the layer is served with digest %s, %v", digest.NewDigest(digest.SHA256, sum), err)
 	}
-	if used(tmp) > 64<<10 {
-		t.Errorf("%s holds %d bytes", tmp, used(tmp))
+	if disk(t, tmp) > 64<<10 {
+		t.Errorf("%s holds %d bytes", tmp, disk(t, tmp))
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // layerOf is a layer with one file, as it is and compressed.
@@ -39,7 +41,7 @@ func smallLayout(t *testing.T) (dir string, config []byte, diffIDs []digest.Dige
 	dir = t.TempDir()
 	blob := func(mediaType string, p []byte) ocispec.Descriptor {
 		d := digest.FromBytes(p)
-		write(t, dir, "blobs/sha256/"+d.Encoded(), string(p))
+		programs.Write(t, dir, "blobs/sha256/"+d.Encoded(), string(p))
 		return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(p))}
 	}
 	encode := func(v any) []byte {
@@ -59,8 +61,8 @@ func smallLayout(t *testing.T) (dir string, config []byte, diffIDs []digest.Dige
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: blob(ocispec.MediaTypeImageConfig, config), Layers: layers,
 	}))
 	manifest.Annotations = map[string]string{ocispec.AnnotationRefName: "v1"}
-	write(t, dir, "index.json", string(encode(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{manifest}})))
-	write(t, dir, "oci-layout", `{"imageLayoutVersion":"1.0.0"}`)
+	programs.Write(t, dir, "index.json", string(encode(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{manifest}})))
+	programs.Write(t, dir, "oci-layout", `{"imageLayoutVersion":"1.0.0"}`)
 	return dir, config, diffIDs
 }
 
@@ -71,9 +73,9 @@ const savedName = upstreamName + "/team/saved:v1"
 func imports(t *testing.T, at, name string, config []byte, diffIDs []digest.Digest) {
 	t.Helper()
 	n := startNode(t, "http://127.0.0.1:1")
-	run(t, nil, granaryBinary, "import", at, "--node", n.admin)
+	programs.Run(t, nil, granaryBinary, "import", at, "--node", n.admin)
 	out := t.TempDir()
-	run(t, nil, granaryBinary, "pull", name, "--platform", "all", "-o", "oci:"+out, "--node", n.admin)
+	programs.Run(t, nil, granaryBinary, "pull", name, "--platform", "all", "-o", "oci:"+out, "--node", n.admin)
 	blob := func(d digest.Digest) []byte { return readAll(t, filepath.Join(out, "blobs/sha256", d.Encoded())) }
 	var index ocispec.Index
 	var m ocispec.Manifest
@@ -116,7 +118,7 @@ func readAll(t *testing.T, path string) []byte {
 // podmanStore is a podman with an empty store.
 func podmanStore(t *testing.T) (podman string, args []string) {
 	dir := t.TempDir()
-	return program(t, "podman"), []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}
+	return programs.OfSystem(t, "podman"), []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}
 }
 
 // TestSavedImages are imported as programs save them: podman, skopeo, crane, and Docker before 25.
@@ -126,7 +128,7 @@ func TestSavedImages(t *testing.T) {
 	file := func(t *testing.T) string { return filepath.Join(t.TempDir(), "saved.tar") }
 	bySkopeo := func(t *testing.T) (path string) {
 		path = file(t)
-		run(t, nil, program(t, "skopeo"), "copy", "oci:"+dir+":v1", "docker-archive:"+path+":"+savedName)
+		programs.Run(t, nil, programs.OfSystem(t, "skopeo"), "copy", "oci:"+dir+":v1", "docker-archive:"+path+":"+savedName)
 		return path
 	}
 	t.Run("skopeo", func(t *testing.T) {
@@ -134,38 +136,37 @@ func TestSavedImages(t *testing.T) {
 		imports(t, "docker-archive:"+out, savedName, config, diffIDs)
 	})
 	t.Run("podman", func(t *testing.T) {
-		needRoot(t)
+		programs.NeedRoot(t)
 		out := file(t)
 		podman, args := podmanStore(t)
-		run(t, nil, podman, append(args, "load", "-i", bySkopeo(t))...)
-		run(t, nil, podman, append(args, "save", "-o", out, savedName)...)
+		programs.Run(t, nil, podman, append(args, "load", "-i", bySkopeo(t))...)
+		programs.Run(t, nil, podman, append(args, "save", "-o", out, savedName)...)
 		imports(t, "docker-archive:"+out, savedName, config, diffIDs)
 		more := file(t)
-		run(t, nil, podman, append(args, "tag", id, "docker.io/library/other:v2")...)
-		run(t, nil, podman, append(args, "save", "-m", "-o", more, savedName, "docker.io/library/other:v2")...)
+		programs.Run(t, nil, podman, append(args, "tag", id, "docker.io/library/other:v2")...)
+		programs.Run(t, nil, podman, append(args, "save", "-m", "-o", more, savedName, "docker.io/library/other:v2")...)
 		imports(t, "oci-archive:"+more, "other:v2", config, diffIDs)
 		// As it is, in the place of a registry, for podman to pull.
 		n := startNode(t, "oci-archive:"+out)
 		puller, args := podmanStore(t)
 		env := []string{"CONTAINERS_REGISTRIES_CONF=" + mirrorConf(t, n)}
-		run(t, env, puller, append(args, "pull", savedName)...)
-		if got := strings.TrimSpace(run(t, env, puller, append(args, "image", "inspect", "--format", "{{.Id}}", savedName)...)); got != id {
+		programs.Run(t, env, puller, append(args, "pull", savedName)...)
+		if got := strings.TrimSpace(programs.Run(t, env, puller, append(args, "image", "inspect", "--format", "{{.Id}}", savedName)...)); got != id {
 			t.Errorf("podman has %s, and %s was saved", got, id)
 		}
 	})
 	t.Run("crane", func(t *testing.T) {
-		crane, skopeo := tool(t, "crane"), program(t, "skopeo")
-		r := &registry{dir: t.TempDir()}
-		r.serve(t, "")
-		run(t, nil, skopeo, "copy", "--dest-tls-verify=false", "oci:"+dir+":v1", "docker://"+r.address+"/team/saved:v1")
+		crane, skopeo := programs.Tool(t, "crane"), programs.OfSystem(t, "skopeo")
+		r := programs.Distribution(t, programs.OfSystem(t, "docker-registry"), t.TempDir(), "")
+		programs.Run(t, nil, skopeo, "copy", "--dest-tls-verify=false", "oci:"+dir+":v1", "docker://"+r.Address+"/team/saved:v1")
 		for _, format := range []string{"tarball", "legacy"} {
 			out := file(t)
-			run(t, nil, crane, "pull", "--format", format, r.address+"/team/saved:v1", out)
-			imports(t, "docker-archive:"+out, r.address+"/team/saved:v1", config, diffIDs)
+			programs.Run(t, nil, crane, "pull", "--format", format, r.Address+"/team/saved:v1", out)
+			imports(t, "docker-archive:"+out, r.Address+"/team/saved:v1", config, diffIDs)
 		}
 	})
 	t.Run("docker", func(t *testing.T) {
-		needRoot(t)
+		programs.NeedRoot(t)
 		out, docker := file(t), startDocker(t)
 		docker("load", "-i", bySkopeo(t))
 		docker("save", "-o", out, savedName)
