@@ -23,9 +23,8 @@ import (
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/libp2p"
 	"github.com/granary-oci/granary/simtest/peers/hostile"
-	"github.com/granary-oci/granary/tracker"
-
 	"github.com/granary-oci/granary/simtest/programs"
+	"github.com/granary-oci/granary/tracker"
 )
 
 // hang is how long a read is waited for that should have failed long since.

@@ -14,9 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/granary-oci/granary/toc/treetest"
-
 	"github.com/granary-oci/granary/simtest/programs"
+	"github.com/granary-oci/granary/toc/treetest"
 )
 
 func TestMount(t *testing.T) {

@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/granary-oci/granary/chunkstore/lend"
-
 	"github.com/granary-oci/granary/simtest/programs"
 )
 
