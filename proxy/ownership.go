@@ -112,7 +112,7 @@ func (p *Repository) source(d digest.Digest, owned bool, far chunk.Source) (chun
 	// readers: with one for both, two nodes that take each other for the owner
 	// would wait for each other.
 	src := r.cfg.Peers.Source(p.in(p.caller), chunk.Cache(near, far, flight, r.cfg.Report))
-	return chunk.Cache(near, src, r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
+	return chunk.Cache(near, p.alike(src), r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
 }
 
 func (p *Repository) near(d digest.Digest) ours {
@@ -137,6 +137,15 @@ func (o ours) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 		return nil, chunk.ErrNotFound
 	}
 	return o.Store.Get(ctx, ref)
+}
+
+func (o ours) Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]byte, error) {
+	o.supplying.RLock()
+	defer o.supplying.RUnlock()
+	if !o.still() {
+		return nil, chunk.ErrNotFound
+	}
+	return o.Store.Match(ctx, ref, want)
 }
 
 func (o ours) Has(ref chunk.Ref) bool { return o.still() && o.Store.Has(ref) }
