@@ -260,10 +260,14 @@ func (h HostClaims) Suspected(d digest.Digest) bool {
 
 // Proven makes what others have said of a blob, which has matched its digest, this
 // node's own word: theirs is worth nothing when they have left. Who had signed for
-// something else is to blame now: before, it might have been the upstream.
+// something else is to blame now, once for all of it: before, it might have been the upstream.
 func (h HostClaims) Proven(d digest.Digest) {
+	blamed := make(map[tracker.ID]bool)
 	for _, f := range h.c.proven(claimed{h.host, d}) {
-		h.c.blame(f.signer, f.err)
+		if !blamed[f.signer] {
+			blamed[f.signer] = true
+			h.c.blame(f.signer, f.err)
+		}
 	}
 }
 

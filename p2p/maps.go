@@ -25,7 +25,7 @@ func (c *Client) Digests(ctx context.Context, host string, blob digest.Digest, t
 	}
 	q := wire.Ask{Repository: wire.Repository{Host: host}, Question: wire.Digests, Reference: wire.PartOfMap(blob, total, first, n).Reference()}
 	for _, id := range c.holders(ctx, host, blob) {
-		_, body, err := c.askOne(ctx, id, q, digestsFor)
+		_, body, err := c.askOne(ctx, id, q, digestsFor, silentHolder)
 		if err == nil {
 			var all chunk.Digests
 			if all, err = chunk.ReadDigests(body, n); err == nil {

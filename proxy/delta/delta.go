@@ -95,10 +95,13 @@ type Blob struct {
 	liked  bool         // one had a chunk
 	unlike int          // compared chunks in a row that none of them had
 
-	parts map[int]*part // of the map, by position
-	order []int         // of parts, the one that was asked for first is the first
-	quiet time.Time     // until when nobody is asked for one
-	hurry time.Time     // until when nobody waits for one
+	parts  map[int]*part // of the map, by position
+	order  []int         // of parts, the one that was wanted first is the first
+	queued []*part       // that are to be asked for
+	asking bool          // somebody asks for what is queued, until there is nothing more
+	came   time.Time     // when the last answer did
+	quiet  time.Time     // until when nobody is asked
+	hurry  time.Time     // until when nobody waits
 }
 
 // GetRun gets a run of the blob's chunks: those that are found have [chunk.Ref.Digest] set,
