@@ -67,7 +67,7 @@ func (c *Client) askOwners(ctx context.Context, key string, q wire.Ask, within t
 		if !c.peers.sound(p.ID) {
 			continue // the next one can do it as well
 		}
-		a, body, err = c.askOne(ctx, p.ID, q, within)
+		a, body, err = c.askOne(ctx, p.ID, q, within, c.cfg.Timing.HedgeMax)
 		var unavailable *unavailableError
 		switch {
 		case err == nil, errors.Is(err, chunk.ErrNotFound), ctx.Err() != nil:
@@ -82,8 +82,9 @@ func (c *Client) askOwners(ctx context.Context, key string, q wire.Ask, within t
 	return a, nil, ErrOwn
 }
 
-// askOne asks one member, which says now and then that it is at it.
-func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask, within time.Duration) (a wire.Answer, body []byte, err error) {
+// askOne asks one member, which says now and then that it is at it: it is given up after some
+// silence.
+func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask, within, silence time.Duration) (a wire.Answer, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	ctx, span := trace.Start(ctx, "ask member", otel.SpanKindClient, attribute.String("granary.peer", string(id)))
@@ -95,7 +96,7 @@ func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask, within t
 	}
 	defer call.cancel()
 	for {
-		f, err := c.nextWithin(ctx, call, c.cfg.Timing.HedgeMax)
+		f, err := c.nextWithin(ctx, call, silence)
 		if err != nil {
 			return a, nil, err
 		}
@@ -152,7 +153,7 @@ func (c *Client) gather(ctx context.Context, q wire.Ask, learn func([]byte)) {
 		}
 		asked++
 		go func() {
-			_, body, err := c.askOne(ctx, p.ID, q, recallFor)
+			_, body, err := c.askOne(ctx, p.ID, q, recallFor, c.cfg.Timing.HedgeMax)
 			if err != nil {
 				body = nil
 			}

@@ -119,7 +119,7 @@ func (p *Repository) source(d digest.Digest, near ours, owned bool, far chunk.So
 	// readers: with one for both, two nodes that take each other for the owner
 	// would wait for each other.
 	src := r.cfg.Peers.Source(p.in(p.caller), chunk.Cache(near, far, flight, r.cfg.Report))
-	return chunk.Cache(near, src, r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
+	return chunk.Cache(near, p.alike(src), r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
 }
 
 // near returns the store as far as what is in it of a blob is the host's.
@@ -160,6 +160,15 @@ func (o ours) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 		readFromDisk(ctx, ref, begin, from())
 	}
 	return p, err
+}
+
+func (o ours) Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]byte, error) {
+	o.supplying.RLock()
+	defer o.supplying.RUnlock()
+	if !o.still() {
+		return nil, chunk.ErrNotFound
+	}
+	return o.Store.Match(ctx, ref, want)
 }
 
 func (o ours) Has(ref chunk.Ref) bool { return o.still() && o.Store.Has(ref) }
