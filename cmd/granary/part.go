@@ -146,7 +146,8 @@ func (w *part) finish(err error) error {
 		err = os.Rename(w.File.Name(), w.name)
 	}
 	if err == nil {
-		return syncDir(filepath.Dir(w.name))
+		syncDir(filepath.Dir(w.name))
+		return nil
 	}
 	if w.have == 0 || isWrong(err) {
 		err = errors.Join(err, os.Remove(w.File.Name()))
@@ -154,13 +155,12 @@ func (w *part) finish(err error) error {
 	return err
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+// syncDir makes the names in a directory durable, where the file system does that.
+func syncDir(dir string) {
+	if d, err := os.Open(dir); err == nil {
+		_ = d.Sync()
+		d.Close()
 	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // wrongBlobError says that other bytes have come than a descriptor describes.
