@@ -68,7 +68,7 @@ func TestAnArtifactIsSharedByStripes(t *testing.T) {
 	model := r.pushArtifact("model", "v1", random(48<<20, 40))
 	c := newCluster(t, r, 3)
 	pullAtOnce(t, model, 1, c.members...)
-	if sent := r.sent.Load(); sent != model.size() && !slow {
+	if sent := r.sent.Load(); sent > model.size()*5/4 && !slow {
 		t.Errorf("%d bytes left the registry, of %d", sent, model.size())
 	}
 	for i, m := range c.members {
