@@ -13,9 +13,9 @@ import (
 )
 
 // Digests returns the digests of n chunks of a blob, from chunk first on. Those that are not
-// known are made, of chunks that are read and checked for that, and are known from then on.
-// The error is [chunk.ErrNotFound] unless all of such a blob of total bytes is stored, and has
-// matched its digest.
+// known are made of what is on disk, and are known from then on. The error is
+// [chunk.ErrNotFound] unless all of such a blob of total bytes is stored, and has matched its
+// digest.
 func (s *Disk) Digests(ctx context.Context, d digest.Digest, total int64, first, n int) (chunk.Digests, error) {
 	m, err := chunk.Grid(d, total)
 	if err != nil {
@@ -24,10 +24,6 @@ func (s *Disk) Digests(ctx context.Context, d digest.Digest, total int64, first,
 	if first < 0 || n < 1 || first > m.Len()-n {
 		return nil, fmt.Errorf("blob %s: digests of %d chunks from %d of %d", d, n, first, m.Len())
 	}
-	if !s.isWhole(d, total) {
-		return nil, fmt.Errorf("blob %s: %w", d, chunk.ErrNotFound)
-	}
-	defer s.Retain(d, total)()
 	all := make(chunk.Digests, 0, n*chunk.DigestSize)
 	for i := range n {
 		raw, _, err := s.digested(ctx, m.At(first+i))
@@ -43,9 +39,6 @@ func (s *Disk) Digests(ctx context.Context, d digest.Digest, total int64, first,
 // stored, has matched its own; else the error is [chunk.ErrNotFound]. A chunk that was
 // compared once is read again only if it is the one.
 func (s *Disk) Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]byte, error) {
-	if !s.isWhole(ref.Blob, ref.Total) {
-		return nil, chunk.ErrNotFound
-	}
 	raw, p, err := s.digested(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -63,12 +56,23 @@ func (s *Disk) Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]
 }
 
 // digested returns the raw digest of a chunk of a blob that has matched its own, and the
-// chunk, if it had to be read for that.
+// chunk, if it had to be read for that. What is read is not compared with what vouches for
+// it: to be hashed once is enough for who knows what digest it should have.
 func (s *Disk) digested(ctx context.Context, ref chunk.Ref) (raw string, p []byte, err error) {
+	if ctx.Err() != nil {
+		return "", nil, ctx.Err()
+	}
+	if !s.isWhole(ref.Blob, ref.Total) {
+		return "", nil, fmt.Errorf("blob %s: %w", ref.Blob, chunk.ErrNotFound)
+	}
 	if raw = s.knownDigest(ref); raw != "" {
 		return raw, nil, nil
 	}
-	if p, err = s.Get(ctx, ref); err != nil {
+	defer s.Retain(ref.Blob, ref.Total)()
+	if p, err = s.read(ref); err != nil {
+		p, err = s.Get(ctx, ref) // which drops it, if it is gone
+	}
+	if err != nil {
 		return "", nil, err
 	}
 	raw = rawDigest(digest.FromBytes(p))

@@ -36,6 +36,26 @@ func pullFrom(t *testing.T, n *node.Node, image string) (dir string) {
 	return dir
 }
 
+// TestALargeArtifact of no type that is known is exported, imported and served as an image is.
+func TestALargeArtifact(t *testing.T) {
+	for name, form := range exports {
+		t.Run(name, func(t *testing.T) {
+			l, dir, data := newLibrary(t), t.TempDir(), t.TempDir()
+			l.tag("v1", l.manifest(imageType, map[string]any{
+				"artifactType": oddType, "config": l.blob(ocispec.MediaTypeEmptyJSON, "{}"),
+				"layers": []any{l.blob("application/octet-stream", strings.Repeat("a model of which all is the same\n", 300_000))},
+			}))
+			l.exported(t, "registry.test/app:v1", form.target(dir))
+			l.same(t, form.files(t, dir), "")
+			status, out, errs := granary(t, "import", form.target(dir), "--data-dir", data, "--node", nowhere, "--upstream", "registry.test="+nowhere)
+			if status != 0 {
+				t.Fatalf("import: %d, %s%s", status, out, errs)
+			}
+			l.same(t, pullFrom(t, alone(t, data), "registry.test/app:v1"), "")
+		})
+	}
+}
+
 // TestWhatIsImportedIsServedWithoutItsRegistry: by the node that it was imported through, by one
 // that holds the directory later, and to those who ask for referrers or tags.
 func TestWhatIsImportedIsServedWithoutItsRegistry(t *testing.T) {

@@ -3,6 +3,7 @@ package delta
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -83,15 +84,10 @@ func (w *world) Digests(_ context.Context, m *chunk.Map, first, n int) (chunk.Di
 
 func (w *world) right(first, n int) (all chunk.Digests, err error) {
 	for _, letter := range w.blob.chunks[first : first+n] {
-		p, _ := decode(digestsOf(letter))
-		all = append(all, p...)
+		d := sha256.Sum256(bytesOf(letter))
+		all = append(all, d[:]...)
 	}
 	return all, nil
-}
-
-func decode(d digest.Digest) (p []byte, err error) {
-	_, err = fmt.Sscanf(d.Encoded(), "%x", &p)
-	return p, err
 }
 
 func (w *world) Mapped(ref chunk.Ref, giver string) bool {

@@ -59,6 +59,25 @@ func (m *member) got() (peers, upstream int64) {
 	return peers, s.Received
 }
 
+// TestAnArtifactIsSharedByStripes as layers are: it leaves the registry once, and not for one
+// member alone.
+func TestAnArtifactIsSharedByStripes(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	r.delay, r.rate = 20*time.Millisecond, 16<<20
+	model := r.pushArtifact("model", "v1", random(48<<20, 40))
+	c := newCluster(t, r, 3)
+	pullAtOnce(t, model, 1, c.members...)
+	if sent := r.sent.Load(); sent > model.size()*5/4 && !slow {
+		t.Errorf("%d bytes left the registry, of %d", sent, model.size())
+	}
+	for i, m := range c.members {
+		if peers, upstream := m.got(); upstream > model.size()-chunk.StripeSize {
+			t.Errorf("node %d has %d bytes from the registry, and %d from others", i+1, upstream, peers)
+		}
+	}
+}
+
 // TestOfABlobThatHasChangedInPlaceOnlyTheChangesCome: a member has the first version of a
 // model, another one has the second.
 func TestOfABlobThatHasChangedInPlaceOnlyTheChangesCome(t *testing.T) {
