@@ -36,7 +36,7 @@ func (c *configureCmd) Run(e *env) error {
 	if c.DryRun {
 		fmt.Fprint(e.stdout, p.Diff())
 	} else if err := p.Apply(); err != nil {
-		return fmt.Errorf("configure %s: nothing was changed: %w", c.Runtime, err)
+		return fmt.Errorf("configure %s: %w", c.Runtime, err)
 	}
 	return c.report(e, p)
 }

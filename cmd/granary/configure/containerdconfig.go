@@ -55,19 +55,9 @@ func (s *setup) readContainerdFile(name string, c *containerdConfig) (imports []
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if name == s.Config {
-		c.there = true
-		c.version, _ = doc["version"].(int64)
+		c.main(doc)
 	}
-	for plugin, settings := range sub(doc, "plugins") {
-		settings, _ := settings.(map[string]any)
-		registry := sub(settings, "registry")
-		if at := text(registry, "config_path"); at != "" {
-			c.paths[plugin] = at
-		}
-		if len(sub(registry, "mirrors")) > 0 {
-			c.mirrors = plugin
-		}
-	}
+	c.add(doc)
 	list, _ := doc["imports"].([]any)
 	for _, i := range list {
 		pattern, _ := i.(string)
@@ -84,6 +74,26 @@ func (s *setup) readContainerdFile(name string, c *containerdConfig) (imports []
 		imports = append(imports, found...)
 	}
 	return imports, nil
+}
+
+// main takes what config.toml itself says.
+func (c *containerdConfig) main(doc map[string]any) {
+	c.there = true
+	c.version, _ = doc["version"].(int64)
+}
+
+// add takes what a file says of registries.
+func (c *containerdConfig) add(doc map[string]any) {
+	for plugin, settings := range sub(doc, "plugins") {
+		settings, _ := settings.(map[string]any)
+		registry := sub(settings, "registry")
+		if at := text(registry, "config_path"); at != "" {
+			c.paths[plugin] = at
+		}
+		if len(sub(registry, "mirrors")) > 0 {
+			c.mirrors = plugin
+		}
+	}
 }
 
 // section is the plugin in which a config.toml of this version says where hosts.toml
@@ -119,7 +129,7 @@ func (s *setup) inspectContainerd() ([]Problem, error) {
 	}
 	if !c.there {
 		return []Problem{{
-			fmt.Sprintf("there is no %s, which says where hosts.toml files are; of itself containerd reads none, or from 2.2 on two directories, which not all of it splits", s.Config),
+			fmt.Sprintf("there is no %s, which says where hosts.toml files are; of itself containerd reads none, or in newer versions two directories, which not all of it splits", s.Config),
 			fmt.Sprintf("make one: for containerd 2 with version = 3 and, below %s, config_path = %q, for containerd 1 with version = 2 and the same below %s; and restart containerd", header(criV3), s.Dir, header(criV2)),
 		}}, nil
 	}
@@ -144,7 +154,7 @@ func (s *setup) pathProblem(c containerdConfig) *Problem {
 		for other, elsewhere := range c.paths {
 			return &Problem{fmt.Sprintf("config_path = %q is not read: it stands below %s, but the file says version = %d", elsewhere, header(other), max(c.version, 1)), remedy}
 		}
-		return &Problem{fmt.Sprintf("%s sets no config_path, so containerd does not read %s, or from 2.2 on reads it for some pulls alone", s.Config, s.Dir), remedy}
+		return &Problem{fmt.Sprintf("%s sets no config_path, so containerd does not read %s, or in newer versions for some pulls alone", s.Config, s.Dir), remedy}
 	}
 	dirs := filepath.SplitList(at)
 	for i := range dirs {

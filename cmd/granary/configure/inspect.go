@@ -4,7 +4,8 @@ import "fmt"
 
 // State is what a runtime's files say of the mirror.
 type State struct {
-	// Present says whether the machine seems to have the runtime.
+	// Present says whether the machine seems to have the runtime. Podman and CRI-O have
+	// the same files, so these do not tell.
 	Present bool
 	// Mirrored are the files that have the mirror.
 	Mirrored []string
@@ -35,9 +36,6 @@ func Inspect(o Options) (State, error) {
 		if info, err := s.host.stat(sign); err == nil && info != nil {
 			state.Present = true
 		}
-	}
-	if !state.Present {
-		return state, nil
 	}
 	if err := s.find(&state); err != nil {
 		return state, err
