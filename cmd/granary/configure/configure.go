@@ -60,6 +60,7 @@ type Options struct {
 type Problem struct {
 	Cause  string
 	Remedy string
+	Severe bool // what is configured is not read at all
 }
 
 // wellKnown are the registries that are configured where each has to be named.

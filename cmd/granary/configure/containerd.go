@@ -97,7 +97,7 @@ func (s *setup) containerdTargets() (all []target, problems []Problem, err error
 		if !ours || was != nil && was.Existed { // what was configured for it alone is undone
 			problems = append(problems, Problem{
 				fmt.Sprintf("%s has a directory of its own in %s, so what holds for all registries does not hold for it", name, s.Dir),
-				fmt.Sprintf("name it, and each other registry that is to be mirrored, with --registry %s", registryOf(name)),
+				fmt.Sprintf("name it, and each other registry that is to be mirrored, with --registry %s", registryOf(name)), false,
 			})
 		}
 	}

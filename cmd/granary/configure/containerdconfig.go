@@ -130,7 +130,7 @@ func (s *setup) inspectContainerd() ([]Problem, error) {
 	if !c.there {
 		return []Problem{{
 			fmt.Sprintf("there is no %s, which says where hosts.toml files are; of itself containerd reads none, or in newer versions two directories, which not all of it splits", s.Config),
-			fmt.Sprintf("make one: for containerd 2 with version = 3 and, below %s, config_path = %q, for containerd 1 with version = 2 and the same below %s; and restart containerd", header(criV3), s.Dir, header(criV2)),
+			fmt.Sprintf("make one: for containerd 2 with version = 3 and, below %s, config_path = %q, for containerd 1 with version = 2 and the same below %s; and restart containerd", header(criV3), s.Dir, header(criV2)), false,
 		}}, nil
 	}
 	var problems []Problem
@@ -140,7 +140,7 @@ func (s *setup) inspectContainerd() ([]Problem, error) {
 	if c.mirrors != "" {
 		problems = append(problems, Problem{
 			fmt.Sprintf("%s has mirrors of the older kind below %s: containerd refuses to start its CRI with these and config_path, and reads no hosts.toml without that", s.Config, header(c.mirrors)),
-			"move them into hosts.toml files, remove them there, and restart containerd",
+			"move them into hosts.toml files, remove them there, and restart containerd", true,
 		})
 	}
 	return problems, nil
@@ -152,9 +152,9 @@ func (s *setup) pathProblem(c containerdConfig) *Problem {
 	remedy := c.remedy(s.Config, s.Dir)
 	if !set {
 		for other, elsewhere := range c.paths {
-			return &Problem{fmt.Sprintf("config_path = %q is not read: it stands below %s, but the file says version = %d", elsewhere, header(other), max(c.version, 1)), remedy}
+			return &Problem{fmt.Sprintf("config_path = %q is not read: it stands below %s, but the file says version = %d", elsewhere, header(other), max(c.version, 1)), remedy, true}
 		}
-		return &Problem{fmt.Sprintf("%s sets no config_path, so containerd does not read %s, or in newer versions for some pulls alone", s.Config, s.Dir), remedy}
+		return &Problem{fmt.Sprintf("%s sets no config_path, so containerd does not read %s, or in newer versions for some pulls alone", s.Config, s.Dir), remedy, true}
 	}
 	dirs := filepath.SplitList(at)
 	for i := range dirs {
@@ -166,8 +166,8 @@ func (s *setup) pathProblem(c containerdConfig) *Problem {
 	case len(dirs) == 1 || !slices.Contains(dirs, here):
 		return &Problem{
 			fmt.Sprintf("containerd reads hosts.toml files from %s, not from %s", strings.Join(dirs, " and "), s.Dir),
-			fmt.Sprintf("configure that directory, with --runtime-dir %s; or %s", dirs[0], remedy),
+			fmt.Sprintf("configure that directory, with --runtime-dir %s; or %s", dirs[0], remedy), true,
 		}
 	}
-	return &Problem{fmt.Sprintf("config_path = %q has %d directories: containerd from 2.1 on takes it for the name of one when Kubernetes pulls, and so finds none", at, len(dirs)), remedy}
+	return &Problem{fmt.Sprintf("config_path = %q has %d directories: containerd from 2.1 on takes it for the name of one when Kubernetes pulls, and so finds none", at, len(dirs)), remedy, true}
 }

@@ -78,7 +78,7 @@ func (s *setup) find(state *State) error {
 	if len(state.Mirrored) == 0 {
 		problems = []Problem{{
 			fmt.Sprintf("%s is not told of the mirror: no file of its configuration has %s", s.Runtime, s.mirror),
-			fmt.Sprintf("granary configure %s --mirror %s", s.Runtime, s.mirror),
+			fmt.Sprintf("granary configure %s --mirror %s", s.Runtime, s.mirror), false,
 		}}
 	}
 	state.Problems = problems

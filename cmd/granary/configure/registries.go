@@ -173,11 +173,11 @@ func (s *setup) registriesTargets() (all []target, problems []Problem, err error
 			for _, e := range f.entries {
 				switch prefix := prefixOf(e); {
 				case prefix == registry && e["blocked"] == true:
-					problems = append(problems, Problem{fmt.Sprintf("%s blocks %s", f.name, registry), "remove blocked = true there, if images are to come from it"})
+					problems = append(problems, Problem{fmt.Sprintf("%s blocks %s", f.name, registry), "remove blocked = true there, if images are to come from it", false})
 				case prefix == registry:
 					in = f.name
 				case strings.HasPrefix(prefix, registry+"/"):
-					problems = append(problems, Problem{fmt.Sprintf("%s has an entry of its own for %s, in which the mirror is not", f.name, prefix), "add a [[registry.mirror]] to it, with location = " + quoted(format.location(e))})
+					problems = append(problems, Problem{fmt.Sprintf("%s has an entry of its own for %s, in which the mirror is not", f.name, prefix), "add a [[registry.mirror]] to it, with location = " + quoted(format.location(e)), false})
 				}
 			}
 		}
