@@ -14,8 +14,8 @@ type configureCmd struct {
 	Mirror   string   `name:"mirror" default:"http://127.0.0.1:5050" placeholder:"URL" help:"Registry face of the node, as the runtime reaches it."`
 	Registry []string `name:"registry" placeholder:"HOST" help:"Registry that is mirrored. May be repeated; what an earlier call has configured and this one does not name is undone. Default: all for containerd, docker.io for Docker, docker.io and other well-known ones for the rest."`
 	Prepend  bool     `name:"prepend" help:"Put the mirror before those that are configured already, not after them."`
-	Undo     bool     `name:"undo" help:"Restore what was there before. From a file that has been edited since only what was added is taken out."`
-	DryRun   bool     `name:"dry-run" help:"Show what would change, as a unified diff, and write nothing."`
+	Undo     bool     `name:"undo" local:"" help:"Restore what was there before. From a file that has been edited since only what was added is taken out."`
+	DryRun   bool     `name:"dry-run" local:"" help:"Show what would change, as a unified diff, and write nothing."`
 
 	RuntimeConfig string `name:"runtime-config" placeholder:"FILE" help:"The runtime's own file: containerd's config.toml, which is only read, registries.conf, daemon.json or buildkitd.toml. Default: where the runtime looks."`
 	RuntimeDir    string `name:"runtime-dir" placeholder:"DIR" help:"The directory of containerd's hosts.toml files, or of drop-ins of registries.conf. Default: where the runtime looks."`

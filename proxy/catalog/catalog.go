@@ -149,7 +149,8 @@ func (c *Catalog) Tags(repository string, n int) map[string]Tag {
 
 // SomeTag returns a tag that is known, as host/name:tag; "" if none is.
 func (c *Catalog) SomeTag() string {
-	for _, k := range c.keys(tags, "", 1) {
+	const enough = 64 // some may have been forgotten a moment ago
+	for _, k := range c.keys(tags, "", enough) {
 		return k
 	}
 	return ""
