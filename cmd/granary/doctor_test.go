@@ -174,7 +174,7 @@ func TestDoctorFindsAFullAndAReadOnlyFileSystem(t *testing.T) {
 	}
 }
 
-func TestDoctorFindsAPortInUse(t *testing.T) {
+func TestDoctorFindsAPortInUseAndASecretThatIsNotThere(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -182,6 +182,10 @@ func TestDoctorFindsAPortInUse(t *testing.T) {
 	defer l.Close()
 	args := append(idle(t, newSmallRegistry(t).URL), "--insecure-cluster", "--p2p-listen", "/ip4/127.0.0.1/tcp/0", "--gossip-listen", l.Addr().String(), "--join", "127.0.0.1:1")
 	_, r := examine(t, args...)
+	_, unread := examine(t, append(idle(t, newSmallRegistry(t).URL), "--cluster-secret-file", "/none/such", "--p2p-listen", "/ip4/127.0.0.1/tcp/0", "--gossip-listen", "127.0.0.1:0")...)
+	if found(unread, "cluster", "secret cannot be used") != doctor.Error {
+		t.Errorf("%+v", unread.Findings)
+	}
 	if found(r, "ports", "could not listen") != doctor.Error || found(r, "cluster", "cannot be joined") != doctor.Error {
 		t.Errorf("%+v", r.Findings)
 	}

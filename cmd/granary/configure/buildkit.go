@@ -22,11 +22,7 @@ func (f buildkitFile) mirrors(doc map[string]any, registry string) []any {
 }
 
 func (f buildkitFile) insert(text []byte) ([]insertion, error) {
-	doc, err := f.decode(text)
-	if err != nil {
-		return nil, err
-	}
-	all, err := expressions(text)
+	doc, all, err := parseTOML(text)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func (f hostsTOML) mirrors(all []expression) (urls []string) {
 }
 
 func (f hostsTOML) insert(text []byte) ([]insertion, error) {
-	all, err := expressions(text)
+	_, all, err := parseTOML(text)
 	if err != nil {
 		return nil, err
 	}

@@ -55,11 +55,7 @@ func (f registriesConf) mirrorLines(location string) string {
 }
 
 func (f registriesConf) insert(text []byte) ([]insertion, error) {
-	doc, err := f.decode(text)
-	if err != nil {
-		return nil, err
-	}
-	all, err := expressions(text)
+	doc, all, err := parseTOML(text)
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,15 @@ type expression struct {
 	first, last int  // where a list's elements are; equal for none
 }
 
-// expressions returns what a TOML text has, in order. It is one that decodes.
+// parseTOML returns what a TOML text says, and where it says it.
+func parseTOML(text []byte) (doc map[string]any, all []expression, err error) {
+	if doc, err = decodeTOML(text); err == nil {
+		all, err = expressions(text)
+	}
+	return doc, all, err
+}
+
+// expressions returns what a TOML text has, in order.
 func expressions(text []byte) ([]expression, error) {
 	var p unstable.Parser
 	p.Reset(text)

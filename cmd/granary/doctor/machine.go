@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -25,6 +26,9 @@ func checkRuntimes(_ context.Context, p *patient) (findings []Finding) {
 	for _, runtime := range configure.Runtimes() {
 		state, err := configure.Inspect(configure.Options{Runtime: runtime, Root: p.Root, Mirror: mirror})
 		switch {
+		case errors.Is(err, fs.ErrPermission):
+			findings = append(findings, Finding{"", runtime, Warning, err.Error(), "run granary doctor as root, to have its files looked at"})
+			continue
 		case err != nil:
 			findings = append(findings, Finding{"", runtime, Error, err.Error(), "repair the file: the runtime does not understand it either"})
 			continue
@@ -95,15 +99,15 @@ func checkDisk(_ context.Context, p *patient) []Finding {
 	if there != dir && p.status != nil {
 		return []Finding{{"", dir, Note, "the node's data directory is not to be seen from here", "run granary doctor where the node runs, as in its container"}}
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(there, &fs); err != nil {
+	var at unix.Statfs_t
+	if err := unix.Statfs(there, &at); err != nil {
 		return []Finding{{"", dir, Error, err.Error(), "make it a directory that the node can use, or choose another with --data-dir"}}
 	}
-	findings := writable(dir, there, fs)
-	if what := fileSystems[int64(fs.Type)]; what != "" {
+	findings := writable(dir, there, at)
+	if what := fileSystems[int64(at.Type)]; what != "" {
 		findings = append(findings, Finding{"", dir, Warning, "the file system " + what, "mount a volume there, or choose another directory with --data-dir"})
 	}
-	free := int64(fs.Bavail) * fs.Bsize
+	free := int64(at.Bavail) * at.Bsize
 	switch {
 	case free < noBytes:
 		findings = append(findings, Finding{"", dir, Error, "the file system is full: " + humanize.IBytes(uint64(free)) + " are free, so nothing is kept", "make room, or choose another directory with --data-dir"})
@@ -112,8 +116,8 @@ func checkDisk(_ context.Context, p *patient) []Finding {
 	case budget > 0 && budget-used > free:
 		findings = append(findings, Finding{"", dir, Warning, fmt.Sprintf("the store may grow by %s, and %s are free", humanize.IBytes(uint64(budget-used)), humanize.IBytes(uint64(free))), "make --cache-size smaller, or make room"})
 	}
-	if fs.Files > 0 && fs.Ffree < fewInodes {
-		findings = append(findings, Finding{"", dir, Warning, fmt.Sprintf("the file system has %d inodes left", fs.Ffree), "remove small files, or choose another file system with --data-dir"})
+	if at.Files > 0 && at.Ffree < fewInodes {
+		findings = append(findings, Finding{"", dir, Warning, fmt.Sprintf("the file system has %d inodes left", at.Ffree), "remove small files, or choose another file system with --data-dir"})
 	}
 	if len(findings) == 0 {
 		findings = []Finding{{"", dir, OK, humanize.IBytes(uint64(free)) + " are free", ""}}
@@ -122,9 +126,9 @@ func checkDisk(_ context.Context, p *patient) []Finding {
 }
 
 // writable tries to write where the store is, or would be.
-func writable(dir, there string, fs unix.Statfs_t) []Finding {
+func writable(dir, there string, at unix.Statfs_t) []Finding {
 	remedy := "give the node's user the directory, or choose another with --data-dir"
-	if fs.Flags&unix.ST_RDONLY != 0 {
+	if at.Flags&unix.ST_RDONLY != 0 {
 		return []Finding{{"", dir, Error, "the file system is mounted read-only", "mount it to be written to, or choose another directory with --data-dir"}}
 	}
 	if there != dir {

@@ -200,6 +200,9 @@ func joinRemedy(err string) string {
 func (p *patient) checkJoin(ctx context.Context) (findings []Finding) {
 	ctx, cancel := context.WithTimeout(ctx, joinFor)
 	defer cancel()
+	if err := p.Settings.CheckSecrets(); err != nil {
+		findings = append(findings, Finding{"", p.Settings.ClusterSecretFile, Error, "the cluster's secret cannot be used: " + err.Error(), "make --cluster-secret-file one that the node can read, with a secret of 16 characters or more on each line"})
+	}
 	_, port, _ := net.SplitHostPort(p.Settings.GossipListen)
 	for _, j := range p.Settings.Join {
 		address := j
