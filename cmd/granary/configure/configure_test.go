@@ -257,6 +257,32 @@ func TestUndoAfterAnEdit(t *testing.T) {
 	}
 }
 
+// TestACrashBetweenTheWrites holds that there is an undo also when the record was
+// written and the file was not.
+func TestACrashBetweenTheWrites(t *testing.T) {
+	const name = "/etc/docker/daemon.json"
+	root := machine(t, map[string]string{name: "{}"})
+	before := snapshot(t, root)
+	for i, mirror := range []string{"http://a.test", "http://b.test", "http://c.test", "http://d.test"} {
+		o := Options{Runtime: Docker, Root: root, Mirror: mirror}
+		p, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.writes[0].apply(); err != nil { // and no more
+			t.Fatal(err)
+		}
+		if undo, err := Undo(o); err != nil || undo.Refused() || string(undo.Changes[0].new) != "{}" {
+			t.Errorf("crash %d: %v, %+v", i, err, undo)
+		}
+		apply(t, New, o)
+	}
+	apply(t, Undo, Options{Runtime: Docker, Root: root})
+	if diff := same(before, snapshot(t, root)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestAFileThatSomebodyHasRemovedStaysAway(t *testing.T) {
 	root := machine(t, map[string]string{"/etc/docker/daemon.json": "{}"})
 	o := Options{Runtime: Docker, Root: root}

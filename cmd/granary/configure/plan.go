@@ -144,19 +144,18 @@ func (p *Plan) add(s *setup, t target) error {
 		return nil
 	}
 	now := &record{Version: recordVersion, Note: recordNote, Existed: existed, Before: before, After: []string{sum(text)}, Pieces: pieces}
-	if was != nil {
+	switch {
+	case was == nil:
+		if now.Made, err = s.host.missing(filepath.Dir(f.path)); err != nil {
+			return err
+		}
+	case c.Action == Keep:
+		now.Made, now.After = was.Made, was.After
+	default:
 		now.Made = was.Made
-		if bytes.Equal(was.Before, before) && was.Existed == existed {
-			now.After = append(now.After, was.After...) // until the file is written, it is the old one
-			slices.Sort(now.After[1:])
-			now.After = slices.Compact(now.After)
-			now.After = now.After[:min(len(now.After), 2)]
+		if edited == nil { // until the file is written it is what it is now, and is undone the same
+			now.After = append(now.After, sum(f.text))
 		}
-		if c.Action == Keep {
-			now.After = was.After
-		}
-	} else if now.Made, err = s.host.missing(filepath.Dir(f.path)); err != nil {
-		return err
 	}
 	p.write(f, c, now, recorded)
 	return nil
