@@ -166,6 +166,12 @@ func TestDoctorFindsAFullAndAReadOnlyFileSystem(t *testing.T) {
 	if found(r, "disk", "cannot be written to") != doctor.Error || found(r, "disk", "full") != doctor.Error || found(r, "disk", "in memory") != doctor.Warning {
 		t.Errorf("full: %+v", r.Findings)
 	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=3g,nr_inodes=99"); err != nil {
+		t.Fatal(err)
+	}
+	if _, r = examine(t, args...); found(r, "disk", "inodes left") != doctor.Warning || found(r, "disk", "full") != "" {
+		t.Errorf("few inodes: %+v", r.Findings)
+	}
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "size=128k"); err != nil {
 		t.Fatal(err)
 	}
