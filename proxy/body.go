@@ -66,14 +66,17 @@ func (h *Handler) openSmall(ctx context.Context, repository *Repository, b *Blob
 	if _, err := r.ReadAt(buf, p.Offset); err != nil {
 		return nil, err
 	}
-	return smallBody{bytesBody{bytes.NewReader(buf)}, func(n int64) { h.registry.served(m, t, n) }}, nil
+	return smallBody{bytesBody{bytes.NewReader(buf)}, t, func(n int64) { h.registry.served(m, t, n) }}, nil
 }
 
 // smallBody sends bytes that are in memory, and counts them.
 type smallBody struct {
 	bytesBody
-	sent func(n int64)
+	travel *travel
+	sent   func(n int64)
 }
+
+func (b smallBody) from() string { return b.travel.sum().Source() }
 
 func (b smallBody) WriteTo(w io.Writer) (int64, error) {
 	n, err := b.bytesBody.WriteTo(w)
@@ -92,6 +95,8 @@ type chunkBody struct {
 	source string
 	err    error
 }
+
+func (c *chunkBody) from() string { return c.source }
 
 func (c *chunkBody) WriteTo(w io.Writer) (sent int64, err error) {
 	p, source, err := c.first, c.source, c.err
@@ -121,6 +126,8 @@ type fileBody struct {
 	f      *os.File
 	off, n int64
 }
+
+func (b *fileBody) from() string { return "disk" }
 
 func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
 	_, span := trace.Start(b.ctx, "send from disk", otel.SpanKindInternal, attribute.Int64("granary.offset", b.off), attribute.Int64("granary.bytes", b.n))

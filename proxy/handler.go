@@ -197,6 +197,10 @@ func addWarning(w http.ResponseWriter, text string) {
 	w.Header().Add("Warning", "299 - "+strconv.QuoteToASCII(text))
 }
 
+// SourceHeader says where the first chunk of an answer came from, which is all of one
+// that has one chunk: memory, disk, peer, layout or upstream.
+const SourceHeader = "Granary-Source"
+
 // blob answers a request for a blob.
 func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
 	c := content.Content{Type: "application/octet-stream", ETag: etag(req.Digest)}
@@ -217,7 +221,11 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, re
 				if m != nil {
 					m.readingLayer(req.Digest, p.Offset, p.Length)
 				}
-				return h.open(r.Context(), http.NewResponseController(w), repository, b, p, m)
+				body, err := h.open(r.Context(), http.NewResponseController(w), repository, b, p, m)
+				if from, ok := body.(interface{ from() string }); ok && err == nil {
+					w.Header().Set(SourceHeader, from.from())
+				}
+				return body, err
 			}
 		}
 	}

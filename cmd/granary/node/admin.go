@@ -24,6 +24,7 @@ import (
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/tracker"
+	"github.com/granary-oci/granary/tracker/gossip"
 )
 
 // Status is what a node says of itself, as JSON at /api/v1/status.
@@ -60,6 +61,7 @@ type ClusterStatus struct {
 	Members  []p2p.PeerStatus `json:"members"`
 	Received int64            `json:"received"` // bytes from other members
 	Sent     int64            `json:"sent"`     // and to them
+	Trouble  gossip.Trouble   `json:"trouble"`
 }
 
 func (n *Node) clusterStatus() *ClusterStatus {
@@ -69,7 +71,7 @@ func (n *Node) clusterStatus() *ClusterStatus {
 	}
 	return &ClusterStatus{
 		ID: c.identity.ID(), Zone: c.cfg.Zone, P2P: c.host.Addrs(), Gossip: c.gossip.Addr(),
-		Members: c.client.Peers().Status(), Received: n.metrics.peersIn.Load(), Sent: n.metrics.peersOut.Load(),
+		Trouble: c.gossip.Trouble(), Members: c.client.Peers().Status(), Received: n.metrics.peersIn.Load(), Sent: n.metrics.peersOut.Load(),
 	}
 }
 
@@ -227,6 +229,7 @@ func (n *Node) adminHandler() http.Handler {
 		_ = json.NewEncoder(w).Encode(n.Status())
 	})
 	mux.HandleFunc("POST /api/v1/fsck", n.serveFsck)
+	mux.HandleFunc("POST /api/v1/reach", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, n.Reach(r.Context()), nil) })
 	mux.HandleFunc("POST /api/v1/gc", func(w http.ResponseWriter, r *http.Request) {
 		keep, err := strconv.ParseInt(cmp.Or(r.FormValue("keep"), "-1"), 10, 64)
 		if err != nil {

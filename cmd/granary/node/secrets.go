@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 )
@@ -50,6 +51,12 @@ func (c *cluster) readSecrets() (secrets [][]byte, err error) {
 	}
 	c.secrets = p
 	return secrets, nil
+}
+
+// CheckSecrets reports what is wrong with the secrets that a node would read.
+func (c ClusterConfig) CheckSecrets() error {
+	_, err := (&cluster{cfg: c, log: slog.New(slog.DiscardHandler)}).readSecrets()
+	return err
 }
 
 // watchSecrets reads the secret file again when it changes. One that cannot be used
