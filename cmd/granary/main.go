@@ -42,6 +42,7 @@ type cli struct {
 	Forget  invalidateCmd `cmd:"" name:"invalidate" help:"Make a node ask its upstream about a tag again."`
 	Peers   peersCmd      `cmd:"" help:"Show the members of a node's cluster, and what the node makes of them."`
 	Mounter mounterCmd    `cmd:"" hidden:"" help:"Keep the mounts of a node's snapshotter; the node starts it."`
+	Pod     podCmd        `cmd:"" help:"What the pods of the Helm chart do beside serving."`
 	Demo    demoCmd       `cmd:"" help:"Show a cluster at work: a registry, three nodes and an image, all in this process."`
 	Version versionCmd    `cmd:"" help:"Show the version."`
 }
