@@ -17,8 +17,8 @@ type limit struct {
 	loses func(o *object, root digest.Digest) bool
 	// instead is where the bytes of what is lost are all the same, below the repository; nil is nowhere.
 	instead func(o *object) string
-	// unlisted says that the target does not know all referrers.
-	unlisted bool
+	// unlisted says that the target does not know all referrers, and untagged that it has no tag.
+	unlisted, untagged bool
 }
 
 // What none of them follows is a descriptor where the specifications have none, such as in a
@@ -35,7 +35,7 @@ var limits = []limit{
 	// registry names by SHA-256 what comes by its tag. The bytes are the same.
 	{client: "crane", item: "sha512", loses: isRoot, instead: underTag, unlisted: true},
 	// The same, but that it notices.
-	{client: "oras", item: "sha512", says: "digest mismatch in Docker-Content-Digest"},
+	{client: "oras", item: "sha512", says: "digest mismatch in Docker-Content-Digest", untagged: true},
 	// What is pushed is known by SHA-256 to them, whatever it was named by.
 	{client: "skopeo", item: "sha512", says: "saved with digest sha256", loses: isLong, unlisted: true},
 	{client: "containers-image", item: "sha512", says: "saved with digest sha256", loses: isLong, unlisted: true},

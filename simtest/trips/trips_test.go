@@ -39,12 +39,12 @@ func (k kind) host() string { return k.name + ".test" }
 type source struct {
 	kind
 	registry *programs.Registry
-	items    map[string]map[digest.Digest]*object // what they are, by name
+	items    map[string]*inventory // what they are, by name
 }
 
 func fill(t *testing.T, k kind) *source {
 	t.Helper()
-	src := &source{kind: k, registry: k.start(t), items: make(map[string]map[digest.Digest]*object)}
+	src := &source{kind: k, registry: k.start(t), items: make(map[string]*inventory)}
 	for _, i := range items {
 		if !k.keeps(i) {
 			continue
@@ -52,7 +52,7 @@ func fill(t *testing.T, k kind) *source {
 		s := &shelf{Registry: src.registry, name: "app/" + i.name}
 		i.push(t, s)
 		src.items[i.name] = s.at().walk(t)
-		if len(src.items[i.name]) == 0 {
+		if len(src.items[i.name].objects) == 0 {
 			t.Errorf("%s, %s is empty", k.name, i.name)
 		}
 	}
@@ -127,8 +127,7 @@ func TestThereAndBack(t *testing.T) {
 			programs.Run(t, nil, granary, "import", target, "--node", "http://"+nodes[0].admin)
 			for item, all := range src.items {
 				for _, n := range nodes {
-					n.repository(src, item).compare(t, all, nothing)
-					n.repository(src, item).compareReferrers(t, all)
+					n.repository(src, item).same(t, all)
 				}
 			}
 			to := targets(t, k, src)
@@ -163,13 +162,13 @@ func targets(t *testing.T, k kind, src *source) map[string]*programs.Registry {
 }
 
 // carry copies an item from a node to a registry, and compares what has arrived.
-func (c client) carry(t *testing.T, src *source, from *node, to *programs.Registry, item string, all map[digest.Digest]*object) {
+func (c client) carry(t *testing.T, src *source, from *node, to *programs.Registry, item string, all *inventory) {
 	there, back := from.repository(src, item), c.name+"/"+item
-	root := there.resolve(t, "v1")
+	root := all.tags["v1"]
 	known := limitOf(c.name, item)
 	err := c.copy(t, &trip{
 		source: strings.Replace(strings.TrimPrefix(string(there), "http://"), "/v2/", "/", 1), target: to.Address + "/" + back,
-		tags: there.tags(t), inner: innerIndexes(all, root),
+		tags: there.tags(t), inner: all.inner(root),
 	})
 	switch {
 	case known.says == "" && err != nil:
@@ -178,8 +177,9 @@ func (c client) carry(t *testing.T, src *source, from *node, to *programs.Regist
 		t.Errorf("it does not say %q: %v", known.says, err)
 	}
 	target := repository(to.URL + "/v2/" + back)
+	loses := func(o *object) bool { return known.loses != nil && known.loses(o, root) }
 	target.compare(t, all, func(o *object) bool {
-		lost := known.loses != nil && known.loses(o, root)
+		lost := loses(o)
 		if lost && known.instead != nil {
 			if p, _ := target.get(t, known.instead(o)); !bytes.Equal(p, o.bytes) {
 				t.Errorf("%s is not at %s", o.path, known.instead(o))
@@ -190,11 +190,14 @@ func (c client) carry(t *testing.T, src *source, from *node, to *programs.Regist
 	if !known.unlisted {
 		target.compareReferrers(t, all)
 	}
+	target.compareTags(t, all, func(tag string) bool {
+		return known.untagged || isList(tag) || loses(all.objects[all.tags[tag]])
+	})
 }
 
-// innerIndexes are the indexes that are in others.
-func innerIndexes(all map[digest.Digest]*object, root digest.Digest) (inner []digest.Digest) {
-	for _, o := range all {
+// inner returns the indexes that are in others.
+func (i *inventory) inner(root digest.Digest) (inner []digest.Digest) {
+	for _, o := range i.objects {
 		if o.digest != root && strings.HasPrefix(o.path, "manifests/") && strings.Contains(string(o.bytes), `"manifests"`) {
 			inner = append(inner, o.digest)
 		}

@@ -71,24 +71,30 @@ type object struct {
 	referrers []string
 }
 
-// walk finds everything that belongs to what is tagged in a repository. Lists of referrers
-// under tags are no objects: clients make these anew.
-func (r repository) walk(t *testing.T) map[digest.Digest]*object {
+// inventory is what a repository has, or should have. Lists of referrers under tags are no
+// objects: clients make these anew.
+type inventory struct {
+	objects map[digest.Digest]*object
+	tags    map[string]digest.Digest
+}
+
+// walk finds everything that belongs to what is tagged in a repository.
+func (r repository) walk(t *testing.T) *inventory {
 	t.Helper()
-	found := make(map[digest.Digest]*object)
+	c := &inventory{make(map[digest.Digest]*object), make(map[string]digest.Digest)}
 	lists := make(map[digest.Digest]bool)
-	tags := r.tags(t)
-	for _, tag := range tags {
+	for _, tag := range r.tags(t) {
+		c.tags[tag] = r.resolve(t, tag)
 		if isList(tag) {
-			lists[r.resolve(t, tag)] = true
+			lists[c.tags[tag]] = true
 		}
 	}
-	for _, tag := range tags {
-		if d := r.resolve(t, tag); !lists[d] {
-			r.follow(t, found, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: d}, false)
+	for _, d := range c.tags {
+		if !lists[d] {
+			r.follow(t, c.objects, ocispec.Descriptor{MediaType: imageType, Digest: d}, false)
 		}
 	}
-	return found
+	return c
 }
 
 // isList reports whether a tag is that of a list of referrers (distribution-spec, "Referrers
@@ -155,7 +161,7 @@ func (r repository) fetch(t *testing.T, desc ocispec.Descriptor) *object {
 		slices.Reverse(kinds)
 	}
 	for _, kind := range kinds {
-		if p, _ := r.get(t, kind+string(desc.Digest)); p != nil {
+		if p, _ := r.get(t, kind+string(desc.Digest)); p != nil && desc.Digest.Algorithm().FromBytes(p) == desc.Digest {
 			return &object{path: kind + string(desc.Digest), digest: desc.Digest, bytes: p}
 		}
 	}
@@ -187,25 +193,35 @@ func listTag(d digest.Digest) string {
 
 // compare compares what is in a repository with what should be. What absent names must not be
 // there, for then the reason that is given for it is none any more.
-func (r repository) compare(t *testing.T, want map[digest.Digest]*object, absent func(*object) bool) {
+func (r repository) compare(t *testing.T, want *inventory, absent func(*object) bool) {
 	t.Helper()
 	var wrong []string
-	for _, o := range want {
+	for _, o := range want.objects {
 		p, _ := r.get(t, o.path)
-		if gone := absent(o); gone && p != nil || !gone && !bytes.Equal(p, o.bytes) {
+		if gone := absent(o); gone && p != nil || !gone && (p == nil || !bytes.Equal(p, o.bytes)) {
 			wrong = append(wrong, fmt.Sprintf("%s (should be there: %v) has %d bytes, not those of %.60q", o.path, !gone, len(p), o.bytes))
 		}
 	}
 	slices.Sort(wrong)
 	if len(wrong) > 0 {
-		t.Errorf("%s, %d of %d:\n%s", r, len(wrong), len(want), strings.Join(wrong[:min(len(wrong), 20)], "\n"))
+		t.Errorf("%s, %d of %d:\n%s", r, len(wrong), len(want.objects), strings.Join(wrong[:min(len(wrong), 20)], "\n"))
+	}
+}
+
+// compareTags compares what tags name, but for those that are left out.
+func (r repository) compareTags(t *testing.T, want *inventory, except func(tag string) bool) {
+	t.Helper()
+	for tag, d := range want.tags {
+		if got := r.resolve(t, tag); got != d && !except(tag) {
+			t.Errorf("%s:%s is %s, not %s", r, tag, got, d)
+		}
 	}
 }
 
 // compareReferrers compares what the repository says refers to things with what should.
-func (r repository) compareReferrers(t *testing.T, want map[digest.Digest]*object) {
+func (r repository) compareReferrers(t *testing.T, want *inventory) {
 	t.Helper()
-	for _, o := range want {
+	for _, o := range want.objects {
 		if all := named(r.listed(t, o.digest)); !slices.Equal(all, o.referrers) {
 			t.Errorf("%s: %q refer to %s, not %q", r, all, o.digest, o.referrers)
 		}
@@ -221,4 +237,10 @@ func named(list []ocispec.Descriptor) (all []string) {
 	return all
 }
 
-func nothing(*object) bool { return false }
+// same compares everything.
+func (r repository) same(t *testing.T, want *inventory) {
+	t.Helper()
+	r.compare(t, want, func(*object) bool { return false })
+	r.compareReferrers(t, want)
+	r.compareTags(t, want, func(string) bool { return false })
+}
