@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // configured runs a test of a runtime that 'granary configure' has told of a node, in a
@@ -15,20 +17,20 @@ import (
 // what is pulled came from the node. At the end all is as it was, byte for byte.
 func configured(t *testing.T, runtime string, files map[string]string, args []string, test func(t *testing.T, n *node, root string)) {
 	t.Helper()
-	n := startNode(t, startRegistry(t).url)
+	n := startNode(t, startRegistry(t).URL)
 	root := t.TempDir()
 	for name, text := range files {
-		write(t, root, name, text)
+		programs.Write(t, root, name, text)
 	}
 	before := tree(t, root)
 	call := append([]string{"configure", runtime, "--root", root, "--mirror", n.url}, args...)
-	diff := run(t, nil, granaryBinary, append(call, "--dry-run")...)
+	diff := programs.Run(t, nil, granaryBinary, append(call, "--dry-run")...)
 	if !strings.Contains(diff, "+++ /etc/") || tree(t, root) != before {
 		t.Errorf("the dry run printed %s", diff)
 	}
-	run(t, nil, granaryBinary, call...)
+	programs.Run(t, nil, granaryBinary, call...)
 	once := tree(t, root)
-	run(t, nil, granaryBinary, call...)
+	programs.Run(t, nil, granaryBinary, call...)
 	if now := tree(t, root); now != once {
 		t.Errorf("the second time it changed\n%s\nto\n%s", once, now)
 	}
@@ -36,7 +38,7 @@ func configured(t *testing.T, runtime string, files map[string]string, args []st
 	if moved := n.metric(t, "granary_bytes_total"); moved < image.Size()/2 {
 		t.Errorf("%d bytes went through the node, of an image of %d", moved, image.Size())
 	}
-	run(t, nil, granaryBinary, "configure", runtime, "--root", root, "--undo")
+	programs.Run(t, nil, granaryBinary, "configure", runtime, "--root", root, "--undo")
 	if now := tree(t, root); now != before {
 		t.Errorf("after the undo there is\n%s\nand there was\n%s", now, before)
 	}
@@ -70,8 +72,8 @@ const deadMirror = "http://127.0.0.1:1"
 const hostsOfUser = "# by hand\nserver = \"https://" + upstreamName + "\"\n\n[host.\"" + deadMirror + "\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
 
 func TestConfiguredContainerd16(t *testing.T) {
-	needRoot(t)
-	daemon, ctr := program(t, "containerd"), program(t, "ctr")
+	programs.NeedRoot(t)
+	daemon, ctr := programs.OfSystem(t, "containerd"), programs.OfSystem(t, "ctr")
 	files := map[string]string{
 		"etc/containerd/config.toml":                   "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/etc/containerd/certs.d\"\n",
 		"etc/containerd/certs.d/_default/hosts.toml":   hostsOfUser,
@@ -89,7 +91,7 @@ func TestConfiguredContainerd16(t *testing.T) {
 func machine(t *testing.T, root, dir, program string) string {
 	t.Helper()
 	script := fmt.Sprintf("#!/bin/sh\nexec unshare --mount sh -c 'mount --bind %[1]s%[2]s %[2]s && exec %[3]s \"$@\"' - \"$@\"\n", root, dir, program)
-	path := write(t, t.TempDir(), "machine", script)
+	path := programs.Write(t, t.TempDir(), "machine", script)
 	if err := os.Chmod(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -99,8 +101,8 @@ func machine(t *testing.T, root, dir, program string) string {
 // TestConfiguredContainerd24 pulls as a kubelet does: containerd finds hosts.toml by its
 // own config.toml.
 func TestConfiguredContainerd24(t *testing.T) {
-	needRoot(t)
-	daemon, ctr, cri := tool(t, "containerd"), tool(t, "ctr"), tool(t, "cri")
+	programs.NeedRoot(t)
+	daemon, ctr, cri := programs.Tool(t, "containerd"), programs.Tool(t, "ctr"), programs.Tool(t, "cri")
 	config := strings.ReplaceAll(containerdConfigCRI, "HOSTS", "/etc/containerd/certs.d")
 	files := map[string]string{"etc/containerd/certs.d/" + upstreamName + "/hosts.toml": hostsOfUser, "etc/containerd/config.toml": config}
 	configured(t, "containerd", files, []string{"--registry", upstreamName, "--prepend"}, func(t *testing.T, n *node, root string) {
@@ -109,17 +111,17 @@ func TestConfiguredContainerd24(t *testing.T) {
 			t.Errorf("the node is not the first mirror: %v\n%s", err, hosts)
 		}
 		c := startContainerd(t, machine(t, root, "/etc/containerd", daemon), ctr, config)
-		run(t, nil, cri, c.socket, upstreamName+"/go:v1")
+		programs.Run(t, nil, cri, c.socket, upstreamName+"/go:v1")
 		checkBlobs(t, c.blob)
 	})
 }
 
 func TestConfiguredPodman(t *testing.T) {
-	needRoot(t)
-	podman := program(t, "podman")
+	programs.NeedRoot(t)
+	podman := programs.OfSystem(t, "podman")
 	policy, err := os.ReadFile("/etc/containers/policy.json")
 	if err != nil {
-		missing(t, err.Error())
+		programs.Missing(t, err.Error())
 	}
 	files := map[string]string{
 		"etc/containers/policy.json":                    string(policy),
@@ -131,8 +133,8 @@ func TestConfiguredPodman(t *testing.T) {
 		podman := machine(t, root, "/etc/containers", podman)
 		base := []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}
 		for _, ref := range []string{upstreamName + "/go:v1", "docker.io/library/go:v1"} { // in a file of the user's, and in granary.conf
-			run(t, nil, podman, append(base, "pull", ref)...)
-			got := run(t, nil, podman, append(base, "image", "inspect", "--format", "{{.Digest}}", ref)...)
+			programs.Run(t, nil, podman, append(base, "pull", ref)...)
+			got := programs.Run(t, nil, podman, append(base, "image", "inspect", "--format", "{{.Digest}}", ref)...)
 			if strings.TrimSpace(got) != string(image.Manifest.Digest) {
 				t.Errorf("podman has %s", got)
 			}
@@ -141,22 +143,11 @@ func TestConfiguredPodman(t *testing.T) {
 }
 
 func TestConfiguredDocker(t *testing.T) {
-	needRoot(t)
-	dockerd, docker := program(t, "dockerd"), program(t, "docker")
-	files := map[string]string{"etc/docker/daemon.json": "{\n\t\"storage-driver\": \"vfs\",\n\t\"bridge\": \"none\", \"iptables\": false\n}"}
+	files := map[string]string{"etc/docker/daemon.json": "{\n\t\"log-level\": \"warn\",\n\t\"max-concurrent-downloads\": 2, \"live-restore\": false\n}"}
 	configured(t, "docker", files, nil, func(t *testing.T, _ *node, root string) {
-		dir, err := os.MkdirTemp("", "granary-docker-") // for paths of sockets are short
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		socket := "unix://" + dir + "/sock"
-		start(t, dockerd, "--config-file", filepath.Join(root, "etc/docker/daemon.json"), "--ip-masq=false",
-			"--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "-H", socket)
-		eventually(t, "dockerd answers", func() bool { _, err := tryRun(t, nil, docker, "-H", socket, "version"); return err == nil })
-		run(t, nil, docker, "-H", socket, "pull", "go:old")
-		got := run(t, nil, docker, "-H", socket, "image", "inspect", "--format", "{{.Id}}", "go:old")
-		if strings.TrimSpace(got) != string(digest.FromBytes(oldConfig)) {
+		docker := startDocker(t, "--config-file", filepath.Join(root, "etc/docker/daemon.json"))
+		docker("pull", "go:old")
+		if got := docker("image", "inspect", "--format", "{{.Id}}", "go:old"); strings.TrimSpace(got) != string(digest.FromBytes(oldConfig)) {
 			t.Errorf("docker has %s", got)
 		}
 	})
