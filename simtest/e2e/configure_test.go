@@ -143,22 +143,11 @@ func TestConfiguredPodman(t *testing.T) {
 }
 
 func TestConfiguredDocker(t *testing.T) {
-	programs.NeedRoot(t)
-	dockerd, docker := programs.OfSystem(t, "dockerd"), programs.OfSystem(t, "docker")
-	files := map[string]string{"etc/docker/daemon.json": "{\n\t\"storage-driver\": \"vfs\",\n\t\"bridge\": \"none\", \"iptables\": false\n}"}
+	files := map[string]string{"etc/docker/daemon.json": "{\n\t\"log-level\": \"warn\",\n\t\"max-concurrent-downloads\": 2, \"live-restore\": false\n}"}
 	configured(t, "docker", files, nil, func(t *testing.T, _ *node, root string) {
-		dir, err := os.MkdirTemp("", "granary-docker-") // for paths of sockets are short
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		socket := "unix://" + dir + "/sock"
-		programs.Start(t, dockerd, "--config-file", filepath.Join(root, "etc/docker/daemon.json"), "--ip-masq=false",
-			"--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "-H", socket)
-		programs.Eventually(t, "dockerd answers", func() bool { _, err := programs.TryRun(t, nil, docker, "-H", socket, "version"); return err == nil })
-		programs.Run(t, nil, docker, "-H", socket, "pull", "go:old")
-		got := programs.Run(t, nil, docker, "-H", socket, "image", "inspect", "--format", "{{.Id}}", "go:old")
-		if strings.TrimSpace(got) != string(digest.FromBytes(oldConfig)) {
+		docker := startDocker(t, "--config-file", filepath.Join(root, "etc/docker/daemon.json"))
+		docker("pull", "go:old")
+		if got := docker("image", "inspect", "--format", "{{.Id}}", "go:old"); strings.TrimSpace(got) != string(digest.FromBytes(oldConfig)) {
 			t.Errorf("docker has %s", got)
 		}
 	})
