@@ -44,6 +44,7 @@ type cli struct {
 	Setup   configureCmd  `cmd:"" name:"configure" help:"Make a container runtime pull through a node, or undo that."`
 	Doctor  doctorCmd     `cmd:"" help:"Find out what keeps a node, its cluster and the runtimes before it from working."`
 	Mounter mounterCmd    `cmd:"" hidden:"" help:"Keep the mounts of a node's snapshotter; the node starts it."`
+	Pod     podCmd        `cmd:"" help:"What the pods of the Helm chart do beside serving."`
 	Demo    demoCmd       `cmd:"" help:"Show a cluster at work: a registry, three nodes and an image, all in this process."`
 	Version versionCmd    `cmd:"" help:"Show the version."`
 }
