@@ -49,6 +49,7 @@ ours() {
 }
 ours cimage "containers_image_openpgp exclude_graphdriver_btrfs containers_image_docker_daemon_stub"
 ours cri ""
+ours deploy/strict ""
 ours layers/chunked ""
 ours stargz/containerd-stargz-grpc ""
 ours trips/olareg ""
