@@ -1,7 +1,7 @@
 // Command strict decodes what is to be deployed with the types of those who will
 // read it, and refuses fields that they do not know, or know twice: objects of
-// Kubernetes and of the Prometheus operator, and Compose files. It prints what it
-// has read as JSON.
+// Kubernetes and of the Prometheus operator, Compose files, and expressions of
+// Prometheus, one a line. It prints what it has read as JSON.
 //
 // It is a module of its own, to keep all these types out of the product's.
 package main
@@ -18,6 +18,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"github.com/prometheus/prometheus/promql/parser"
 	apps "k8s.io/api/apps/v1"
 	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
@@ -36,8 +37,10 @@ func main() {
 		read, err = objects(os.Stdin)
 	case len(os.Args) == 3 && os.Args[1] == "compose":
 		read, err = project(os.Args[2])
+	case len(os.Args) == 2 && os.Args[1] == "promql":
+		read, err = selectors(os.Stdin)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: strict kubernetes <FILE, or strict compose FILE")
+		fmt.Fprintln(os.Stderr, "usage: strict kubernetes|promql <FILE, or strict compose FILE")
 		os.Exit(2)
 	}
 	if err == nil {
@@ -99,4 +102,36 @@ func project(file string) (any, error) {
 		return nil, err
 	}
 	return options.LoadProject(context.Background())
+}
+
+// selector is a metric that an expression reads, and the labels that it is chosen by.
+type selector struct {
+	Metric string
+	Labels []string
+}
+
+// selectors reads expressions and returns what they read.
+func selectors(r io.Reader) ([]selector, error) {
+	all := []selector{}
+	for lines := bufio.NewScanner(r); ; {
+		if !lines.Scan() {
+			return all, lines.Err()
+		}
+		e, err := parser.NewParser(parser.Options{}).ParseExpr(lines.Text())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", lines.Text(), err)
+		}
+		parser.Inspect(e, func(n parser.Node, _ []parser.Node) error {
+			if v, ok := n.(*parser.VectorSelector); ok {
+				s := selector{Metric: v.Name}
+				for _, m := range v.LabelMatchers {
+					if m.Name != "__name__" {
+						s.Labels = append(s.Labels, m.Name)
+					}
+				}
+				all = append(all, s)
+			}
+			return nil
+		})
+	}
 }

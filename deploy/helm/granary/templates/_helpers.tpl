@@ -115,6 +115,8 @@ args:
   - configure
   - containerd
   - --root=/host
+  - --runtime-config={{ $top.Values.containerd.hostPath }}/config.toml
+  - --runtime-dir={{ $top.Values.containerd.hostPath }}/certs.d
   {{- range rest . }}
   - {{ . }}
   {{- end }}
