@@ -35,8 +35,9 @@ type lab struct {
 	registry   *registry
 	services   []object
 
-	mu   sync.Mutex
-	pods map[*pod]bool // and whether they are ready
+	mu    sync.Mutex
+	pods  map[*pod]bool     // and whether they are ready
+	names map[string]string // of other hosts, with a dot at the end, to addresses
 }
 
 // machine is a node of the cluster: a network namespace and a directory.
@@ -55,12 +56,8 @@ func newLab(t *testing.T, n int) *lab {
 	for _, name := range []string{"ip", "runc"} {
 		program(t, name)
 	}
-	l := &lab{state: t.TempDir(), rootfs: t.TempDir(), pods: make(map[*pod]bool), entrypoint: []string{"/granary"}}
-	build := exec.Command("go", "build", "-o", filepath.Join(l.rootfs, "granary"), "github.com/granary-oci/granary/cmd/granary")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	i := buildImage(t)
+	l := &lab{state: t.TempDir(), rootfs: i.rootfs, entrypoint: i.Config.Entrypoint, pods: make(map[*pod]bool), names: make(map[string]string)}
 	name := fmt.Sprintf("%s%d-", spacePrefix, os.Getpid())
 	sweep()
 	outside := name + "o"
@@ -151,6 +148,9 @@ func (l *lab) set(change func()) {
 func (l *lab) addresses(name string) (found []string, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if address := l.names[name]; address != "" {
+		return []string{address}, true
+	}
 	for _, s := range l.services {
 		if name != s.Metadata.Name+"."+s.Metadata.Namespace+".svc.cluster.local." {
 			continue

@@ -68,10 +68,13 @@ type volume struct {
 	HostPath *struct{ Path, Type string }
 	Secret   *struct {
 		SecretName  string
-		DefaultMode os.FileMode
+		DefaultMode fsMode
 	}
 	ConfigMap *struct{ Name string }
 }
+
+// fsMode is the mode of the files of a volume.
+type fsMode = os.FileMode
 
 type volumeMount struct {
 	Name, MountPath, MountPropagation string
