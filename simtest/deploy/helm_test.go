@@ -154,3 +154,6 @@ func kinds(all []object) map[string]int {
 	}
 	return n
 }
+
+// errorOf adds to an error what a command has printed.
+func errorOf(err error, out string) error { return fmt.Errorf("%w: %s", err, out) }

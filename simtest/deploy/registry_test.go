@@ -63,7 +63,9 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if q.URL.Path == "/v2/" {
 		return
 	}
-	kind, name, _ := strings.Cut(strings.TrimPrefix(q.URL.Path, "/v2/app/"), "/")
+	// Any repository has all images.
+	at := max(strings.LastIndex(q.URL.Path, "/manifests/"), strings.LastIndex(q.URL.Path, "/blobs/"))
+	kind, name, _ := strings.Cut(q.URL.Path[max(at, 0)+1:], "/")
 	r.mu.Lock()
 	d := digest.Digest(name)
 	if tagged, ok := r.tags[name]; ok && kind == "manifests" {

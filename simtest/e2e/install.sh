@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$bin"
 bin=$(cd "$bin" && pwd)
 
-packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 curl e2fsprogs procps ca-certificates erofs-utils squashfs-tools umoci mmdebstrap)
+packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 curl e2fsprogs procps ca-certificates erofs-utils squashfs-tools umoci mmdebstrap systemd)
 missing=()
 for p in "${packages[@]}"; do
 	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
