@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -165,9 +164,9 @@ func TestTheMirrorIsTheNodesAlone(t *testing.T) {
 
 // TestSettingsAreThoseOfTheNode gives the rendered configuration to the node itself.
 func TestSettingsAreThoseOfTheNode(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "granary")
-	if out, err := exec.Command("go", "build", "-o", binary, "github.com/granary-oci/granary/cmd/granary").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	binary, err := buildBinary()
+	if err != nil {
+		t.Fatal(err)
 	}
 	for name, args := range variants(t) {
 		all := render(t, args...)

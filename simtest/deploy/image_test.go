@@ -2,6 +2,8 @@ package deploy
 
 import (
 	"debug/elf"
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -9,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -21,36 +24,81 @@ type image struct {
 	}
 }
 
-// buildImage builds the program and the image.
+// workDir is for what all tests share.
+var workDir string
+
+// TestMain makes and removes workDir, and makes results depend on what is tested: go test
+// remembers them for as long as the files that a test has looked at stay the same.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "granary-deploy-")
+	for _, tree := range []string{"../..", chart} {
+		err = errors.Join(err, filepath.WalkDir(tree, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil && (tree == chart || strings.HasSuffix(path, ".go")) {
+				_, err = os.Stat(path)
+			}
+			return err
+		}))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "deploy:", err)
+		os.Exit(1)
+	}
+	workDir = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// buildBinary builds the program, once.
+var buildBinary = sync.OnceValues(func() (string, error) {
+	binary := filepath.Join(workDir, "context", "granary-linux-"+runtime.GOARCH)
+	build := exec.Command("go", "build", "-o", binary, "github.com/granary-oci/granary/cmd/granary")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return binary, os.Mkdir(filepath.Join(workDir, "context/empty"), 0o755)
+})
+
+// buildImageOnce builds the image, by the Dockerfile.
+var buildImageOnce = sync.OnceValues(func() (*image, error) {
+	binary, err := buildBinary()
+	if err != nil {
+		return nil, err
+	}
+	podman := func(args ...string) ([]byte, error) {
+		return run(nil, "podman", append([]string{"--root", workDir + "/root", "--runroot", workDir + "/run", "--tmpdir", workDir + "/tmp",
+			"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"}, args...)...)
+	}
+	const name = "granary:test"
+	if _, err := podman("build", "--quiet", "--isolation", "chroot", "--file", "../../deploy/docker/Dockerfile",
+		"--build-arg", "TARGETARCH="+runtime.GOARCH, "--tag", name, filepath.Dir(binary)); err != nil {
+		return nil, err
+	}
+	inspected, err := podman("image", "inspect", name)
+	if err != nil {
+		return nil, err
+	}
+	var all []image
+	if err := jsonInto(inspected, &all); err != nil {
+		return nil, err
+	}
+	root, err := podman("image", "mount", name)
+	all[0].rootfs = strings.TrimSpace(string(root))
+	return &all[0], err
+})
+
+// buildImage returns the image, where one can be built.
 func buildImage(t *testing.T) *image {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		missing(t, "root")
 	}
-	context, store := t.TempDir(), t.TempDir()
-	binary := filepath.Join(context, "granary-linux-"+runtime.GOARCH)
-	build := exec.Command("go", "build", "-o", binary, "github.com/granary-oci/granary/cmd/granary")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	if err := os.Mkdir(filepath.Join(context, "empty"), 0o755); err != nil {
+	program(t, "podman")
+	i, err := buildImageOnce()
+	if err != nil {
 		t.Fatal(err)
 	}
-	podman := func(args ...string) []byte {
-		t.Helper()
-		out, err := run(nil, program(t, "podman"), append([]string{"--root", store + "/root", "--runroot", store + "/run", "--tmpdir", store + "/tmp",
-			"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"}, args...)...)
-		return must(t, out, err)
-	}
-	const name = "granary:test"
-	podman("build", "--quiet", "--isolation", "chroot", "--file", "../../deploy/docker/Dockerfile", "--build-arg", "TARGETARCH="+runtime.GOARCH, "--tag", name, context)
-	var all []image
-	if err := jsonInto(podman("image", "inspect", name), &all); err != nil {
-		t.Fatal(err)
-	}
-	i := &all[0]
-	i.rootfs = strings.TrimSpace(string(podman("image", "mount", name)))
 	return i
 }
 

@@ -57,7 +57,11 @@ func newLab(t *testing.T, n int) *lab {
 		program(t, name)
 	}
 	i := buildImage(t)
-	l := &lab{state: t.TempDir(), rootfs: i.rootfs, entrypoint: i.Config.Entrypoint, pods: make(map[*pod]bool), names: make(map[string]string)}
+	// runc makes the places that something is mounted at.
+	rootfs := filepath.Join(t.TempDir(), "rootfs")
+	out, err := run(nil, "cp", "-a", i.rootfs, rootfs)
+	must(t, out, err)
+	l := &lab{state: t.TempDir(), rootfs: rootfs, entrypoint: i.Config.Entrypoint, pods: make(map[*pod]bool), names: make(map[string]string)}
 	name := fmt.Sprintf("%s%d-", spacePrefix, os.Getpid())
 	sweep()
 	outside := name + "o"
@@ -77,7 +81,7 @@ func newLab(t *testing.T, n int) *lab {
 			"ip -n "+m.space+" link set eth0 up",
 			fmt.Sprintf("ip -n %s link set p%d master br0 up", outside, i))
 	}
-	err := within(outside, func() error { return errors.Join(l.serveDNS(t), l.serveRegistry(t)) })
+	err = within(outside, func() error { return errors.Join(l.serveDNS(t), l.serveRegistry(t)) })
 	if err != nil {
 		t.Fatal(err)
 	}
