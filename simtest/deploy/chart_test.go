@@ -178,7 +178,7 @@ func TestSettingsAreThoseOfTheNode(t *testing.T) {
 		set := all[slices.IndexFunc(all, func(o object) bool { return o.Kind == "DaemonSet" && !strings.HasSuffix(o.Metadata.Name, "-undo") })]
 		command := []string{"config", "--config=" + file}
 		for _, a := range set.Spec.Template.Spec.Containers[0].Args[1:] {
-			if !strings.HasPrefix(a, "--config=") {
+			if !strings.HasPrefix(a, "--config=") && !strings.HasPrefix(a, "--admin-") {
 				command = append(command, a)
 			}
 		}

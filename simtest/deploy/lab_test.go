@@ -248,8 +248,8 @@ func (l *lab) id(name string) string { return fmt.Sprintf("%s%d-%s", spacePrefix
 type process struct {
 	cmd  *exec.Cmd
 	log  string
-	once sync.Once
-	err  error
+	done chan struct{} // closed when it has ended
+	err  error         // why, then
 }
 
 // startProcess starts a command that ends with the test. If the test fails, the end of what
@@ -261,11 +261,12 @@ func startProcess(t *testing.T, cmd *exec.Cmd) *process {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	p := &process{cmd: cmd, log: log.Name()}
+	p := &process{cmd: cmd, log: log.Name(), done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	go func() { p.err = cmd.Wait(); close(p.done) }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		late := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
@@ -280,7 +281,7 @@ func startProcess(t *testing.T, cmd *exec.Cmd) *process {
 }
 
 func (p *process) wait() error {
-	p.once.Do(func() { p.err = p.cmd.Wait() })
+	<-p.done
 	return p.err
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -237,4 +238,39 @@ func (l *lab) uninstall(t *testing.T, objects []object) {
 			t.Errorf("hosts.toml is not what it was:\n%s", text)
 		}
 	}
+}
+
+// TestSnapshotterPod: what the privileged pod mounts, the machine sees.
+func TestSnapshotterPod(t *testing.T) {
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		missing(t, "/dev/fuse")
+	}
+	objects := render(t, "--values", "testdata/values/snapshotter.yaml", "--set", "upstreams.10\\.209\\.0\\.1:5000=http://"+outsideAddress+":5000", "--set", "containerd.configure=false")
+	l := newLab(t, 1)
+	m := l.machines[0]
+	data := filepath.Join(m.root, "var/lib/granary")
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// A directory of a node is on a file system whose mounts are shared.
+	commands(t, "mount --bind "+data+" "+data, "mount --make-rshared "+data)
+	t.Cleanup(func() { commands(t, "umount -R "+data) })
+	p := l.newPod(t, m, "granary-0", one(t, objects, "DaemonSet", "granary").Spec.Template, objects)
+	p.start(t)
+	p.ready(t)
+	defer p.stop(t)
+	if _, err := os.Stat(filepath.Join(m.root, "run/granary/snapshotter.sock")); err != nil {
+		t.Error(err)
+	}
+	const dir = "/var/lib/granary/mounted"
+	if err := os.Mkdir(filepath.Join(m.root, dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mount := startProcess(t, l.runc("exec", p.mainID, "/granary", "mount", outsideAddress+":5000/app:files", dir))
+	eventually(t, "the machine sees the mount", func() bool {
+		text, err := os.ReadFile(filepath.Join(m.root, dir, "hello"))
+		return err == nil && string(text) == "world"
+	})
+	_ = mount.cmd.Process.Signal(syscall.SIGTERM)
+	_ = mount.wait()
 }

@@ -169,33 +169,47 @@ func (p *pod) bundle(t *testing.T, c container) string {
 	for _, name := range c.SecurityContext.Capabilities.Add {
 		caps = append(caps, "CAP_"+name)
 	}
+	confined := !c.SecurityContext.Privileged
+	if !confined {
+		caps = allCapabilities(t)
+	}
 	effective := caps
 	if c.SecurityContext.RunAsUser != 0 {
 		effective = []string{} // what the kernel leaves to a user at execve
 	}
+	root := "rslave"
 	mounts := []map[string]any{
 		{"destination": "/proc", "type": "proc", "source": "proc"},
 		{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "mode=755", "size=64k"}},
 		{"destination": "/etc/resolv.conf", "type": "bind", "source": filepath.Join(p.dir, "etc/resolv.conf"), "options": []string{"bind", "ro"}},
 	}
 	for _, v := range c.VolumeMounts {
-		options := []string{"rbind", "rprivate", "rw"}
+		options := []string{"rbind", propagation[v.MountPropagation], "rw"}
+		if v.MountPropagation == "Bidirectional" {
+			root = "rshared"
+		}
 		if v.ReadOnly {
 			options[2] = "ro"
 		}
 		mounts = append(mounts, map[string]any{"destination": v.MountPath, "type": "bind", "source": p.volumes[v.Name], "options": options})
 	}
+	resources := map[string]any{"memory": map[string]any{"limit": bytesOf(t, c.Resources.Limits["memory"])}}
+	if !confined { // it gets the node's devices
+		mounts[1] = map[string]any{"destination": "/dev", "type": "bind", "source": "/dev", "options": []string{"rbind", "rprivate"}}
+		resources["devices"] = []map[string]any{{"allow": true, "access": "rwm"}}
+	}
 	spec := map[string]any{
 		"ociVersion": "1.0.2", "hostname": p.name, "mounts": mounts,
 		"root": map[string]any{"path": p.lab.rootfs, "readonly": c.SecurityContext.ReadOnlyRootFilesystem},
 		"process": map[string]any{
-			"args": args, "env": env, "cwd": "/", "noNewPrivileges": !*c.SecurityContext.AllowPrivilegeEscalation,
+			"args": args, "env": env, "cwd": "/", "noNewPrivileges": confined && !*c.SecurityContext.AllowPrivilegeEscalation,
 			"user":         map[string]any{"uid": c.SecurityContext.RunAsUser, "gid": c.SecurityContext.RunAsGroup, "additionalGids": []int{p.spec.SecurityContext.FSGroup}},
 			"capabilities": map[string]any{"bounding": caps, "permitted": effective, "effective": effective, "inheritable": []string{}},
 		},
 		"linux": map[string]any{
-			"namespaces": []map[string]any{{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network", "path": "/run/netns/" + p.host.space}},
-			"resources":  map[string]any{"memory": map[string]any{"limit": bytesOf(t, c.Resources.Limits["memory"])}},
+			"rootfsPropagation": root, // as the runtime has it for mounts that are to be seen outside
+			"namespaces":        []map[string]any{{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "network", "path": "/run/netns/" + p.host.space}},
+			"resources":         resources,
 		},
 	}
 	out, err := json.Marshal(spec)
@@ -204,6 +218,31 @@ func (p *pod) bundle(t *testing.T, c container) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// propagation is what the kubelet makes of a mount's propagation.
+var propagation = map[string]string{"": "rprivate", "HostToContainer": "rslave", "Bidirectional": "rshared"}
+
+// capabilities are the kernel's, in the order of their numbers (linux/capability.h).
+var capabilities = strings.Fields("CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW " +
+	"IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE " +
+	"AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE")
+
+// allCapabilities returns the names of those that this machine has to give.
+func allCapabilities(t *testing.T) (all []string) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	_, rest, _ := strings.Cut(string(must(t, status, err)), "CapBnd:\t")
+	set, err := strconv.ParseUint(strings.Fields(rest)[0], 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range capabilities {
+		if set&(1<<i) != 0 {
+			all = append(all, "CAP_"+name)
+		}
+	}
+	return all
 }
 
 // bytesOf reads a quantity in Mi.
@@ -274,7 +313,11 @@ func (p *pod) await(t *testing.T, probe *probe) {
 		if err = p.ask(probe); err == nil {
 			return
 		}
-		time.Sleep(time.Duration(min(probe.PeriodSeconds, 1)) * time.Second)
+		select {
+		case <-p.main.done:
+			t.Fatalf("%s has ended", p.name)
+		case <-time.After(time.Second):
+		}
 	}
 	t.Fatal(err)
 }
@@ -294,20 +337,18 @@ func (p *pod) ready(t *testing.T) {
 func (p *pod) stop(t *testing.T) {
 	t.Helper()
 	p.lab.leave(p)
-	ended := make(chan error, 1)
 	if out, err := p.lab.runc("kill", p.mainID, "TERM").CombinedOutput(); err != nil {
 		t.Fatalf("kill: %v: %s", err, out)
 	}
-	go func() { ended <- p.main.wait() }()
 	select {
-	case err := <-ended:
-		if err != nil {
+	case <-p.main.done:
+		if err := p.main.wait(); err != nil {
 			t.Errorf("%s ended with %v", p.name, err)
 		}
 	case <-time.After(time.Duration(p.spec.TerminationGracePeriodSeconds) * time.Second):
 		t.Errorf("%s did not end in its grace period", p.name)
 		_ = p.lab.runc("kill", p.mainID, "KILL").Run()
-		<-ended
+		<-p.main.done
 	}
 }
 

@@ -1,11 +1,13 @@
 package deploy
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -33,7 +35,32 @@ func newRegistry() *registry {
 	for i := range maxImages {
 		r.add(i)
 	}
+	r.addFiles()
 	return r
+}
+
+// addFiles adds the image app:files, which has one file.
+func (r *registry) addFiles() {
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	_ = w.WriteHeader(&tar.Header{Name: "hello", Mode: 0o644, Size: 5, Typeflag: tar.TypeReg})
+	_, _ = w.Write([]byte("world"))
+	_ = w.Close()
+	r.tag("files", r.put(ocispec.MediaTypeImageLayer, layer.Bytes()))
+}
+
+func (r *registry) put(mediaType string, p []byte) ocispec.Descriptor {
+	d := digest.FromBytes(p)
+	r.blobs[d] = p
+	return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(p))}
+}
+
+// tag makes an image of layers.
+func (r *registry) tag(tag string, layers ...ocispec.Descriptor) {
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: layers}
+	m.Config = r.put(ocispec.MediaTypeImageConfig, fmt.Appendf(nil, `{"architecture":%q,"os":"linux","author":%q}`, runtime.GOARCH, tag))
+	p, _ := json.Marshal(m)
+	r.tags[tag] = r.put(m.MediaType, p).Digest
 }
 
 // maxImages is how many images there are.
@@ -42,21 +69,14 @@ const maxImages = 12
 func imageRef(i int) string { return fmt.Sprintf("%s:5000/app:%d", outsideAddress, i) }
 
 func (r *registry) add(i int) {
-	put := func(mediaType string, p []byte) ocispec.Descriptor {
-		d := digest.FromBytes(p)
-		r.blobs[d] = p
-		return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(p))}
-	}
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	random := rand.NewChaCha8([32]byte{byte(i)})
+	var layers []ocispec.Descriptor
 	for range layersOfImage {
 		layer := make([]byte, layerSize)
 		_, _ = random.Read(layer)
-		m.Layers = append(m.Layers, put(ocispec.MediaTypeImageLayer, layer))
+		layers = append(layers, r.put(ocispec.MediaTypeImageLayer, layer))
 	}
-	m.Config = put(ocispec.MediaTypeImageConfig, fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","created":"2026-01-01T00:00:%02dZ"}`, i))
-	p, _ := json.Marshal(m)
-	r.tags[fmt.Sprint(i)] = put(m.MediaType, p).Digest
+	r.tag(fmt.Sprint(i), layers...)
 }
 
 func (r *registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
