@@ -14,7 +14,7 @@ type cluster struct {
 	secret string // JSON, or "" for none
 }
 
-func (c *cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (c cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	switch r.URL.Path {
 	case "/version":
@@ -40,21 +40,20 @@ func (c *cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // TestTheSecretIsMadeOnce: an install makes one, and an upgrade finds it, also when somebody
 // has put a second line into it meanwhile.
 func TestTheSecretIsMadeOnce(t *testing.T) {
-	c := &cluster{}
-	server := httptest.NewServer(c)
-	defer server.Close()
-	rendered := func() string {
+	rendered := func(c cluster) string {
+		server := httptest.NewServer(c)
+		defer server.Close()
 		out, err := helm(t, "template", "granary", chart, "--namespace", namespace, "--dry-run=server", "--kube-apiserver", server.URL, "--kube-token", "none")
 		return one(t, decoded(t, must(t, out, err)), "Secret", "granary-cluster").Data["secret"]
 	}
-	first, again := rendered(), rendered()
+	first, again := rendered(cluster{}), rendered(cluster{})
 	made, err := base64.StdEncoding.DecodeString(first)
 	if err != nil || len(made) < 32 || first == again {
 		t.Errorf("new clusters have the secrets %q and %q", first, again)
 	}
 	two := base64.StdEncoding.EncodeToString([]byte(string(made) + "\na second secret of the cluster\n"))
-	c.secret = fmt.Sprintf(`{"kind":"Secret","apiVersion":"v1","metadata":{"name":"granary-cluster","namespace":%q},"data":{"secret":%q}}`, namespace, two)
-	if got := rendered(); got != two {
+	upgraded := cluster{secret: fmt.Sprintf(`{"kind":"Secret","apiVersion":"v1","metadata":{"name":"granary-cluster","namespace":%q},"data":{"secret":%q}}`, namespace, two)}
+	if got := rendered(upgraded); got != two {
 		t.Errorf("an upgrade makes %q of it", got)
 	}
 }
