@@ -26,7 +26,8 @@ const before = `# ours
 // pull that crosses them, an upgrade one by one under pulls, and what uninstalling does.
 func TestDaemonSet(t *testing.T) {
 	ctr := tool(t, "ctr")
-	values := []string{"--set", "upstreams.10\\.209\\.0\\.1:5000=http://" + outsideAddress + ":5000", "--set", "data.cacheSize=1GiB", "--set", "minReadySeconds=1"}
+	values := []string{"--set", "upstreams.10\\.209\\.0\\.1:5000=http://" + outsideAddress + ":5000", "--set", "data.cacheSize=1GiB", "--set", "minReadySeconds=1",
+		"--set", "contentDir=/var/lib/containerd/io.containerd.content.v1.content"}
 	objects := render(t, values...)
 	l := newLab(t, 3)
 	for _, o := range objects {
@@ -164,6 +165,9 @@ func (l *lab) isConfined(t *testing.T, p *pod) {
 	info, err := os.Stat(filepath.Join(p.host.root, "var/lib/granary"))
 	if err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the data directory has mode %v: %v", info.Mode(), err)
+	}
+	if log, err := os.ReadFile(p.main.log); err != nil || strings.Contains(string(log), "permission denied") {
+		t.Errorf("the node may not read what it is to: %v\n%s", err, log)
 	}
 	if s := p.nodeStatus(t); s.Degraded != "" || s.Store.Bytes == 0 {
 		t.Errorf("the store is not used: %+v", s)
