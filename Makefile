@@ -1,9 +1,16 @@
 # The few commands that people use. The README explains them.
 
-.PHONY: build demo test e2e bench fuzz lint
+.PHONY: build release manifests demo test e2e bench fuzz lint
 
 build: ## the static binary, ./granary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o granary ./cmd/granary
+
+release: ## static binaries for amd64 and arm64, their SBOMs, the chart and checksums, in ./dist
+	./.ci/release dist
+
+manifests: ## deploy/manifests, from the chart; needs helm
+	./deploy/manifests/render granary >deploy/manifests/granary.yaml
+	./deploy/manifests/render undo >deploy/manifests/undo.yaml
 
 demo: ## a registry, a node and an image, pulled cold, warm and without the registry
 	go run ./cmd/granary demo

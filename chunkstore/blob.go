@@ -71,21 +71,28 @@ type voucher struct {
 	linked        bool
 }
 
-// voucher returns what vouches for chunk i. ok is false if nothing does yet.
+// voucher returns what vouches for chunk i: its own digest, or the links that it lies
+// between. Of a blob that has matched its digest these come first, for they are the blob's,
+// while the digest may have been made later, of what was on disk by then. ok is false if
+// nothing vouches for it yet.
 func (b *blob) voucher(i int) (v voucher, ok bool) {
 	v.ref = b.ref(i)
 	s := b.sums.at(i)
-	if s.digest != "" {
-		v.ref.Digest = digest.NewDigestFromBytes(digest.SHA256, []byte(s.digest))
-	}
-	if v.ref.Want() != "" {
-		return v, true
-	}
 	if i > 0 {
 		v.before = b.sums.at(i - 1).link
 	}
 	v.after = s.link
 	v.linked = (i == 0 || v.before != "") && (v.after != "" || v.ref.Last() && b.proven)
+	if v.linked && b.proven && !v.ref.Whole() {
+		return v, true
+	}
+	if s.digest != "" {
+		v.ref.Digest = digest.NewDigestFromBytes(digest.SHA256, []byte(s.digest))
+	}
+	if v.ref.Want() != "" {
+		v.linked = false
+		return v, true
+	}
 	return v, v.linked
 }
 

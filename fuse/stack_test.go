@@ -215,7 +215,7 @@ func randomTree(random *rand.Rand, root string, overlayfs bool, below []string) 
 // TestAStackOfLayersIsTheirOverlay has overlayfs lay over each other what this package
 // lays over each other itself.
 func TestAStackOfLayersIsTheirOverlay(t *testing.T) {
-	for seed := range 4 {
+	for seed := range 2 {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			if n := throughSymlinks(t, layersOf(uint64(seed))); n < 20 {
 				t.Errorf("%d files are where symlinks below their layer lead", n)

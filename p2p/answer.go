@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/attribute"
+	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/proxy/trace"
 )
 
 // answer answers a request, and returns the last frame of the answer.
@@ -96,10 +100,26 @@ func (l *served) ended(err error) wire.Frame {
 	return unavailable(l.server.backend.Cause(err), err)
 }
 
+// name names the request that something is asked for. What is returned is to be called with what
+// comes of it.
+func (l *served) name(ctx context.Context, repo wire.Repository, what string, attrs ...attribute.KeyValue) (context.Context, func(error)) {
+	s := l.server
+	attrs = append(attrs, attribute.String("granary.peer", string(l.from)))
+	ctx, span := trace.Begin(ctx, s.client.cfg.Tracer, trace.Parent{ID: repo.Request, Trace: repo.Trace}, what, otel.SpanKindServer, attrs...)
+	return ctx, func(err error) {
+		span.End(err)
+		if s.log.Enabled(ctx, slog.LevelDebug) {
+			s.log.DebugContext(ctx, what, "peer", l.from, "attributes", attrs, "error", err)
+		}
+	}
+}
+
 // ask answers a question.
 func (l *served) ask(ctx context.Context, id uint32, q wire.Ask) wire.Frame {
 	defer l.wait(ctx, id, func() int64 { return 0 })()
+	ctx, end := l.name(ctx, q.Repository, "answer a member", attribute.String("oci.repository", q.Host+"/"+q.Name))
 	a, body, err := l.server.backend.Ask(ctx, q)
+	end(err)
 	return l.answered(a, body, err)
 }
 
@@ -133,12 +153,17 @@ func (l *served) get(ctx context.Context, id uint32, q wire.Get) wire.Frame {
 			refs[i].Digest = q.Digests[i]
 		}
 	}
+	ctx, end := l.name(ctx, q.Repository, "lend to a member", attribute.String("oci.reference", string(q.Blob)),
+		attribute.Int64("granary.offset", refs[0].Offset), attribute.Int("granary.chunks", len(refs)), attribute.Bool("granary.owner", q.Role != wire.ToHolder))
 	sent := &sending{lane: l, id: id, host: q.Host, left: slices.Clone(refs)}
 	defer l.wait(ctx, id, sent.bytes)()
+	do := l.own
 	if q.Role == wire.ToHolder {
-		return l.ended(l.lend(ctx, q, refs, sent))
+		do = l.lend
 	}
-	return l.ended(l.own(ctx, q, refs, sent))
+	err = do(ctx, q, refs, sent)
+	end(err)
+	return l.ended(err)
 }
 
 // lend answers a request that is made to a holder.

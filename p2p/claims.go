@@ -41,7 +41,7 @@ type Claims struct {
 
 	mu sync.Mutex
 	// By offset. One of this node without a signature is signed when it is lent, and
-	// one that says nothing is hashed.
+	// one that says nothing is hashed. One of another without a signature is of a map.
 	blobs    map[claimed]map[int64]wire.Claim
 	suspects map[claimed]map[int64]wire.Claim // of blobs that were refuted
 	faults   map[claimed][]fault              // what came of comparing those with the upstream
@@ -96,18 +96,40 @@ func (h HostClaims) Own(ref chunk.Ref, p []byte) {
 		delete(c.suspects[k], ref.Offset)
 		c.count--
 		if suspect.Signer != c.signer.ID() && suspect.Check("", ref, p) != nil {
-			err := &chunk.CorruptError{Source: "peer " + string(suspect.Signer), Ref: ref, Reason: "it signed for other bytes than the upstream's"}
+			err := &chunk.CorruptError{Source: "peer " + string(suspect.Signer), Ref: ref, Reason: "it vouched for other bytes than the upstream's"}
 			c.faults[k] = append(c.faults[k], fault{suspect.Signer, err})
 		}
+	}
+	if before := c.blobs[k][ref.Offset]; c.mapped(before) && before.Check("", ref, p) != nil {
+		return // what is stored may be what the map says
 	}
 	c.put(k, ref.Offset, wire.Claim{Signer: c.signer.ID()})
 }
 
 // Keep records a claim of another that has been checked.
 func (h HostClaims) Keep(ref chunk.Ref, claim wire.Claim) {
+	c, k := h.c, claimed{h.host, ref.Blob}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before := c.blobs[k][ref.Offset]; c.mapped(before) && before.Digest != claim.Digest {
+		return // the same
+	}
+	c.put(k, ref.Offset, claim)
+}
+
+// Mapped records that a chunk which is stored here was taken for one of a blob because it has
+// the digest that a member's map of the blob gives, which is ref's. Nobody has signed for
+// that, so the chunk is not lent before the blob is proven; but it is the giver's word as
+// much as a claim, if the blob turns out not to match.
+func (h HostClaims) Mapped(ref chunk.Ref, giver tracker.ID) {
 	h.c.mu.Lock()
 	defer h.c.mu.Unlock()
-	h.c.put(claimed{h.host, ref.Blob}, ref.Offset, claim)
+	h.c.put(claimed{h.host, ref.Blob}, ref.Offset, wire.Claim{Digest: ref.Digest, Signer: giver})
+}
+
+// mapped reports whether a claim is what a map says.
+func (c *Claims) mapped(claim wire.Claim) bool {
+	return claim.Signature == nil && claim.Digest != "" && claim.Signer != c.signer.ID()
 }
 
 // put makes room by forgetting whole blobs, and forgets the claim itself where that
@@ -159,6 +181,9 @@ type Proof struct {
 func (h HostClaims) For(ref chunk.Ref, p []byte, proof Proof) (claim wire.Claim, ok bool) {
 	proven := proof.Proven
 	claim, known := h.get(ref)
+	if h.c.mapped(claim) {
+		claim, known = wire.Claim{}, false
+	}
 	switch {
 	case !known && !proven:
 		return claim, false
@@ -235,10 +260,14 @@ func (h HostClaims) Suspected(d digest.Digest) bool {
 
 // Proven makes what others have said of a blob, which has matched its digest, this
 // node's own word: theirs is worth nothing when they have left. Who had signed for
-// something else is to blame now: before, it might have been the upstream.
+// something else is to blame now, once for all of it: before, it might have been the upstream.
 func (h HostClaims) Proven(d digest.Digest) {
+	blamed := make(map[tracker.ID]bool)
 	for _, f := range h.c.proven(claimed{h.host, d}) {
-		h.c.blame(f.signer, f.err)
+		if !blamed[f.signer] {
+			blamed[f.signer] = true
+			h.c.blame(f.signer, f.err)
+		}
 	}
 }
 
@@ -254,7 +283,10 @@ func (c *Claims) proven(k claimed) []fault {
 		}
 	}
 	for offset, claim := range c.blobs[k] {
-		if claim.Signer != c.signer.ID() {
+		if c.mapped(claim) { // maybe not of the chunk that has turned out to be right
+			delete(c.blobs[k], offset)
+			c.count--
+		} else if claim.Signer != c.signer.ID() {
 			c.blobs[k][offset] = wire.Claim{Digest: claim.Digest, Before: claim.Before, After: claim.After, Signer: c.signer.ID()}
 		}
 	}

@@ -10,9 +10,12 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/attribute"
+	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/tracker"
 )
 
@@ -34,6 +37,8 @@ type Config struct {
 	// Report is told of wrong bytes and wrong claims, after which their origin is in
 	// quarantine. nil ignores them.
 	Report func(error)
+	// Tracer makes spans of what is done for others; nil makes none.
+	Tracer otel.Tracer
 	// Traffic is told of bytes that came and went. nil ignores them.
 	Traffic func(in, out int64)
 }
@@ -120,14 +125,17 @@ type lent struct {
 // keep remembers why the chunk may be lent on: when it is the one that is used, lest
 // the claim on one that came from elsewhere be taken for its.
 func (c *Client) keep(host string, l lent) {
-	if !l.ref.Whole() && l.claim.Digest != "" {
+	if !l.ref.Whole() && l.claim.Says() {
 		c.claims.Of(host).Keep(l.ref, l.claim)
 	}
 }
 
 // get asks one member for adjacent chunks of a blob, and yields them, checked, in
 // order. progress is told of words that the member waits.
-func (c *Client) get(ctx context.Context, id tracker.ID, q wire.Get, refs []chunk.Ref, progress func(int64), yield func(lent) error) error {
+func (c *Client) get(ctx context.Context, id tracker.ID, q wire.Get, refs []chunk.Ref, progress func(int64), yield func(lent) error) (err error) {
+	ctx, span := trace.Start(ctx, "ask member", otel.SpanKindClient, attribute.String("granary.peer", string(id)), attribute.Bool("granary.owner", q.Role != wire.ToHolder))
+	defer func() { span.End(err) }()
+	q.Repository = named(ctx, q.Repository)
 	call, err := c.peers.request(ctx, id, wire.Frame{Type: wire.TypeGet, Header: q.Header()}, len(refs))
 	if err != nil {
 		return err
@@ -259,4 +267,11 @@ func (c *Client) chance() *rand.Rand {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return rand.New(rand.NewPCG(c.random.Uint64(), c.random.Uint64()))
+}
+
+// named returns a repository with the name of the request that it is asked for.
+func named(ctx context.Context, repo wire.Repository) wire.Repository {
+	from := trace.Carry(ctx)
+	repo.Request, repo.Trace = from.ID, from.Trace
+	return repo
 }

@@ -223,6 +223,25 @@ func TestWhatAMemberHoldsDoesNotLeaveTheUpstreamAgain(t *testing.T) {
 	})
 }
 
+// TestAnOwnerLendsOnWhatAProviderHasHashed: who asks the owner need not ask the provider too.
+func TestAnOwnerLendsOnWhatAProviderHasHashed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, nil, "a", "b", "d")
+		m := c.blob(4<<20, "b")
+		c.nodes["d"].hash(m, c.registry.blobs[m.Blob()])
+		for _, n := range c.nodes {
+			n.providers.Announce(m.Blob(), "d")
+		}
+		c.mustGet("a", m)
+		if got := c.nodes["a"].state("d").Received; got != 0 {
+			t.Errorf("%d bytes came from the provider itself", got)
+		}
+		if got := c.nodes["b"].state("d").Received; got != m.Size() {
+			t.Errorf("the owner has %d bytes from the provider", got)
+		}
+	})
+}
+
 func TestAProviderWithoutTheBlobIsStruckOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, nil, "a", "b", "d")

@@ -152,6 +152,7 @@ type node struct {
 
 	mu     sync.Mutex
 	proven map[digest.Digest]bool
+	links  map[chunk.Key]chunk.Link // after chunks, of what is proven
 	facts  []byte
 	forgot []wire.Forget
 	fetchs int
@@ -184,7 +185,29 @@ func (n *node) Proven(d digest.Digest) bool {
 	return n.proven[d]
 }
 
-func (n *node) Proof(_ string, ref chunk.Ref) p2p.Proof { return p2p.Proof{Proven: n.Proven(ref.Blob)} }
+func (n *node) Proof(_ string, ref chunk.Ref) p2p.Proof {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	before := chunk.Key{Blob: ref.Blob, Offset: ref.Offset - chunk.Size}
+	return p2p.Proof{Proven: n.proven[ref.Blob], Before: n.links[before], After: n.links[ref.Key()]}
+}
+
+// hash makes a node have a blob, hashed as a reader does, which leaves links.
+func (n *node) hash(m *chunk.Map, p []byte) {
+	n.prove(m.Blob())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.links = make(map[chunk.Key]chunk.Link)
+	prefix := chunk.NewPrefix(m.Blob())
+	for i := range m.Len() - 1 {
+		ref := m.At(i)
+		_, _ = prefix.Write(p[ref.Offset : ref.Offset+ref.Size])
+		n.links[ref.Key()] = prefix.Link()
+	}
+	for _, ref := range refsOf(m) {
+		_ = n.store.Put(context.Background(), ref, p[ref.Offset:ref.Offset+ref.Size])
+	}
+}
 
 func (n *node) prove(d digest.Digest) {
 	n.mu.Lock()

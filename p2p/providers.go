@@ -57,12 +57,7 @@ func (s *held) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Re
 		return chunk.ErrNotFound
 	}
 	blob := refs[0].Blob
-	holders := slices.DeleteFunc(c.providersOf(ctx, s.host, blob), func(id tracker.ID) bool { return !c.peers.usable(id) })
-	random := c.chance()
-	random.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
-	view := c.cfg.Members.View()
-	slices.SortStableFunc(holders, func(a, b tracker.ID) int { return cmp.Compare(view.Distance(a), view.Distance(b)) })
-	for _, id := range holders[:min(len(holders), maxHolders)] {
+	for _, id := range c.holders(ctx, s.host, blob) {
 		left, over, err := s.from(ctx, id, refs, silentHolder, yield)
 		if over || ctx.Err() != nil {
 			return err
@@ -73,6 +68,17 @@ func (s *held) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Re
 		refs = left
 	}
 	return s.neighbours(ctx, refs, yield)
+}
+
+// holders returns members that have all of a blob, as many as are asked for the same: the
+// nearest, and in no order those that are as near.
+func (c *Client) holders(ctx context.Context, host string, blob digest.Digest) []tracker.ID {
+	all := slices.DeleteFunc(c.providersOf(ctx, host, blob), func(id tracker.ID) bool { return !c.peers.usable(id) })
+	random := c.chance()
+	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	view := c.cfg.Members.View()
+	slices.SortStableFunc(all, func(a, b tracker.ID) int { return cmp.Compare(view.Distance(a), view.Distance(b)) })
+	return all[:min(len(all), maxHolders)]
 }
 
 // neighbours gets chunks from members that may have owned them before.

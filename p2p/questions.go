@@ -8,9 +8,12 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/attribute"
+	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/tracker"
 )
 
@@ -64,7 +67,7 @@ func (c *Client) askOwners(ctx context.Context, key string, q wire.Ask, within t
 		if !c.peers.sound(p.ID) {
 			continue // the next one can do it as well
 		}
-		a, body, err = c.askOne(ctx, p.ID, q, within)
+		a, body, err = c.askOne(ctx, p.ID, q, within, c.cfg.Timing.HedgeMax)
 		var unavailable *unavailableError
 		switch {
 		case err == nil, errors.Is(err, chunk.ErrNotFound), ctx.Err() != nil:
@@ -79,17 +82,21 @@ func (c *Client) askOwners(ctx context.Context, key string, q wire.Ask, within t
 	return a, nil, ErrOwn
 }
 
-// askOne asks one member, which says now and then that it is at it.
-func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask, within time.Duration) (a wire.Answer, body []byte, err error) {
+// askOne asks one member, which says now and then that it is at it: it is given up after some
+// silence.
+func (c *Client) askOne(ctx context.Context, id tracker.ID, q wire.Ask, within, silence time.Duration) (a wire.Answer, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
+	ctx, span := trace.Start(ctx, "ask member", otel.SpanKindClient, attribute.String("granary.peer", string(id)))
+	defer func() { span.End(err) }()
+	q.Repository = named(ctx, q.Repository)
 	call, err := c.peers.request(ctx, id, wire.Frame{Type: wire.TypeAsk, Header: q.Header()}, 0)
 	if err != nil {
 		return a, nil, err
 	}
 	defer call.cancel()
 	for {
-		f, err := c.nextWithin(ctx, call, c.cfg.Timing.HedgeMax)
+		f, err := c.nextWithin(ctx, call, silence)
 		if err != nil {
 			return a, nil, err
 		}
@@ -146,7 +153,7 @@ func (c *Client) gather(ctx context.Context, q wire.Ask, learn func([]byte)) {
 		}
 		asked++
 		go func() {
-			_, body, err := c.askOne(ctx, p.ID, q, recallFor)
+			_, body, err := c.askOne(ctx, p.ID, q, recallFor, c.cfg.Timing.HedgeMax)
 			if err != nil {
 				body = nil
 			}

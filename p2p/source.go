@@ -6,8 +6,12 @@ import (
 	"errors"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	otel "go.opentelemetry.io/otel/trace"
+
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/tracker"
 )
 
@@ -141,7 +145,7 @@ type errand struct {
 }
 
 // pursue gets the chunks of one stripe.
-func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) (err error) {
 	c := s.client
 	owners := c.owners(refs[0])
 	if len(owners) == 0 || owners[0].id == itself {
@@ -153,6 +157,9 @@ func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	ctx, span := trace.Start(ctx, "get from members", otel.SpanKindInternal, attribute.String("oci.reference", string(refs[0].Blob)),
+		attribute.Int64("granary.offset", refs[0].Offset), attribute.Int("granary.chunks", len(refs)))
+	defer func() { span.End(err) }()
 	e := &errand{
 		placed: s, stripe: request(s.repo, wire.ToHolder, refs), left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
 		pursuit: &pursuit{timing: c.cfg.Timing, owners: owners, usable: c.peers.usable, alive: c.peers.lastHeard, random: c.chance()},

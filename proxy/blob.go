@@ -12,7 +12,6 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
-	"github.com/granary-oci/granary/proxy/upstream"
 )
 
 // Blob is a blob of a repository, open for reading.
@@ -125,7 +124,7 @@ func (p *Repository) far(d digest.Digest) (chunk.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, &heeded{up.Blob(), func(err error) {
+		all = append(all, &heeded{timed{up.Blob(), p}, func(err error) {
 			p.heed(as, err, up, "")
 			if chunk.IsCorrupt(err) || errors.Is(err, chunk.ErrNotFound) {
 				p.forget(d)
@@ -198,10 +197,10 @@ func (p *Repository) blobSize(ctx context.Context, d digest.Digest) (int64, erro
 	}, func(size int64) Facts {
 		return Facts{Members: map[digest.Digest]catalog.Member{d: {MediaType: m.MediaType, Size: size, Confirmed: true}}}
 	})
-	if upstream.Unreachable(err) {
+	if hasNoSay(err) {
 		m, known = r.cfg.Catalog.Member(p.String(), d) // others may have known more
 	}
-	if err == nil || !known || !upstream.Unreachable(err) {
+	if !known || !p.cannotAsk(d, err) {
 		return size, err
 	}
 	if err := p.unasked(d, err); err != nil {

@@ -9,10 +9,13 @@ import (
 	"os"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	otel "go.opentelemetry.io/otel/trace"
 	"golang.org/x/sys/unix"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/content"
+	"github.com/granary-oci/granary/proxy/trace"
 )
 
 const (
@@ -30,19 +33,25 @@ func (h *Handler) open(ctx context.Context, client *http.ResponseController, rep
 	from, lendable := b.part(p.Complete)
 	if lendable {
 		if f, ok := b.lend(ctx, p.Offset, p.Length); ok {
-			return &fileBody{h, client, f, p.Offset, p.Length, went}, nil
+			return &fileBody{ctx, h, client, f, p.Offset, p.Length, went}, nil
 		}
 	}
 	if !p.Complete && !p.OpenEnd && p.Length < smallPart {
 		return h.openSmall(ctx, repository, b, p, m)
 	}
 	rd := from.OpenSection(ctx, chunk.Section{Offset: p.Offset, Length: p.Length, OnDemand: p.OpenEnd, Complete: p.Complete})
-	body := &chunkBody{h: h, client: client, rd: rd, went: went}
+	body := &chunkBody{ctx: ctx, h: h, client: client, rd: rd, went: went}
 	if body.first, body.source, body.err = rd.Next(); body.err != nil && body.err != io.EOF {
 		rd.Close()
 		return nil, body.err
 	}
 	return body, nil
+}
+
+// sent counts bytes that went to a client, by the source that they came from.
+func (h *Handler) sent(ctx context.Context, source string, n int64) {
+	h.registry.cfg.Served("http", source, n)
+	trace.Count(ctx, "granary.bytes."+source, n)
 }
 
 // smallPart is up to where a part of a blob, in bytes, is not worth the chunk that it is
@@ -57,14 +66,17 @@ func (h *Handler) openSmall(ctx context.Context, repository *Repository, b *Blob
 	if _, err := r.ReadAt(buf, p.Offset); err != nil {
 		return nil, err
 	}
-	return smallBody{bytesBody{bytes.NewReader(buf)}, func(n int64) { h.registry.served(m, t, n) }}, nil
+	return smallBody{bytesBody{bytes.NewReader(buf)}, t, func(n int64) { h.registry.served(m, t, n) }}, nil
 }
 
 // smallBody sends bytes that are in memory, and counts them.
 type smallBody struct {
 	bytesBody
-	sent func(n int64)
+	travel *travel
+	sent   func(n int64)
 }
+
+func (b smallBody) from() string { return b.travel.sum().Source() }
 
 func (b smallBody) WriteTo(w io.Writer) (int64, error) {
 	n, err := b.bytesBody.WriteTo(w)
@@ -74,6 +86,7 @@ func (b smallBody) WriteTo(w io.Writer) (int64, error) {
 
 // chunkBody sends what a reader gives.
 type chunkBody struct {
+	ctx    context.Context // of the request
 	h      *Handler
 	client *http.ResponseController
 	rd     *chunk.Reader
@@ -84,13 +97,15 @@ type chunkBody struct {
 	err    error
 }
 
+func (c *chunkBody) from() string { return c.source }
+
 func (c *chunkBody) WriteTo(w io.Writer) (sent int64, err error) {
 	p, source, err := c.first, c.source, c.err
 	for err == nil {
 		extend(c.client, len(p))
 		n, werr := w.Write(p)
 		sent += int64(n)
-		c.h.registry.cfg.Served("http", source, int64(n))
+		c.h.sent(c.ctx, source, int64(n))
 		c.went(int64(n))
 		if werr != nil {
 			return sent, fmt.Errorf("send: %w", werr)
@@ -107,6 +122,7 @@ func (c *chunkBody) Close() error { return c.rd.Close() }
 
 // fileBody sends a stretch of a file, by sendfile where the connection allows it.
 type fileBody struct {
+	ctx    context.Context // of the request
 	h      *Handler
 	client *http.ResponseController
 	f      *os.File
@@ -114,7 +130,11 @@ type fileBody struct {
 	went   func(n int64)
 }
 
+func (b *fileBody) from() string { return "disk" }
+
 func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
+	_, span := trace.Start(b.ctx, "send from disk", otel.SpanKindInternal, attribute.Int64("granary.offset", b.off), attribute.Int64("granary.bytes", b.n))
+	defer func() { span.End(err) }()
 	b.readAhead(0)
 	for sent < b.n && err == nil {
 		extend(b.client, lendBytes)
@@ -122,7 +142,7 @@ func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
 		var k int64
 		k, err = io.CopyN(w, b.f, min(b.n-sent, lendBytes))
 		sent += k
-		b.h.registry.cfg.Served("http", "disk", k)
+		b.h.sent(b.ctx, "disk", k)
 		b.went(k)
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,11 +12,14 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/attribute"
+	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/content"
 	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
@@ -34,17 +38,30 @@ type Handler struct {
 	registry  *Registry
 	pseudonym string
 	log       *slog.Logger
+	tracer    otel.Tracer // nil for none
 }
 
 // NewHandler returns the HTTP face of r. It logs to log what a client cannot be
 // told, and each request at debug level. A request that has come through
-// pseudonym, as its Via field tells, has come in a circle and is refused.
-func NewHandler(r *Registry, pseudonym string, log *slog.Logger) *Handler {
-	return &Handler{r, pseudonym, log}
+// pseudonym, as its Via field tells, has come in a circle and is refused. tracer makes spans of
+// what is done for requests; nil makes none.
+func NewHandler(r *Registry, pseudonym string, log *slog.Logger, tracer otel.Tracer) *Handler {
+	return &Handler{r, pseudonym, log, tracer}
 }
+
+// requestID is the field that names a request, in what is asked and what is answered.
+const requestID = "X-Request-Id"
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	from := trace.Parent{ID: r.Header.Get(requestID), Trace: r.Header.Get("Traceparent")}
+	ctx, span := trace.Begin(r.Context(), h.tracer, from, r.Method, otel.SpanKindServer)
+	defer span.End(nil)
+	w.Header().Set(requestID, trace.ID(ctx))
+	h.serve(w, r.WithContext(ctx), span)
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, span *trace.Span) {
 	client := http.NewResponseController(w)
 	_ = client.SetWriteDeadline(time.Now().Add(answerWithin)) // blobs set their own, as they go
 	if r.ContentLength != 0 {
@@ -86,11 +103,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path),
 		slog.String("ns", req.Namespace), slog.String("range", r.Header.Get("Range")), slog.String("caller", caller.String()))
-	h.answer(w, r.WithContext(upstream.WithVia(r.Context(), via)), h.registry.Open(req.Repository, caller), req)
+	span.Describe(r.Method+" "+req.Kind.String(), attribute.String("oci.repository", req.Repository.String()),
+		attribute.String("oci.reference", cmp.Or(string(req.Digest), req.Tag)), attribute.String("http.request.header.range", r.Header.Get("Range")))
+	h.answer(w, r.WithContext(upstream.WithVia(r.Context(), via)), h.registry.Open(req.Repository, caller), req, span)
 }
 
 // answer answers a request that is well-formed.
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) {
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request, span *trace.Span) {
 	switch req.Kind {
 	case ref.Base:
 		w.Header().Set("Content-Type", "application/json")
@@ -98,24 +117,24 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, 
 	case ref.Manifest:
 		h.registry.cfg.Asked(p.Host, r.Method, req.Kind)
 		sent, err := h.manifest(w, r, p, req)
-		h.finish(w, r, sent, err, "MANIFEST_UNKNOWN")
+		h.finish(w, r, span, sent, err, "MANIFEST_UNKNOWN")
 	case ref.Blob:
 		h.registry.cfg.Asked(p.Host, r.Method, req.Kind)
 		sent, err := h.blob(w, r, p, req)
-		h.finish(w, r, sent, err, "BLOB_UNKNOWN")
+		h.finish(w, r, span, sent, err, "BLOB_UNKNOWN")
 	case ref.Tags:
-		h.finish(w, r, false, h.tags(w, r, p, req), "NAME_UNKNOWN")
+		h.finish(w, r, span, false, h.tags(w, r, p, req), "NAME_UNKNOWN")
 	case ref.Referrers:
-		h.finish(w, r, false, h.referrers(w, r, p, req), "NAME_UNKNOWN")
+		h.finish(w, r, span, false, h.referrers(w, r, p, req), "NAME_UNKNOWN")
 	case ref.TOC:
 		sent, err := h.toc(w, r, p, req)
-		h.finish(w, r, sent, err, "BLOB_UNKNOWN")
+		h.finish(w, r, span, sent, err, "BLOB_UNKNOWN")
 	case ref.File:
 		sent, err := h.file(w, r, p, req)
-		h.finish(w, r, sent, err, "BLOB_UNKNOWN")
+		h.finish(w, r, span, sent, err, "BLOB_UNKNOWN")
 	case ref.Mount:
 		sent, err := h.mount(w, r, p, req)
-		h.finish(w, r, sent, err, "MANIFEST_UNKNOWN")
+		h.finish(w, r, span, sent, err, "MANIFEST_UNKNOWN")
 	default:
 		writeAnswer(w, answer{http.StatusNotFound, "UNSUPPORTED"}, "this registry takes no uploads")
 	}
@@ -123,7 +142,8 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, 
 
 // finish answers with err, or, when the answer was under way already, aborts the
 // connection in a way that no client can take for the end of the content.
-func (h *Handler) finish(w http.ResponseWriter, r *http.Request, sent bool, err error, unknown string) {
+func (h *Handler) finish(w http.ResponseWriter, r *http.Request, span *trace.Span, sent bool, err error, unknown string) {
+	span.Fail(err)
 	switch {
 	case err == nil:
 		return
@@ -132,9 +152,9 @@ func (h *Handler) finish(w http.ResponseWriter, r *http.Request, sent bool, err 
 	case chunk.IsCorrupt(err):
 		h.registry.report(err) // which counts it, and logs it with the digest
 	case sent:
-		h.log.Error("response aborted", "path", r.URL.Path, "error", err)
+		h.log.ErrorContext(r.Context(), "response aborted", "path", r.URL.Path, "error", err)
 	default:
-		h.log.Info("request failed", "path", r.URL.Path, "error", err)
+		h.log.InfoContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)
 	}
 	if sent {
 		panic(http.ErrAbortHandler)
@@ -180,6 +200,10 @@ func addWarning(w http.ResponseWriter, text string) {
 	w.Header().Add("Warning", "299 - "+strconv.QuoteToASCII(text))
 }
 
+// SourceHeader says where the first chunk of an answer came from, which is all of one
+// that has one chunk: memory, disk, peer, layout or upstream.
+const SourceHeader = "Granary-Source"
+
 // blob answers a request for a blob.
 func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
 	c := content.Content{Type: "application/octet-stream", ETag: etag(req.Digest)}
@@ -202,7 +226,11 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, re
 				if m != nil {
 					m.readingLayer(req.Digest, p.Offset, p.Length)
 				}
-				return h.open(r.Context(), http.NewResponseController(w), repository, b, p, m, reading.from(p.Offset))
+				body, err := h.open(r.Context(), http.NewResponseController(w), repository, b, p, m, reading.from(p.Offset))
+				if from, ok := body.(interface{ from() string }); ok && err == nil {
+					w.Header().Set(SourceHeader, from.from())
+				}
+				return body, err
 			}
 		}
 	}

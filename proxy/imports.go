@@ -20,9 +20,10 @@ import (
 )
 
 // What is imported into a repository belongs to it by the word of whoever commands the node.
-// While the upstream can be asked it decides as ever; while it cannot, what was imported, and
-// nothing else of the repository, is served to everybody, however long ago that was. Members of
-// the cluster are told of it as of what an upstream says.
+// While the upstream can be asked it decides as ever; while it cannot, be it that this node does not
+// connect to its address, what was imported, and nothing else of the repository, is served to
+// everybody, however long ago that was. Members of the cluster are told of it as of what an upstream
+// says.
 
 // Import is what is imported into a repository, once all of it is stored.
 type Import struct {
@@ -48,18 +49,46 @@ func (r *Registry) Stored(d digest.Digest, size int64) bool {
 	return err == nil && info.Size == size && info.Stored == size && (info.Proven || size <= chunk.Size)
 }
 
+// Begun returns how many bytes of a blob an import into a repository need not send: those that
+// are stored from its beginning on, in whole chunks, and came from the repository's registry or for it.
+func (r *Registry) Begun(repo ref.Repository, d digest.Digest, size int64) int64 {
+	m, err := chunk.Grid(d, size)
+	if err != nil {
+		return 0
+	}
+	near := r.Open(repo, access.Caller{}).near(d)
+	n := int64(0)
+	for i := 0; i < m.Len() && near.Has(m.At(i)); i++ {
+		n += m.At(i).Size
+	}
+	return n
+}
+
+// ErrDropped says that what was stored of a blob is not there any more, and was wrong if it was
+// not evicted.
+var ErrDropped = errors.New("what was stored of it before is gone")
+
 // ImportBlob stores a blob, a manifest among them, that is going to be imported into a
-// repository. It belongs nowhere yet. If body is not what the digest and size say, the error is a
-// [*chunk.CorruptError] and nothing is stored.
-func (r *Registry) ImportBlob(ctx context.Context, repo ref.Repository, d digest.Digest, size int64, body io.Reader) error {
+// repository. It belongs nowhere yet. body is what follows the first offset bytes, which are no
+// more than [Registry.Begun] says. If all is not what the digest and size say, the error is a
+// [*chunk.CorruptError] and nothing is stored; it is an [ErrDropped] too if other bytes than
+// those of body may be to blame, and so is one that says that the first bytes are not there. Of a body that ends too soon, what came is kept, to go on from.
+func (r *Registry) ImportBlob(ctx context.Context, repo ref.Repository, d digest.Digest, size, offset int64, body io.Reader) error {
 	m, err := chunk.Grid(d, size)
 	if err != nil || r.Stored(d, size) {
 		return err
 	}
 	defer r.cfg.Store.Retain(d, size)()
 	r.supply(repo.Host, d, true) // what another host has left unproven goes
+	switch begun := r.Begun(repo, d, size); {
+	case offset < 0 || offset > size || offset%chunk.Size != 0 && offset != size:
+		return fmt.Errorf("import: blob %s: nothing goes on at %d of %d bytes", d, offset, size)
+	case offset > begun:
+		return fmt.Errorf("import: blob %s: %d bytes of it are here, not %d: %w", d, begun, offset, ErrDropped)
+	}
+	before := r.stores(d)
 	near := r.Open(repo, access.Caller{}).near(d)
-	if err = fill(ctx, near, m, body); err == nil && m.Len() > 1 {
+	if err = fill(ctx, near, m, offset, body); err == nil && m.Len() > 1 {
 		// What is stored is hashed, not what came: a chunk may have been there before.
 		err = chunk.NewBlob(m, chunk.Named(importing, near), chunk.BlobConfig{Window: r.cfg.Window, Budget: r.cfg.Budget, Proofs: near}).Prove(ctx)
 	}
@@ -69,6 +98,9 @@ func (r *Registry) ImportBlob(ctx context.Context, repo ref.Repository, d digest
 	}
 	if chunk.IsCorrupt(err) {
 		r.cfg.Store.Drop(d)
+		if before {
+			err = fmt.Errorf("%w; %w", err, ErrDropped)
+		}
 	}
 	return fmt.Errorf("import: blob %s: %w", d, err)
 }
@@ -76,20 +108,20 @@ func (r *Registry) ImportBlob(ctx context.Context, repo ref.Repository, d digest
 // importing is the source that is to blame for what is wrong in an import.
 const importing = "import"
 
-// fill puts all chunks of a blob. One that is the whole is checked before.
-func fill(ctx context.Context, to chunk.Store, m *chunk.Map, body io.Reader) error {
-	wrong := func(reason string) error {
-		return &chunk.CorruptError{Source: importing, Ref: chunk.Ref{Blob: m.Blob(), Total: m.Size(), Size: m.Size()}, Reason: reason}
+// fill puts the chunks of a blob from an offset on. One that is the whole is checked before.
+func fill(ctx context.Context, to chunk.Store, m *chunk.Map, offset int64, body io.Reader) error {
+	if offset > 0 && offset == m.Size() {
+		return nil // it is all there, and not proven yet
 	}
-	for i := range m.Len() {
+	for i := m.Find(offset); i < m.Len(); i++ {
 		c := m.At(i)
 		p := make([]byte, c.Size) // the store's from now on
-		_, err := io.ReadFull(body, p)
+		n, err := io.ReadFull(body, p)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return wrong("there are fewer bytes")
+			return fmt.Errorf("it ends after %d of %d bytes: %w", c.Offset+int64(n), m.Size(), io.ErrUnexpectedEOF)
 		}
 		if c.Last() && more(body) {
-			return wrong("there are more bytes")
+			return &chunk.CorruptError{Source: importing, Ref: chunk.Ref{Blob: m.Blob(), Total: m.Size(), Size: m.Size()}, Reason: "there are more bytes"}
 		}
 		if err == nil {
 			err = c.Check(importing, p)

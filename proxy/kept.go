@@ -154,8 +154,8 @@ func (l fitting) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 // known are the proofs of a blob that is known to be right.
 type known struct{}
 
-func (known) Proven(digest.Digest) bool  { return true }
-func (known) Link(chunk.Ref, chunk.Link) {}
-func (known) Before(chunk.Ref) chunk.Link  { return "" }
-func (known) Prove(digest.Digest, int64) {}
-func (known) Refute(digest.Digest)       {}
+func (known) Proven(digest.Digest) bool   { return true }
+func (known) Link(chunk.Ref, chunk.Link)  {}
+func (known) Before(chunk.Ref) chunk.Link { return "" }
+func (known) Prove(digest.Digest, int64)  {}
+func (known) Refute(digest.Digest)        {}

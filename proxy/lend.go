@@ -51,7 +51,14 @@ func (p *Repository) storedFor(ctx context.Context, ref chunk.Ref) ([]byte, erro
 	if want == "" || err == nil && digest.FromBytes(b) == want {
 		return b, err
 	}
-	b, other, err := p.registry.cfg.Store.Find(ctx, want)
+	ref.Digest = want
+	return p.findStored(ctx, ref)
+}
+
+// findStored returns a chunk of any blob that has the digest and the size of ref, and is the
+// host's.
+func (p *Repository) findStored(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	b, other, err := p.registry.cfg.Store.Find(ctx, ref.Digest)
 	if err == nil && (other.Size != ref.Size || !p.registry.mayShare(p.Host, other.Blob)) {
 		err = chunk.ErrNotFound
 	}

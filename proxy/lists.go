@@ -54,7 +54,7 @@ func (p *Repository) Tags(ctx context.Context, fresh bool) ([]string, error) {
 		slices.Sort(tags.items)
 		return slices.Compact(tags.items), tags.size, err
 	})
-	if upstream.Unreachable(err) {
+	if hasNoSay(err) {
 		if tags := p.importedTags(); len(tags) > 0 {
 			return tags, nil
 		}
@@ -84,7 +84,7 @@ func (p *Repository) Referrers(ctx context.Context, d digest.Digest, fresh bool)
 		}
 		return unique(found.items), found.size, err
 	})
-	if upstream.Unreachable(err) && p.imported(d) {
+	if hasNoSay(err) && p.imported(d) {
 		return p.importedReferrers(ctx, d), nil
 	}
 	if err != nil {

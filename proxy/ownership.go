@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -118,7 +119,7 @@ func (p *Repository) source(d digest.Digest, near ours, owned bool, far chunk.So
 	// readers: with one for both, two nodes that take each other for the owner
 	// would wait for each other.
 	src := r.cfg.Peers.Source(p.in(p.caller), chunk.Cache(near, far, flight, r.cfg.Report))
-	return chunk.Cache(near, src, r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
+	return chunk.Cache(near, p.alike(src), r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
 }
 
 // near returns the store as far as what is in it of a blob is the host's.
@@ -151,7 +152,23 @@ func (o ours) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	if !o.still() {
 		return nil, chunk.ErrNotFound
 	}
-	return o.Store.Get(ctx, ref)
+	begin := time.Now()
+	asked, from := chunk.WithOrigin(ctx)
+	p, err := o.Store.Get(asked, ref)
+	if err == nil {
+		chunk.SetOrigin(ctx, from())
+		readFromDisk(ctx, ref, begin, from())
+	}
+	return p, err
+}
+
+func (o ours) Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]byte, error) {
+	o.supplying.RLock()
+	defer o.supplying.RUnlock()
+	if !o.still() {
+		return nil, chunk.ErrNotFound
+	}
+	return o.Store.Match(ctx, ref, want)
 }
 
 func (o ours) Has(ref chunk.Ref) bool { return o.still() && o.Store.Has(ref) }

@@ -57,7 +57,14 @@ type Peers interface {
 	Derived(ctx context.Context, in In, kind string, of LayerRef) ([]byte, error)
 	// Derives reports whether it is this node that answers for such an object.
 	Derives(kind string, layer digest.Digest) bool
-	// Content returns an extent of a file, in the same way.
+	// Digests returns the digests of n chunks of a blob, from chunk first on, as a member
+	// has them that has all of it, and who that is. The error is [chunk.ErrNotFound] if nobody
+	// has them.
+	Digests(ctx context.Context, host string, m *chunk.Map, first, n int) (all chunk.Digests, giver string, err error)
+	// Mapped is told of each chunk that is kept because of the digest, ref's, that giver has
+	// given. It reports whether giver is believed.
+	Mapped(host string, ref chunk.Ref, giver string) bool
+	// Content returns an extent of a file, as Derived does.
 	Content(ctx context.Context, in In, of LayerRef, path string, x toc.Extent) ([]byte, error)
 }
 

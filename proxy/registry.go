@@ -19,6 +19,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
+	"github.com/granary-oci/granary/proxy/delta"
 	"github.com/granary-oci/granary/proxy/flight"
 	"github.com/granary-oci/granary/proxy/lazy"
 	"github.com/granary-oci/granary/proxy/ref"
@@ -73,6 +74,11 @@ type Store interface {
 	Pass(ctx context.Context, ref chunk.Ref, p []byte) error
 	// Find returns a chunk of any blob by its own digest.
 	Find(ctx context.Context, d digest.Digest) ([]byte, chunk.Ref, error)
+	// Wholes returns the blobs of some size that have matched their digest, see
+	// chunkstore.Disk. Digests and Match are of the chunks of such.
+	Wholes(least, most int64) []chunkstore.Whole
+	Digests(ctx context.Context, d digest.Digest, total int64, first, n int) (chunk.Digests, error)
+	Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]byte, error)
 }
 
 var _ Store = (*chunkstore.Stack)(nil)
@@ -132,6 +138,7 @@ type Registry struct {
 	forgotten forgotten    // tags that were invalidated
 	lists     lists
 	pieces    pieceCache
+	deltas    delta.Blobs
 	turns     turns
 	inflating inflating
 	mounts    mounts
@@ -140,6 +147,7 @@ type Registry struct {
 	rangeless hosts               // that have sent the whole for a part
 	parsing   *semaphore.Weighted // of pages of lists, and manifests
 	gathering *semaphore.Weighted // bytes of lists
+	digesting *semaphore.Weighted // of chunks, for other members
 }
 
 // NewRegistry returns a registry made of cfg.
@@ -164,7 +172,7 @@ func NewRegistry(cfg Config) *Registry {
 	}
 	return &Registry{
 		cfg: cfg, ledger: access.New(cfg.Access, cfg.Catalog.Access()),
-		parsing: semaphore.NewWeighted(parseAtOnce), gathering: semaphore.NewWeighted(allListBytes),
+		parsing: semaphore.NewWeighted(parseAtOnce), gathering: semaphore.NewWeighted(allListBytes), digesting: semaphore.NewWeighted(digestAtOnce),
 	}
 }
 

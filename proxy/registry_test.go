@@ -105,7 +105,7 @@ func buildStack(t *testing.T, s *stack, url string, onDisk bool, change ...func(
 		c(&cfg)
 	}
 	s.registry = proxy.NewRegistry(cfg)
-	handler := proxy.NewHandler(s.registry, "test-node", slog.New(slog.DiscardHandler))
+	handler := proxy.NewHandler(s.registry, "test-node", slog.New(slog.DiscardHandler), nil)
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
 		handler.ServeHTTP(w, r)
@@ -210,6 +210,27 @@ func TestPullRules(t *testing.T) {
 		}
 		if s.reports() != 0 {
 			t.Errorf("reported: %v", s.reported)
+		}
+	})
+}
+
+// TestAnAnswerSaysWhereItCameFrom for each chunk that is asked for alone.
+func TestAnAnswerSaysWhereItCameFrom(t *testing.T) {
+	stacks(t, func(t *testing.T, o *origin, onDisk bool) {
+		layer := random(2*chunk.Size+1000, 1)
+		o.add("app", layer)
+		s := newStack(t, o, onDisk)
+		path := "/v2/app/blobs/" + string(digest.FromBytes(layer))
+		for _, r := range []string{"bytes=0-1048575", "bytes=2097152-2098151"} { // a chunk, and a small part
+			for i, want := range []string{"upstream", "memory disk"} {
+				resp, _ := s.do(t, http.MethodGet, path, "Range", r)
+				if got := resp.Header.Get(proxy.SourceHeader); got == "" || !strings.Contains(want, got) {
+					t.Errorf("%s, request %d: from %q, want %s", r, i, got, want)
+				}
+			}
+		}
+		if resp, _ := s.do(t, http.MethodHead, path); resp.Header.Get(proxy.SourceHeader) != "" {
+			t.Errorf("HEAD: from %q", resp.Header.Get(proxy.SourceHeader))
 		}
 	})
 }

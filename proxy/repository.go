@@ -10,12 +10,15 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.opentelemetry.io/otel/attribute"
+	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
 	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
@@ -71,13 +74,14 @@ func (p *Repository) Resolve(ctx context.Context, tag string, d digest.Digest) (
 	}, func(r upstream.Resolved) Facts {
 		return Facts{Tags: map[string]TagFact{tag: {Digest: r.Digest, MediaType: r.MediaType, Size: r.Size}}}
 	})
-	if upstream.Unreachable(err) {
+	if hasNoSay(err) {
 		last, known = p.registry.cfg.Catalog.Tag(p.String(), tag) // others may have known more
 	}
-	if err != nil && known && upstream.Unreachable(err) && (last.Imported || time.Since(last.Checked).Abs() < p.registry.ledger.HoldFor()) {
+	held := upstream.Unreachable(err) && time.Since(last.Checked).Abs() < p.registry.ledger.HoldFor()
+	if known && (held || hasNoSay(err) && last.Imported) {
 		return Resolution{Resolved: resolvedTo(last), Stale: last.Checked}, p.about(tag, p.unasked(last.Digest, err))
 	}
-	if upstream.Unreachable(err) && p.importedWithout(tag) {
+	if hasNoSay(err) && p.importedWithout(tag) {
 		err = chunk.ErrNotFound
 	}
 	return Resolution{Resolved: resolved}, p.about(tag, err)
@@ -161,7 +165,7 @@ func (p *Repository) fetchManifest(ctx context.Context, d digest.Digest) (upstre
 		named, err = p.record(ctx, m)
 		return m, err
 	}, func(upstream.Manifest) Facts { return Facts{Members: named} })
-	if upstream.Unreachable(err) {
+	if p.cannotAsk(d, err) {
 		m, err = p.borrowManifest(ctx, d, err)
 	}
 	return m, p.about("@"+string(d), err)
@@ -207,11 +211,21 @@ func (p *Repository) authorize(ctx context.Context, d digest.Digest, question st
 	_, err := ask(ctx, p, question+" "+string(d), func(ctx context.Context, up Upstream) (struct{}, error) {
 		return struct{}{}, answer(ctx, up)
 	}, func(struct{}) Facts { return Facts{} })
-	if err == nil || !upstream.Unreachable(err) {
+	if !p.cannotAsk(d, err) {
 		return err
 	}
 	return p.unasked(d, err)
 }
+
+// cannotAsk reports whether an error means that the upstream has no say about d. Of what was imported
+// it has none either while this node may not connect to its address.
+func (p *Repository) cannotAsk(d digest.Digest, err error) bool {
+	return upstream.Unreachable(err) || hasNoSay(err) && p.imported(d)
+}
+
+// hasNoSay reports whether an error means that the upstream was not asked: it cannot be reached, or
+// only at an address that this node does not connect to.
+func hasNoSay(err error) bool { return upstream.Unreachable(err) || upstream.Refused(err) }
 
 // unasked returns nil if the caller may be served what is here of d although the
 // upstream, which failed with err, cannot be asked.
@@ -261,7 +275,7 @@ func ask[T any](ctx context.Context, p *Repository, question string, answer func
 			break
 		}
 	}
-	if upstream.Unreachable(err) {
+	if hasNoSay(err) {
 		p.recall(ctx)
 	}
 	return v, err
@@ -281,7 +295,10 @@ func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question
 		if peers := p.peers(); peers != nil {
 			up = peers.Upstream(p.in(as), up)
 		}
-		return answer(ctx, up)
+		ctx, span := trace.Start(ctx, "ask upstream", otel.SpanKindInternal, attribute.String("oci.repository", p.String()), attribute.String("granary.question", question))
+		a, err := answer(ctx, up)
+		span.End(err)
+		return a, err
 	})
 	v, _ := a.(T) // nil with an error
 	return v, err

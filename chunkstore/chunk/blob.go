@@ -34,7 +34,7 @@ type BlobConfig struct {
 	// it gives out included. 0 is one chunk.
 	Window int64
 	// Run is how many bytes a reader fetches at a time, a multiple of [StripeSize].
-	// 0 is half the window.
+	// 0 is an eighth of the window, and a stripe at least.
 	Run int64
 	// Budget bounds the memory of all readers together. nil does not.
 	Budget *Budget

@@ -15,7 +15,7 @@ type verified struct {
 	name string
 }
 
-func (v verified) Get(ctx context.Context, ref Ref) ([]byte, error) { return getOne(ctx, v, ref) }
+func (v verified) Get(ctx context.Context, ref Ref) ([]byte, error) { return GetOne(ctx, v, ref) }
 
 func (v verified) GetRun(ctx context.Context, refs []Ref, yield func(Ref, []byte) error) error {
 	return GetRun(ctx, v.src, refs, func(ref Ref, p []byte) error {
@@ -33,7 +33,7 @@ func First(srcs ...Source) Source { return first(srcs) }
 
 type first []Source
 
-func (f first) Get(ctx context.Context, ref Ref) ([]byte, error) { return getOne(ctx, f, ref) }
+func (f first) Get(ctx context.Context, ref Ref) ([]byte, error) { return GetOne(ctx, f, ref) }
 
 func (f first) GetRun(ctx context.Context, refs []Ref, yield func(Ref, []byte) error) error {
 	var errs []error
@@ -111,7 +111,7 @@ type cache struct {
 	report func(error)
 }
 
-func (c *cache) Get(ctx context.Context, ref Ref) ([]byte, error) { return getOne(ctx, c, ref) }
+func (c *cache) Get(ctx context.Context, ref Ref) ([]byte, error) { return GetOne(ctx, c, ref) }
 
 // GetRun alternates between what near has and the gaps between, which become
 // runs of far.

@@ -145,7 +145,7 @@ func TestManyReadersThatComeAndGo(t *testing.T) {
 	for w := range 16 {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(w), 9))
-			for range 20 {
+			for range 8 {
 				ctx, cancel := context.WithCancel(context.Background())
 				stop := rng.Int64N(b.Size() * 2)
 				r := chunk.NewBlob(b.Map, src, chunk.BlobConfig{Window: 6 << 20, Proofs: new(proofs)}).Open(ctx)

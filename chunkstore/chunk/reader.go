@@ -41,7 +41,9 @@ var errClosed = errors.New("reader is closed")
 
 const (
 	stripeChunks = StripeSize / Size
-	runsAhead    = 2 // under way at once, when the window allows
+	// runsAhead is how many runs are under way at once, when the window allows. Registries and
+	// the networks before them bound single connections more often than all together.
+	runsAhead = 8
 )
 
 // reset makes the reader continue at pos with nothing under way.
@@ -227,7 +229,7 @@ func (r *Reader) hash(s *slot) error {
 	return nil
 }
 
-// fill asks for chunks until the window is full: in runs of a quarter of it that
+// fill asks for chunks until the window is full: in runs of an eighth of it that
 // end with a stripe, so that a source can get each with one request, and several
 // are under way. The first chunk waits for memory, those read ahead take what is
 // free.

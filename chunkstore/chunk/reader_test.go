@@ -134,6 +134,31 @@ func TestAReaderThatStopsReadingStopsFetching(t *testing.T) {
 	}
 }
 
+// TestAReaderFetchesStripesSideBySide: a connection to a registry may be slower than all of
+// them together.
+func TestAReaderFetchesStripesSideBySide(t *testing.T) {
+	b := newBlob(t, 40*chunk.Size)
+	synctest.Test(t, func(t *testing.T) {
+		var under atomic.Int64
+		stalls := sourceFunc(func(ctx context.Context, _ chunk.Ref) ([]byte, error) {
+			under.Add(1)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		ctx, leave := context.WithCancel(t.Context())
+		r := chunk.NewBlob(b.Map, stalls, chunk.BlobConfig{Window: 32 << 20, Budget: chunk.NewBudget(64 << 20)}).Open(ctx)
+		var reading sync.WaitGroup
+		reading.Go(func() { _, _, _ = r.Next() })
+		synctest.Wait()
+		if got := under.Load(); got != 8 {
+			t.Errorf("%d runs are under way", got)
+		}
+		leave()
+		reading.Wait()
+		_ = r.Close()
+	})
+}
+
 // TestTheBudgetBoundsAllReaders counts what readers hold together.
 func TestTheBudgetBoundsAllReaders(t *testing.T) {
 	const readers, chunks = 8, 5

@@ -56,8 +56,8 @@ func GetRun(ctx context.Context, src Source, refs []Ref, yield func(Ref, []byte)
 	return nil
 }
 
-// getOne is Get in terms of GetRun, for sources whose run is the real thing.
-func getOne(ctx context.Context, r Runner, ref Ref) (p []byte, err error) {
+// GetOne is Get in terms of GetRun, for sources whose run is the real thing.
+func GetOne(ctx context.Context, r Runner, ref Ref) (p []byte, err error) {
 	err = r.GetRun(ctx, []Ref{ref}, func(got Ref, q []byte) error {
 		if got.Offset == ref.Offset {
 			p = q

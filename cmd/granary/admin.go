@@ -73,7 +73,7 @@ func (f nodeFlag) send(ctx context.Context, method, path string, body io.Reader,
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return nil, fmt.Errorf("node %s: %s: %s", f.Node, resp.Status, strings.TrimSpace(string(why)))
+		return nil, &nodeError{f.Node, resp.StatusCode, strings.TrimSpace(string(why))}
 	}
 	return resp.Body, nil
 }
@@ -111,6 +111,17 @@ func (f nodeFlag) client(h http.Header) (*http.Client, error) {
 	}
 	// A token is for this node alone, wherever it might lead.
 	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
+}
+
+// nodeError is an answer of a node other than success.
+type nodeError struct {
+	node   string
+	status int
+	why    string
+}
+
+func (e *nodeError) Error() string {
+	return fmt.Sprintf("node %s: %d %s: %s", e.node, e.status, http.StatusText(e.status), e.why)
 }
 
 // ask makes a request that is answered with JSON.

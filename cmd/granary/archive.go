@@ -5,11 +5,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"path"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -19,39 +16,20 @@ import (
 // names. Nothing in it tells when or by whom it was written, so the same images make the
 // same file.
 
-// writeArchive writes images, of which all is known, to an archive. The file has its name only
-// when it is complete.
-func writeArchive(ctx context.Context, name string, images []*puller) (err error) {
-	part := name + ".part"
-	f, err := os.Create(part)
+// writeArchive writes images, of which all is known, to an archive, or what an interrupted one
+// lacks. The file has its name only when it is complete.
+func writeArchive(ctx context.Context, name string, images []*puller) error {
+	w, err := openPart(name, name+".part")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(part)
-		}
-	}()
-	a := &archive{tar: tar.NewWriter(f), there: make(map[string]bool)}
-	err = a.writeAll(ctx, images)
-	if cerr := a.tar.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(part, name)
+	a := &archive{out: w, there: make(map[string]bool)}
+	return w.finish(a.writeAll(ctx, images))
 }
 
 // archive is an archive that is being written.
 type archive struct {
-	tar   *tar.Writer
+	out   *part
 	there map[string]bool // by name
 }
 
@@ -75,7 +53,7 @@ func (a *archive) writeAll(ctx context.Context, images []*puller) error {
 			return fmt.Errorf("%s: %w", p.want, err)
 		}
 	}
-	return nil
+	return a.zeros(2 * block) // the end
 }
 
 // image writes what belongs to an image and is not there yet.
@@ -84,8 +62,7 @@ func (a *archive) image(ctx context.Context, p *puller) error {
 		if a.there[blobName(n.Digest)] {
 			continue
 		}
-		err := p.read(ctx, n, func(r io.Reader) error { return a.add(n.Descriptor, r) })
-		if err != nil {
+		if err := a.add(n.Descriptor, p.fetcher(ctx, n)); err != nil {
 			return err
 		}
 	}
@@ -93,7 +70,7 @@ func (a *archive) image(ctx context.Context, p *puller) error {
 		if a.there[blobName(m.Digest)] {
 			continue
 		}
-		if err := a.add(m, bytes.NewReader(m.Data)); err != nil {
+		if err := a.add(m, inMemory(m.Data)); err != nil {
 			return err
 		}
 	}
@@ -101,40 +78,48 @@ func (a *archive) image(ctx context.Context, p *puller) error {
 }
 
 // add writes what a descriptor describes.
-func (a *archive) add(desc ocispec.Descriptor, r io.Reader) error {
-	if err := a.folders(desc.Digest); err != nil {
-		return err
-	}
-	if err := a.file(blobName(desc.Digest), desc.Size); err != nil {
-		return err
-	}
-	return copyVerified(a.tar, r, desc)
-}
-
-// folders writes the directories that a blob is in, if it is the first in them.
-func (a *archive) folders(d digest.Digest) error {
-	for _, name := range []string{ocispec.ImageBlobsDir, path.Join(ocispec.ImageBlobsDir, string(d.Algorithm()))} {
-		if a.there[name] {
+func (a *archive) add(desc ocispec.Descriptor, from fetcher) error {
+	for _, dir := range []string{ocispec.ImageBlobsDir, path.Join(ocispec.ImageBlobsDir, string(desc.Digest.Algorithm()))} {
+		if a.there[dir] {
 			continue
 		}
-		a.there[name] = true
-		if err := a.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755}); err != nil {
+		if err := a.header(dir, tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return a.file(blobName(desc.Digest), desc.Size, func() error { return a.out.blob(desc, from) })
 }
 
 func (a *archive) small(name string, p []byte) error {
-	if err := a.file(name, int64(len(p))); err != nil {
-		return err
+	return a.file(name, int64(len(p)), func() error { _, err := a.out.Write(p); return err })
+}
+
+// file writes a file, whose content do writes.
+func (a *archive) file(name string, size int64, do func() error) error {
+	err := a.header(name, tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644})
+	if err == nil {
+		err = do()
 	}
-	_, err := a.tar.Write(p)
+	if err == nil {
+		err = a.zeros(-size & (block - 1))
+	}
 	return err
 }
 
-// file begins a file.
-func (a *archive) file(name string, size int64) error {
+// block is what a tar is made of, in bytes.
+const block = 512
+
+func (a *archive) header(name string, h tar.Header) error {
 	a.there[name] = true
-	return a.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644})
+	var b bytes.Buffer
+	if err := tar.NewWriter(&b).WriteHeader(&h); err != nil {
+		return err
+	}
+	_, err := a.out.Write(b.Bytes())
+	return err
+}
+
+func (a *archive) zeros(n int64) error {
+	_, err := a.out.Write(make([]byte, n))
+	return err
 }

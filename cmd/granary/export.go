@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/granary-oci/granary/cmd/granary/node"
@@ -35,14 +36,16 @@ const (
 // export is an export under way.
 type export struct {
 	images  []*puller
-	archive string // the file to write, "" for a layout in a directory
+	archive string     // the file to write, "" for a layout in a directory
+	out     *layoutDir // nil for an archive
 }
 
-func (c *exportCmd) Run(e *env) error {
+func (c *exportCmd) Run(e *env) (err error) {
 	x, err := c.plan(e)
 	if err != nil {
 		return err
 	}
+	defer func() { x.out.close(err == nil) }()
 	url, done, err := registryFace(e, c.DataConfig, c.nodeFlag)
 	if err != nil {
 		return err
@@ -132,12 +135,16 @@ func (x *export) to(target string) error {
 	case path == "" || kind != layoutKind && kind != archiveKind:
 		return fmt.Errorf("export to %s: want oci:DIR or oci-archive:FILE", target)
 	case kind == archiveKind:
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return fmt.Errorf("export to %s: %s is a directory", target, path)
+		}
 		x.archive = path
 		return nil
 	}
-	out, err := openLayout(path)
+	var err error
+	x.out, err = openLayout(path)
 	for _, p := range x.images {
-		p.out = out
+		p.out = x.out
 	}
 	return err
 }
@@ -179,7 +186,7 @@ func (c *exportCmd) print(e *env, p *puller) error {
 	if c.JSON {
 		return json.NewEncoder(e.stdout).Encode(r)
 	}
-	text := fmt.Sprintf("%s@%s: %d manifests, %d blobs, %s", r.Ref, r.Digest, r.Manifests, r.Blobs, bytesText(r.Bytes))
+	text := fmt.Sprintf("%s: %d manifests, %d blobs, %s", r.name(), r.Manifests, r.Blobs, bytesText(r.Bytes))
 	if p.since != nil {
 		text += fmt.Sprintf("; %d blobs of %s left out, which %s has", r.Spared, bytesText(r.SparedBytes), c.Since)
 	}

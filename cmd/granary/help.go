@@ -225,3 +225,58 @@ Examples:
 
   granary version`
 }
+
+func (configureCmd) Help() string {
+	return `Adds the node to what is in the runtime's files already, and does nothing the second time. No runtime is restarted: the command says if one has to be.
+
+` + endsLikeAll + `
+
+Examples:
+
+  granary configure containerd --dry-run
+  granary configure podman --registry docker.io --registry ghcr.io --prepend
+  granary configure containerd --undo`
+}
+
+func (doctorCmd) Help() string {
+	return `Looks at the node, its directory, its upstreams, its members and the runtimes, and pulls a small image. Each finding has a cause and a remedy.
+
+The exit status is 0, 1 if something is broken or it failed, or 2 if the command line or a setting cannot be understood.
+
+Examples:
+
+  granary doctor
+  granary doctor --json --image ghcr.io/org/small:v1`
+}
+
+func (podOwnCmd) Help() string {
+	return endsLikeAll + `
+
+Examples:
+
+  granary pod own /var/lib/granary 65532:65532`
+}
+
+func (podCheckCmd) Help() string {
+	return endsLikeAll + `
+
+Examples:
+
+  granary pod check /readyz`
+}
+
+func (podAwaitCmd) Help() string {
+	return endsLikeAll + `
+
+Examples:
+
+  granary pod await granary-all.kube-system.svc granary.kube-system.svc`
+}
+
+func (podRestCmd) Help() string {
+	return `The exit status is 0.
+
+Examples:
+
+  granary pod rest`
+}

@@ -32,7 +32,7 @@ type importCmd struct {
 	nodeFlag        `embed:""`
 
 	Platform string `name:"platform" default:"all" placeholder:"OS/ARCH[/VARIANT]" help:"Which image of an index to import; 'all' for each of them."`
-	From     string `arg:"" name:"layout" help:"oci:DIR or oci-archive:FILE."`
+	From     string `arg:"" name:"layout" help:"oci:DIR, oci-archive:FILE, or docker-archive:FILE as docker save and podman save write it."`
 	Ref      string `arg:"" optional:"" name:"ref" help:"Image, as in ghcr.io/org/app:v1, that what has no full name in the layout belongs to."`
 }
 
@@ -71,22 +71,10 @@ func (c *importCmd) Run(e *env) error {
 	return nil
 }
 
-// files opens what is imported from.
-func (c *importCmd) files(report func(error)) (layout.Files, error) {
-	kind, path, _ := strings.Cut(c.From, ":")
-	switch {
-	case path == "":
-	case kind == layoutKind:
-		return layout.NewDir(path, report), nil
-	case kind == archiveKind:
-		return layout.NewArchive(path, report), nil
-	}
-	return nil, fmt.Errorf("from %s: want oci:DIR or oci-archive:FILE", c.From)
-}
-
 // imported is what is imported into one repository.
 type imported struct {
 	repository ref.Repository
+	files      layout.Files
 	from       *layout.Repository
 	roots      []ocispec.Descriptor
 	tags       map[string]digest.Digest
@@ -108,7 +96,7 @@ func (all *imports) in(repository ref.Repository) *imported {
 	i := all.into[repository]
 	if i == nil {
 		from := layout.New(repository.Host, all.files, all.report).Repository(repository.Name)
-		i = &imported{repository: repository, from: from, tags: make(map[string]digest.Digest)}
+		i = &imported{repository: repository, files: all.files, from: from, tags: make(map[string]digest.Digest)}
 		all.into[repository] = i
 	}
 	return i
@@ -133,11 +121,12 @@ func (c *importCmd) repositories(e *env) ([]*imported, error) {
 	if want.Digest != "" {
 		err = fmt.Errorf("as %s: a digest is no name", c.Ref)
 	}
-	if err == nil {
-		all.files, err = c.files(all.report)
-	}
 	if err != nil {
 		return nil, err
+	}
+	var ok bool
+	if all.files, ok = layout.At(c.From, all.report); !ok {
+		return nil, fmt.Errorf("from %s: want oci:DIR, oci-archive:FILE or docker-archive:FILE", c.From)
 	}
 	from := layout.New(c.DefaultUpstream, all.files, all.report)
 	entries, err := from.Entries(e.ctx)
@@ -157,8 +146,8 @@ func (c *importCmd) repositories(e *env) ([]*imported, error) {
 			}
 		}
 		switch {
-		case isReferrer && c.Ref == "": // it is found with what it refers to
-		case c.Ref == "" && repository == (ref.Repository{}):
+		case isReferrer && repository == (ref.Repository{}): // it is found with what it refers to
+		case repository == (ref.Repository{}):
 			return nil, fmt.Errorf("%s has no full name in the layout: say which, as in granary import %s registry.example/app:v1", entry.Descriptor.Digest, c.From)
 		case entry.Tag == "" && !isReferrer:
 			images = append(images, entry.Descriptor)
@@ -196,6 +185,10 @@ func refersToAnother(ctx context.Context, from *layout.Layout, desc ocispec.Desc
 func (i *imported) verify(e *env, platform *ocispec.Platform) (err error) {
 	source := registrySource{i.from}
 	i.graph, err = graph.Walk(e.ctx, source, i.roots, graph.Options{Platform: platform, Parallel: parallel, Referrers: source})
+	var wrong *graph.WrongError
+	if errors.As(err, &wrong) && wrong.Digest.Validate() == nil {
+		err = fmt.Errorf("%s: %w", i.files.Path(blobName(wrong.Digest)), err)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", i.repository, err)
 	}
@@ -203,6 +196,9 @@ func (i *imported) verify(e *env, platform *ocispec.Platform) (err error) {
 		r, err := i.open(ctx, n.Descriptor)
 		if err == nil {
 			err = copyVerified(io.Discard, r, n.Descriptor)
+		}
+		if isWrong(err) {
+			err = fmt.Errorf("%s: %w", i.files.Path(blobName(n.Digest)), err)
 		}
 		if err = missing(err); errors.Is(err, graph.ErrNotFound) {
 			there, serr := i.status(ctx, n.Descriptor)
@@ -219,7 +215,7 @@ func (i *imported) verify(e *env, platform *ocispec.Platform) (err error) {
 }
 
 // open returns the bytes of a blob in the layout.
-func (i *imported) open(ctx context.Context, desc ocispec.Descriptor) (io.Reader, error) {
+func (i *imported) open(ctx context.Context, desc ocispec.Descriptor) (*io.SectionReader, error) {
 	m, err := chunk.Grid(desc.Digest, desc.Size)
 	if err != nil {
 		return nil, err
@@ -254,7 +250,7 @@ func (i *imported) send(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	body, err := i.to.send(ctx, http.MethodPost, "/api/v1/import?"+i.query(0), bytes.NewReader(p), int64(len(p)))
+	body, err := i.to.send(ctx, http.MethodPost, "/api/v1/import?"+i.query(0, 0), bytes.NewReader(p), int64(len(p)))
 	if err == nil {
 		err = body.Close()
 	}
@@ -262,34 +258,50 @@ func (i *imported) send(ctx context.Context) error {
 }
 
 // query are the parameters of a question to the node.
-func (i *imported) query(size int64) string {
-	return url.Values{"repository": {i.repository.String()}, "size": {strconv.FormatInt(size, 10)}}.Encode()
+func (i *imported) query(size, offset int64) string {
+	return url.Values{"repository": {i.repository.String()}, "size": {strconv.FormatInt(size, 10)}, "offset": {strconv.FormatInt(offset, 10)}}.Encode()
 }
 
 // status asks what the node has of a blob.
 func (i *imported) status(ctx context.Context, desc ocispec.Descriptor) (s node.ImportStatus, err error) {
-	body, err := i.to.do(ctx, http.MethodGet, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size))
+	body, err := i.to.do(ctx, http.MethodGet, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size, 0))
 	if err != nil {
 		return s, err
 	}
 	defer body.Close()
 	err = json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&s)
+	if err == nil && (s.Offset < 0 || s.Offset > desc.Size) {
+		err = fmt.Errorf("node %s: it has %d bytes of %s, which has %d", i.to.Node, s.Offset, desc.Digest, desc.Size)
+	}
 	return s, err
 }
 
-// put gives the node a blob, unless it has it.
-func (i *imported) put(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error {
-	bar := i.progress.add(desc)
+// put gives the node what it lacks of a blob, and all of it once what it had turns out to be wrong.
+func (i *imported) put(ctx context.Context, desc ocispec.Descriptor, r io.ReaderAt) error {
 	there, err := i.status(ctx, desc)
 	if err != nil {
 		return err
 	}
 	if there.Stored {
-		bar.done("already there")
+		i.progress.add(desc).done("already there")
 		return nil
 	}
-	body, err := i.to.send(ctx, http.MethodPut, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size), bar.reader(r), desc.Size)
+	err = i.putFrom(ctx, desc, r, there.Offset)
+	var said *nodeError
+	if errors.As(err, &said) && said.status == http.StatusConflict {
+		err = i.putFrom(ctx, desc, r, 0)
+	}
+	return err
+}
+
+// putFrom gives the node what follows an offset of a blob.
+func (i *imported) putFrom(ctx context.Context, desc ocispec.Descriptor, r io.ReaderAt, offset int64) error {
+	bar := i.progress.add(desc)
+	bar.skip(offset)
+	rest := io.NewSectionReader(r, offset, desc.Size-offset)
+	body, err := i.to.send(ctx, http.MethodPut, "/api/v1/import/"+string(desc.Digest)+"?"+i.query(desc.Size, offset), bar.reader(rest), rest.Size())
 	if err != nil {
+		bar.drop()
 		return err
 	}
 	bar.done("done")

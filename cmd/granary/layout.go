@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"syscall"
 
@@ -17,22 +18,64 @@ import (
 )
 
 // layoutDir is an OCI image layout (image-spec, image-layout.md) in a directory.
-type layoutDir struct{ dir string }
+type layoutDir struct {
+	dir    string
+	locked *os.File // the directory, of one that is written to
+}
 
-// openLayout makes dir a layout to write to, if it is not one yet.
+// openLayout makes dir a layout to write to, if it is not one yet. It belongs to this process
+// until it is closed.
 func openLayout(dir string) (*layoutDir, error) {
 	if err := os.MkdirAll(filepath.Join(dir, ocispec.ImageBlobsDir), 0o755); err != nil {
 		return nil, fmt.Errorf("layout: %w", err)
 	}
+	locked, err := os.Open(dir)
+	if err == nil {
+		err = lock(locked)
+	}
+	if err != nil {
+		locked.Close()
+		return nil, fmt.Errorf("layout %w", err)
+	}
 	l, err := findLayout(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		l = &layoutDir{dir}
-		err = l.replace(filepath.Join(dir, ocispec.ImageLayoutFile), layoutMarker())
+		l = &layoutDir{dir: dir}
+		err = l.replace(ocispec.ImageLayoutFile, layoutMarker())
 	}
-	return l, err
+	if err != nil {
+		locked.Close()
+		return nil, err
+	}
+	l.locked = locked
+	return l, nil
 }
 
-// findLayout returns the layout that dir is.
+// close leaves the layout to others. Once all that was asked for is there, what was begun before
+// and not ended is not kept.
+func (l *layoutDir) close(complete bool) {
+	if l == nil {
+		return
+	}
+	defer l.locked.Close()
+	blobs := filepath.Join(l.dir, ocispec.ImageBlobsDir)
+	algorithms, _ := os.ReadDir(blobs)
+	for _, a := range algorithms {
+		files, _ := os.ReadDir(filepath.Join(blobs, a.Name()))
+		for _, f := range files {
+			if complete && partOfBlob.MatchString(f.Name()) {
+				os.Remove(filepath.Join(blobs, a.Name(), f.Name()))
+			}
+		}
+	}
+}
+
+// partName is what a file of a layout is called until it is complete. A layout may have
+// files that the specification does not know.
+func partName(name string) string { return "." + name + ".part" }
+
+var partOfBlob = regexp.MustCompile(`^\.[0-9a-f]+\.part$`)
+
+// findLayout returns the layout that dir is, to be read.
 func findLayout(dir string) (*layoutDir, error) {
 	marker := filepath.Join(dir, ocispec.ImageLayoutFile)
 	p, err := os.ReadFile(marker)
@@ -46,7 +89,7 @@ func findLayout(dir string) (*layoutDir, error) {
 	if found.Version != ocispec.ImageLayoutVersion {
 		return nil, fmt.Errorf("layout %s: version %q is not %s", marker, found.Version, ocispec.ImageLayoutVersion)
 	}
-	return &layoutDir{dir}, nil
+	return &layoutDir{dir: dir}, nil
 }
 
 // layoutMarker is the file that says that there is a layout.
@@ -77,27 +120,28 @@ func (l *layoutDir) has(desc ocispec.Descriptor) bool {
 	return err == nil && info.Mode().IsRegular() && info.Size() == desc.Size && copyVerified(io.Discard, f, desc) == nil
 }
 
-// add reads a blob from r into the layout. It is in its place only if it has the
-// digest and size of desc.
-func (l *layoutDir) add(desc ocispec.Descriptor, r io.Reader) error {
-	name := l.path(desc.Digest)
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+// add fetches a blob into the layout, and of one of which a part is there the rest. It is in its
+// place only if it has the digest and size of desc.
+func (l *layoutDir) add(desc ocispec.Descriptor, from fetcher) error {
+	name := blobName(desc.Digest)
+	if err := os.MkdirAll(filepath.Dir(l.path(desc.Digest)), 0o755); err != nil {
 		return err
 	}
-	return replaceFile(name, func(w io.Writer) error { return copyVerified(w, r, desc) })
+	return l.write(name, func(w *part) error { return w.blob(desc, from) })
 }
 
-// copyVerified copies exactly what desc describes, or fails.
-func copyVerified(w io.Writer, r io.Reader, desc ocispec.Descriptor) error {
-	hash := desc.Digest.Algorithm().Hash()
-	n, err := io.CopyBuffer(io.MultiWriter(w, hash), io.LimitReader(r, desc.Size+1), make([]byte, 1<<20))
+// write makes a file of the layout what do writes, or leaves it as it was.
+func (l *layoutDir) write(name string, do func(*part) error) error {
+	dir, base := path.Split(name)
+	w, err := openPart(filepath.Join(l.dir, name), filepath.Join(l.dir, dir, partName(base)))
 	if err != nil {
 		return err
 	}
-	if got := digest.NewDigest(desc.Digest.Algorithm(), hash); n != desc.Size || got != desc.Digest {
-		return fmt.Errorf("blob %s of %d bytes: %d bytes with digest %s arrived", desc.Digest, desc.Size, n, got)
-	}
-	return nil
+	return w.finish(do(w))
+}
+
+func (l *layoutDir) replace(name string, p []byte) error {
+	return l.write(name, func(w *part) error { _, err := w.Write(p); return err })
 }
 
 // containerdName is an annotation that names an image where containerd wrote the layout. A
@@ -129,7 +173,7 @@ func (l *layoutDir) list(entries []ocispec.Descriptor) error {
 	if err != nil {
 		return fmt.Errorf("layout %s: %w", path, err)
 	}
-	return l.replace(path, p)
+	return l.replace(ocispec.ImageIndexFile, p)
 }
 
 // newIndex is an index that lists nothing.
@@ -176,31 +220,4 @@ func withEntry(manifests []json.RawMessage, e ocispec.Descriptor) []json.RawMess
 		return manifests // a descriptor is always encoded
 	}
 	return append(slices.DeleteFunc(manifests, same), raw)
-}
-
-// replaceFile makes path hold what write writes, or leaves it as it was.
-func replaceFile(path string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	err = write(f)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return err
-}
-
-func (l *layoutDir) replace(path string, p []byte) error {
-	return replaceFile(path, func(w io.Writer) error { _, err := w.Write(p); return err })
 }

@@ -43,7 +43,10 @@ type cli struct {
 	Evict    evictCmd      `cmd:"" help:"Take an image out of a node's store, or of all."`
 	Forget   invalidateCmd `cmd:"" name:"invalidate" help:"Make a node ask its upstream about a tag again."`
 	Peers    peersCmd      `cmd:"" help:"Show the members of a node's cluster, and what the node makes of them."`
+	Setup    configureCmd  `cmd:"" name:"configure" help:"Make a container runtime pull through a node, or undo that."`
+	Doctor   doctorCmd     `cmd:"" help:"Find out what keeps a node, its cluster and the runtimes before it from working."`
 	Mounter  mounterCmd    `cmd:"" hidden:"" help:"Keep the mounts of a node's snapshotter; the node starts it."`
+	Pod      podCmd        `cmd:"" help:"What the pods of the Helm chart do beside serving."`
 	Demo     demoCmd       `cmd:"" help:"Show a cluster at work: a registry, three nodes and an image, all in this process."`
 	Complete completionCmd `cmd:"" name:"completion" help:"Write what makes a shell complete command lines."`
 	Version  versionCmd    `cmd:"" help:"Show the version."`

@@ -68,6 +68,7 @@ func (r *smallRegistry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	case realm != "":
 		w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q", realm))
 		w.WriteHeader(http.StatusUnauthorized)
+	case q.URL.Path == "/v2/":
 	case p == nil:
 		w.WriteHeader(http.StatusNotFound)
 	case redirect != "" && strings.Contains(q.URL.Path, "/blobs/"):

@@ -30,6 +30,7 @@ type bar struct {
 	title string
 	size  int64 // in bytes; guarded by p.mu, as is n
 	n     int64 // bytes read
+	had   int64 // bytes of them that were there before; guarded by p.mu
 	begin time.Time
 	over  bool // of its owner
 }
@@ -69,6 +70,13 @@ func (b *bar) set(n, size int64) {
 
 // reader counts what is read from r.
 func (b *bar) reader(r io.Reader) io.Reader { return &countingReader{r, b} }
+
+// skip counts what was there before.
+func (b *bar) skip(n int64) {
+	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	b.n, b.had = b.n+n, b.had+n
+}
 
 type countingReader struct {
 	r io.Reader
@@ -136,7 +144,7 @@ const barWidth = 30
 func (b *bar) text() string {
 	part := float64(b.n) / float64(max(b.size, 1))
 	full := min(int(part*barWidth), barWidth)
-	rate := float64(b.n) / max(time.Since(b.begin).Seconds(), 0.001)
+	rate := float64(b.n-b.had) / max(time.Since(b.begin).Seconds(), 0.001)
 	return fmt.Sprintf("%s %9s  [%s%s] %s  %s/s", b.title, bytesText(b.size),
 		strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), bytesText(b.n), bytesText(int64(rate)))
 }

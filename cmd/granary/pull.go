@@ -52,6 +52,14 @@ type pulled struct {
 	Chosen *candidate `json:"chosen,omitempty"` // by --compat
 }
 
+// name names what was pulled by its digest, and as it was asked for.
+func (r pulled) name() string {
+	if strings.Contains(r.Ref, "@") {
+		return r.Ref
+	}
+	return r.Ref + "@" + r.Digest
+}
+
 // lack is something that was not to be had.
 type lack struct {
 	Digest    string   `json:"digest"`
@@ -65,11 +73,12 @@ type lack struct {
 // parallel is how many blobs, and how many manifests, are read at once.
 const parallel = 4
 
-func (c *pullCmd) Run(e *env) error {
+func (c *pullCmd) Run(e *env) (err error) {
 	p, err := c.puller(e)
 	if err != nil {
 		return err
 	}
+	defer func() { p.out.close(err == nil) }()
 	url, done, err := registryFace(e, c.DataConfig, c.nodeFlag)
 	if err != nil {
 		return err
@@ -130,7 +139,7 @@ func (c *pullCmd) print(e *env, p *puller, r pulled) error {
 	if c.JSON {
 		return nil
 	}
-	_, err := fmt.Fprintf(e.stdout, "%s@%s: %d blobs, %s in %.1fs\n", r.Ref, r.Digest, r.Blobs, bytesText(r.Bytes), r.Seconds)
+	_, err := fmt.Fprintf(e.stdout, "%s: %d blobs, %s in %.1fs\n", r.name(), r.Blobs, bytesText(r.Bytes), r.Seconds)
 	if r.Chosen != nil && err == nil {
 		_, err = fmt.Fprintln(e.stdout, "taken: "+choiceText(r.Chosen))
 	}

@@ -137,12 +137,12 @@ func (p *puller) blob(ctx context.Context, n *graph.Node) error {
 		p.progress.add(n.Descriptor).done("already there")
 		return nil
 	}
-	return p.read(ctx, n, func(r io.Reader) error { return p.out.add(n.Descriptor, r) })
+	return p.out.add(n.Descriptor, p.fetcher(ctx, n))
 }
 
 // warm has the node keep a blob.
 func (p *puller) warm(ctx context.Context, n *graph.Node) error {
-	err := p.fetch(ctx, n, func(r io.Reader) error { return copyVerified(io.Discard, r, n.Descriptor) })
+	err := p.fetch(ctx, n, 0, func(r io.Reader) error { return copyVerified(io.Discard, r, n.Descriptor) })
 	if errors.Is(err, graph.ErrNotFound) && n.Content != nil {
 		p.progress.add(n.Descriptor).done("embedded") // the registry need not have it, and the node neither
 		return nil
@@ -150,32 +150,54 @@ func (p *puller) warm(ctx context.Context, n *graph.Node) error {
 	return err
 }
 
-// read has take read a blob, which is to check it.
-func (p *puller) read(ctx context.Context, n *graph.Node, take func(io.Reader) error) error {
+// fetcher fetches a blob, unless its bytes are known.
+func (p *puller) fetcher(ctx context.Context, n *graph.Node) fetcher {
 	if n.Content == nil {
-		return p.fetch(ctx, n, take)
+		return func(offset int64, take func(io.Reader) error) error { return p.fetch(ctx, n, offset, take) }
 	}
 	p.progress.add(n.Descriptor).done("embedded")
-	return take(bytes.NewReader(n.Content))
+	return inMemory(n.Content)
 }
 
-// fetch has take read a blob as the node sends it.
-func (p *puller) fetch(ctx context.Context, n *graph.Node, take func(io.Reader) error) error {
+// inMemory fetches bytes from memory.
+func inMemory(content []byte) fetcher {
+	return func(offset int64, take func(io.Reader) error) error { return take(bytes.NewReader(content[offset:])) }
+}
+
+// fetch has take read a blob, from an offset on, as the node sends it.
+func (p *puller) fetch(ctx context.Context, n *graph.Node, offset int64, take func(io.Reader) error) error {
 	bar := p.progress.add(n.Descriptor)
-	resp, err := p.from.Get(ctx, "blobs/"+string(n.Digest), nil, nil)
+	bar.skip(offset)
+	resp, err := p.from.Get(ctx, "blobs/"+string(n.Digest), nil, rangeFrom(offset, n.Size))
 	if err != nil {
 		bar.drop()
 		return missing(err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("blob %s: %s", n.Digest, resp.Status)
+	switch {
+	case resp.StatusCode == http.StatusPartialContent && offset > 0:
+	case resp.StatusCode == http.StatusOK: // which has no ranges
+		_, err = io.CopyN(io.Discard, resp.Body, offset)
+	default:
+		err = errors.New(resp.Status)
 	}
-	if err := take(bar.reader(resp.Body)); err != nil {
+	if err == nil {
+		err = take(bar.reader(resp.Body))
+	}
+	if err != nil {
+		bar.drop()
 		return fmt.Errorf("blob %s: %w", n.Digest, err)
 	}
 	bar.done("done")
 	return nil
+}
+
+// rangeFrom asks for what follows in a blob of a size, nil for all of it.
+func rangeFrom(offset, size int64) http.Header {
+	if offset == 0 {
+		return nil
+	}
+	return http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, size-1)}}
 }
 
 // write writes the manifests, in whose order each comes after what it names, and lists in
@@ -185,7 +207,7 @@ func (p *puller) write() error {
 		if p.out.has(m) {
 			continue
 		}
-		if err := p.out.add(m, bytes.NewReader(m.Data)); err != nil {
+		if err := p.out.add(m, inMemory(m.Data)); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,8 @@ const (
 	maxAuthorization = 32 << 10
 	maxDigest        = 256
 	maxID            = 128
+	maxRequest       = 64
+	maxTrace         = 128
 	maxText          = 1 << 10
 	maxMediaType     = 256
 	maxSignature     = 128
@@ -50,6 +52,9 @@ type Repository struct {
 	// First says that who is asked is taken for the owner of the blob's first
 	// stripe, which reads the whole of what the upstream does not send in parts.
 	First bool
+	// Request names the request that something is asked for, in logs, and Trace in traces: a
+	// traceparent (W3C Trace Context, section 3.2). Both may be "".
+	Request, Trace string
 }
 
 func (r Repository) write(w *writer) {
@@ -58,6 +63,8 @@ func (r Repository) write(w *writer) {
 	w.text(3, r.Authorization)
 	w.flag(15, r.Itself)
 	w.flag(14, r.First)
+	w.text(13, r.Request)
+	w.text(12, r.Trace)
 }
 
 func (r *Repository) read(f field) {
@@ -72,6 +79,10 @@ func (r *Repository) read(f field) {
 		r.Itself = f.flag()
 	case 14:
 		r.First = f.flag()
+	case 13:
+		r.Request = f.text(maxRequest)
+	case 12:
+		r.Trace = f.text(maxTrace)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
 )
 
 // Question is what is asked about a repository.
@@ -35,6 +37,11 @@ const (
 	// reference is the digest of the image's manifest, and the profile the body of the
 	// answer's frame, which is empty if there is none.
 	Profile Question = 7
+	// Digests asks a member that has all of a blob for digests of its chunks. The reference
+	// is a [Part] of the map that they are, [chunk.DigestSize] bytes for each chunk, which
+	// is the body of the answer's frame. The map is no kind of [Derived] object: a member
+	// that does not know it would look for a layer in the blob.
+	Digests Question = 8
 )
 
 // Ask is a question to the upstream, made to the member that asks for all.
@@ -59,7 +66,7 @@ func ReadAsk(header []byte) (a Ask, err error) {
 	err = read(header, func(f field) {
 		switch f.number {
 		case 4:
-			if a.Question = Question(f.int(math.MaxInt32)); a.Question > Profile {
+			if a.Question = Question(f.int(math.MaxInt32)); a.Question > Digests {
 				a.Question = 0
 			}
 		case 5:
@@ -86,6 +93,25 @@ type Part struct {
 	Path     string        `json:"path,omitempty"`     // of a file in the layer
 	Offset   int64         `json:"offset"`             // in the object or the file
 	Size     int64         `json:"size"`               // in bytes, MaxPart at most
+	Total    int64         `json:"total,omitempty"`    // size of the layer in bytes, of [Digests]
+}
+
+// PartOfMap returns the digests of n chunks of a blob of total bytes, from chunk first on,
+// as a question for [Digests] has them.
+func PartOfMap(blob digest.Digest, total int64, first, n int) Part {
+	return Part{Layer: blob, Total: total, Offset: int64(first) * chunk.DigestSize, Size: int64(n) * chunk.DigestSize}
+}
+
+// Chunks returns which chunks the digests are of that a question for [Digests] asks for: at
+// most [MaxCount]. They may exist.
+func (p Part) Chunks() (first, n int, err error) {
+	count := int64(chunk.Count(p.Total))
+	switch {
+	case p.Total <= 0, p.Total > chunk.MaxBlobSize, p.Offset%chunk.DigestSize != 0, p.Size%chunk.DigestSize != 0,
+		p.Size > MaxCount*chunk.DigestSize, p.Offset > count*chunk.DigestSize-p.Size:
+		return 0, 0, fmt.Errorf("wire: part: digests at %d+%d of a blob of %d bytes", p.Offset, p.Size, p.Total)
+	}
+	return int(p.Offset / chunk.DigestSize), int(p.Size / chunk.DigestSize), nil
 }
 
 // Reference returns the part as a question has it.

@@ -19,7 +19,7 @@ import (
 var (
 	blob  = digest.FromString("blob")
 	other = digest.FromString("other")
-	where = Repository{"registry.example", "org/app", "Bearer secret", true, true}
+	where = Repository{"registry.example", "org/app", "Bearer secret", true, true, "request", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 )
 
 // kinds are one of each message, with every field set, and how it is read.
@@ -34,7 +34,7 @@ var kinds = map[string]struct {
 	"unavailable": {Unavailable{CauseUnreachable, "no route to host"}, as(ReadUnavailable)},
 	"map request": {MapRequest{"registry.example", blob}, as(ReadMapRequest)},
 	"map":         {Map{9 << 20, true, []byte{0xff, 1}, []tracker.ID{"a"}}, as(ReadMap)},
-	"ask":         {Ask{where, Recall, "v1"}, as(ReadAsk)},
+	"ask":         {Ask{where, Digests, "v1"}, as(ReadAsk)},
 	"answer":      {Answer{"application/json", blob, 12, []string{"old"}, 3 * time.Second, time.Minute}, as(ReadAnswer)},
 	"learn":       {Learn{where}, as(ReadLearn)},
 	"forget":      {Forget{"registry.example", "org/app", "v1"}, as(ReadForget)},
@@ -163,6 +163,47 @@ func TestAClaimSignsAllThatItSays(t *testing.T) {
 	if len(texts) != 6 {
 		t.Errorf("%d different texts of 6", len(texts))
 	}
+}
+
+func TestPartsOfMaps(t *testing.T) {
+	p := PartOfMap(blob, 100<<20+1, 37, MaxCount)
+	if got, err := ReadPart(p.Reference()); err != nil || got != p {
+		t.Errorf("%+v, %v; want %+v", got, err, p)
+	}
+	if first, n, err := p.Chunks(); first != 37 || n != MaxCount || err != nil {
+		t.Errorf("%d chunks from %d, %v", n, first, err)
+	}
+	for name, spoil := range map[string]func(*Part){
+		"of nothing":                func(p *Part) { p.Total = 0 },
+		"of less than nothing":      func(p *Part) { p.Total = -1 },
+		"of too large a blob":       func(p *Part) { p.Total = chunk.MaxBlobSize + 1 },
+		"of chunks beyond the blob": func(p *Part) { p.Total = 100 << 20 },
+		"from within a digest":      func(p *Part) { p.Offset++ },
+		"to within a digest":        func(p *Part) { p.Size-- },
+		"of too many chunks":        func(p *Part) { p.Offset, p.Size = 0, p.Size+chunk.DigestSize },
+		"far away":                  func(p *Part) { p.Offset = 1 << 62 },
+	} {
+		p := p
+		spoil(&p)
+		if first, n, err := p.Chunks(); err == nil {
+			t.Errorf("%s: %d chunks from %d", name, n, first)
+		}
+	}
+}
+
+func FuzzParts(f *testing.F) {
+	f.Add(PartOfMap(blob, 9<<20, 3, 2).Reference())
+	f.Add(Part{Layer: blob, Manifest: other, Kind: "toc", Offset: 1, Size: MaxPart}.Reference())
+	f.Add(Part{Layer: blob, Path: "bin/sh", Size: 1}.Reference())
+	f.Fuzz(func(t *testing.T, reference string) {
+		p, err := ReadPart(reference)
+		if err != nil {
+			return
+		}
+		if first, n, err := p.Chunks(); err == nil && (first < 0 || n < 1 || n > MaxCount || first+n > chunk.Count(p.Total)) {
+			t.Errorf("%d chunks from %d of a blob of %d bytes", n, first, p.Total)
+		}
+	})
 }
 
 func FuzzHeaders(f *testing.F) {

@@ -83,7 +83,7 @@ func (c *Catalog) keys(bucket, prefix string, n int) []string {
 	if c.db != nil {
 		_ = c.db.View(func(tx *bbolt.Tx) error {
 			cursor := tx.Bucket([]byte(bucket)).Cursor()
-			for k, _ := cursor.Seek([]byte(prefix)); bytes.HasPrefix(k, []byte(prefix)) && len(found) < n; k, _ = cursor.Next() {
+			for k, _ := cursor.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)) && len(found) < n; k, _ = cursor.Next() {
 				found[string(k)] = true
 			}
 			return nil

@@ -149,6 +149,15 @@ func (c *Catalog) Tags(repository string, n int) map[string]Tag {
 	return found
 }
 
+// SomeTag returns a tag that is known, as host/name:tag; "" if none is.
+func (c *Catalog) SomeTag() string {
+	const enough = 64 // some may have been forgotten a moment ago
+	for _, k := range c.keys(tags, "", enough) {
+		return k
+	}
+	return ""
+}
+
 // Members returns what belongs to repository, at most n of it.
 func (c *Catalog) Members(repository string, n int) map[digest.Digest]Member {
 	found := make(map[digest.Digest]Member)

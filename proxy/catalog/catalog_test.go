@@ -52,6 +52,9 @@ func TestTags(t *testing.T) {
 		if _, ok := c.Tag("a.test/app2", "v1"); !ok {
 			t.Error("another repository's tag was forgotten")
 		}
+		if got := c.SomeTag(); got != "a.test/app2:v1" {
+			t.Errorf("some tag: %q", got)
+		}
 		if n, err := c.ForgetTags("a.test/none", ""); n != 0 || err != nil {
 			t.Errorf("no tags: %d, %v", n, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -50,15 +51,36 @@ func NewDir(path string, report func(error)) *Dir {
 	return &Dir{path: path, origin: Origin, report: report, places: make(chan struct{}, filesAtOnce)}
 }
 
-// NewArchive returns the layout in the tar file at a path, otherwise as [NewDir] does.
+// NewArchive returns the layout in the tar file at a path, or the one that its images make if
+// that is of `docker save`, otherwise as [NewDir] does.
 func NewArchive(path string, report func(error)) *Dir {
 	d := NewDir(path, report)
 	d.tar = &archive{path: path}
 	return d
 }
 
+// At returns the layout at a place in a file system: oci:DIR, or oci-archive:FILE and
+// docker-archive:FILE, which mean the same, for a file says itself which of both it is. ok is
+// false for what is no such place. report is that of [NewDir].
+func At(place string, report func(error)) (d *Dir, ok bool) {
+	kind, path, _ := strings.Cut(place, ":")
+	switch {
+	case path == "":
+	case kind == "oci":
+		return NewDir(path, report), true
+	case kind == "oci-archive" || kind == "docker-archive":
+		return NewArchive(path, report), true
+	}
+	return nil, false
+}
+
 // Path implements [Files].
-func (d *Dir) Path(name string) string { return filepath.Join(d.path, name) }
+func (d *Dir) Path(name string) string {
+	if d.tar != nil {
+		name = d.tar.entry(name)
+	}
+	return filepath.Join(d.path, name)
+}
 
 // await does something with files, which may take for ever on NFS: whoever waits for it
 // leaves when ctx ends, or after [fileFor]. What fails because a file was replaced on the
@@ -112,19 +134,19 @@ func (d *Dir) open(name string) (opened, error) {
 	if err != nil {
 		return opened{}, d.explain(name, err)
 	}
-	return opened{File: f, size: info.Size(), stamp: stamp(info), version: version(info)}, nil
+	return opened{File: f, span: span{size: info.Size()}, stamp: stamp(info), version: version(info)}, nil
 }
 
 // opened is a file of a layout, within a file of the file system.
 type opened struct {
 	*os.File
-	base, size int64
-	stamp      string // of the file of the file system
-	version    string // the same, or ""
+	span
+	stamp   string // of the file of the file system
+	version string // the same, or ""
 }
 
-// all returns a reader of the file.
-func (f opened) all() io.Reader { return io.NewSectionReader(f.File, f.base, f.size) }
+// at reads a part of the file.
+func (f opened) at(p []byte, off int64) (int, error) { return f.from(f.File).ReadAt(p, off) }
 
 // openRegular opens what is to be a regular file.
 func openRegular(open func(flag int) (*os.File, error)) (*os.File, fs.FileInfo, error) {
@@ -213,7 +235,7 @@ func (d *Dir) File(ctx context.Context, name string, limit int64, known string) 
 		bytes   []byte
 		version string
 	}
-	f, err := await(ctx, d, name, func() (file, error) {
+	f, err := opening(ctx, d, name, func() (file, error) {
 		f, err := d.open(name)
 		if err != nil {
 			return file{}, err
@@ -225,7 +247,7 @@ func (d *Dir) File(ctx context.Context, name string, limit int64, known string) 
 		case f.size > limit:
 			return file{}, tooLarge(d.Path(name), limit)
 		}
-		p, err := io.ReadAll(f.all())
+		p, err := io.ReadAll(f.from(f.File))
 		if err != nil {
 			return file{}, d.explain(name, err)
 		}
@@ -240,7 +262,7 @@ func tooLarge(path string, limit int64) error {
 
 // openBlob opens a blob's file, unless that is known to be wrong, for the caller to close.
 func (d *Dir) openBlob(ctx context.Context, blob digest.Digest) (opened, error) {
-	return await(ctx, d, blobPath(blob), func() (opened, error) {
+	return opening(ctx, d, blobPath(blob), func() (opened, error) {
 		f, err := d.open(blobPath(blob))
 		if err != nil {
 			return opened{}, err
@@ -259,7 +281,7 @@ func (d *Dir) read(ctx context.Context, blob digest.Digest, f opened, off, size 
 	at := f
 	return await(ctx, d, name, func() ([]byte, error) {
 		p := make([]byte, size) // nobody else's: whoever waits may leave before it is filled
-		n, err := at.ReadAt(p, at.base+off)
+		n, err := at.at(p, off)
 		switch {
 		case errors.Is(err, syscall.ESTALE) && at.File == f.File: // await calls again
 			again, oerr := d.open(name)

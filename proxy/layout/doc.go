@@ -3,6 +3,9 @@
 // file, in which blobs are read where they lie, or from a web server that knows nothing of
 // registries. It writes nothing.
 //
+// A tar file may have images in the form that `docker save` gave them before there were layouts
+// in it: what they have is a layout too then, with manifests that are made of it (see saved.go).
+//
 // A [Layout] is the files of one layout as one registry's; a [Repository] is a name in
 // it, and is read like a registry's. Where the files are is behind [Files].
 //
@@ -17,9 +20,11 @@
 //     name of one element has library/ before it, as everywhere.
 //   - TAG alone is a tag of whatever repository of that registry is asked for. A full
 //     name goes before it.
+//   - HOST/NAME@DIGEST tells which repository it belongs to, and is no tag.
 //   - Anything else is no name that a registry could have. The image is there by digest.
 //
-// Of several entries with one name the first counts.
+// Of several entries with one name the first counts. In what `docker save` has written NAME:TAG
+// is one of docker.io, whichever registry the layout stands for.
 //
 // # What belongs where
 //

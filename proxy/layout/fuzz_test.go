@@ -3,12 +3,15 @@ package layout
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/proxy/ref"
 )
@@ -80,6 +83,18 @@ func FuzzArchive(f *testing.F) {
 		_ = w.Close()
 		f.Add(b.Bytes())
 	}
+	for _, links := range [][]tar.Header{
+		{{Typeflag: tar.TypeSymlink, Name: "a/layer.tar", Linkname: "../b/layer.tar"}, {Typeflag: tar.TypeSymlink, Name: "b/layer.tar", Linkname: "../a/layer.tar"}},
+		{{Typeflag: tar.TypeReg, Name: "a"}, {Typeflag: tar.TypeLink, Name: "b", Linkname: "a"}, {Typeflag: tar.TypeLink, Name: "c", Linkname: "none"}, {Typeflag: tar.TypeSymlink, Name: "a", Linkname: "/b"}},
+	} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, h := range links {
+			_ = w.WriteHeader(&h)
+		}
+		_ = w.Close()
+		f.Add(b.Bytes())
+	}
 	for _, format := range []tar.Format{tar.FormatUSTAR, tar.FormatPAX, tar.FormatGNU} {
 		archive(format, "oci-layout", "./index.json", "blobs/sha256/x", "other", "blobs/sha256/x")
 		archive(format, "blobs/sha512/"+strings.Repeat("0", 128), "../x")
@@ -94,21 +109,80 @@ func FuzzArchive(f *testing.F) {
 		unpacked := make(map[string][]byte)
 		for h, err := r.Next(); err == nil; h, err = r.Next() {
 			name := path.Clean(h.Name)
-			if _, ok := found[name]; !ok {
-				continue
-			}
-			if content, err := io.ReadAll(r); err == nil {
-				unpacked[name] = content
-			}
-			for key := range h.PAXRecords {
-				if strings.HasPrefix(key, "GNU.sparse.") {
-					return // its bytes are not those that are unpacked, and match no digest
+			switch h.Typeflag {
+			case tar.TypeReg:
+				if unpacked[name], err = io.ReadAll(r); err != nil {
+					delete(unpacked, name)
 				}
+			case tar.TypeLink:
+				unpacked[name] = unpacked[path.Clean(h.Linkname)]
 			}
 		}
-		for name, at := range found {
+		for name, at := range found.files {
 			if at.base < 0 || at.size < 0 || at.base+at.size > int64(len(p)) || !bytes.Equal(p[at.base:at.base+at.size], unpacked[name]) {
 				t.Errorf("%q at %+v is not %q", name, at, unpacked[name])
+			}
+		}
+		for name := range found.links {
+			_, _ = found.find(name) // which ends
+		}
+	})
+}
+
+// FuzzSaved: whatever manifest.json and a config are, what is made of them is a layout, of which
+// all is within the archive.
+func FuzzSaved(f *testing.F) {
+	layer := "sha256:" + strings.Repeat("0", 64)
+	for _, manifest := range []string{
+		`[{"Config":"c.json","RepoTags":["app:v1","registry.test/a/b:c"],"Layers":["l.tar","d/layer.tar"]}]`,
+		`[{"Config":"c.json","RepoTags":null,"Layers":["l.tar"]},{"Config":"./c.json","RepoTags":["app"],"Layers":["../l.tar"]}]`,
+		`[{"Config":"loop","Layers":[]}]`, `[{}]`, `[]`, `{}`, `[null]`, `[{"Config":{"Config":1}}]`, `[[[[`,
+	} {
+		for _, config := range []string{`{"rootfs":{"diff_ids":["` + layer + `","` + layer + `"]}}`, `{"rootfs":{"diff_ids":["` + layer + `"]}}`, `{"rootfs":{"diff_ids":["x"]}}`, `{}`, ``} {
+			f.Add([]byte(manifest), []byte(config), []byte("layer"))
+			f.Add([]byte(manifest), []byte(config), []byte("\x1f\x8b"))
+		}
+	}
+	f.Fuzz(func(t *testing.T, manifest, config, layer []byte) {
+		all := slices.Concat(manifest, config, layer)
+		at := func(entry string, base, size int) span {
+			return span{entry: entry, base: int64(base), size: int64(size)}
+		}
+		found := &found{
+			files: map[string]span{
+				"manifest.json": at("manifest.json", 0, len(manifest)), "c.json": at("c.json", len(manifest), len(config)), "l.tar": at("l.tar", len(manifest)+len(config), len(layer)),
+			},
+			links: map[string]string{"d/layer.tar": "l.tar", "loop": "loop"},
+		}
+		a := &archive{path: "a.tar"}
+		files, err := a.saved(found, bytes.NewReader(all), "")
+		if err != nil {
+			return
+		}
+		if err := parseMarker(files["oci-layout"].made); err != nil {
+			t.Fatal(err)
+		}
+		x, err := parseIndex(files["index.json"].made, "registry.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		is := func(d digest.Digest, size int64) span {
+			f, ok := files[blobPath(d)]
+			if !ok || f.size != size || f.made == nil && (f.base < 0 || f.base+f.size > int64(len(all))) {
+				t.Fatalf("%s of %d bytes is %+v", d, size, f)
+			}
+			return f
+		}
+		for _, e := range x.entries {
+			var m ocispec.Manifest
+			if err := json.Unmarshal(is(e.digest, e.size).made, &m); err != nil {
+				t.Fatal(err)
+			}
+			if is(m.Config.Digest, m.Config.Size); m.Config.Digest != digest.FromBytes(config) {
+				t.Fatalf("the config is %s", m.Config.Digest)
+			}
+			for _, l := range m.Layers {
+				is(l.Digest, l.Size)
 			}
 		}
 	})

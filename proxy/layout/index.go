@@ -48,8 +48,8 @@ type entry struct {
 // says is not checked before it is used: one that is wrong takes no other with it.
 func parseIndex(raw []byte, host string) (*index, error) {
 	var file struct {
-		SchemaVersion int         `json:"schemaVersion"`
-		Manifests     descriptors `json:"manifests"`
+		SchemaVersion int                      `json:"schemaVersion"`
+		Manifests     list[ocispec.Descriptor] `json:"manifests"`
 	}
 	if err := json.Unmarshal(raw, &file); err != nil {
 		return nil, err
@@ -68,11 +68,12 @@ func parseIndex(raw []byte, host string) (*index, error) {
 	return x, nil
 }
 
-// descriptors are at most [maxNamed]: the smallest take a hundred times their bytes.
-type descriptors []ocispec.Descriptor
+// list is of at most [maxNamed] manifests or images: the smallest take a hundred times their
+// bytes.
+type list[T any] []T
 
 // UnmarshalJSON implements [json.Unmarshaler].
-func (all *descriptors) UnmarshalJSON(p []byte) error {
+func (all *list[T]) UnmarshalJSON(p []byte) error {
 	d := json.NewDecoder(bytes.NewReader(p))
 	if first, err := d.Token(); err != nil || first != json.Delim('[') {
 		return errors.New("manifests is no list")
@@ -81,7 +82,7 @@ func (all *descriptors) UnmarshalJSON(p []byte) error {
 		if len(*all) == maxNamed {
 			return fmt.Errorf("it names more than %d manifests", maxNamed)
 		}
-		var one ocispec.Descriptor
+		var one T
 		if err := d.Decode(&one); err != nil {
 			return err
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -97,8 +96,9 @@ func (l *Layout) Entries(ctx context.Context) ([]Entry, error) {
 	return all, nil
 }
 
-// loadFor bounds the reading of index.json.
-const loadFor = 30 * time.Second
+// loadFor bounds the reading of index.json, which takes as long as what has to be found out of
+// an archive before.
+const loadFor = checkFor
 
 // index returns index.json as it is now, or was when it could last be understood.
 func (l *Layout) index(ctx context.Context) (*index, error) {

@@ -1,8 +1,6 @@
 package layout
 
 import (
-	"strings"
-
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/proxy/ref"
@@ -21,27 +19,30 @@ type name struct {
 // nameOf returns the name that the annotations of an entry of index.json give, in a layout
 // that stands for the registry host.
 func nameOf(annotations map[string]string, host string) name {
-	if n, ok := fullName(annotations[containerdName], host); ok {
-		return n
-	}
-	given := annotations[ocispec.AnnotationRefName]
-	if ref.IsTag(given) {
+	full, given := fullName(annotations[containerdName], host), annotations[ocispec.AnnotationRefName]
+	switch {
+	case full.tag != "" || given == "":
+		return full
+	case ref.IsTag(given):
 		return name{tag: given}
 	}
-	n, _ := fullName(given, host)
-	return n
+	return fullName(given, host)
 }
 
-// fullName reads [HOST/]NAME:TAG.
-func fullName(s, host string) (n name, ok bool) {
-	if s == "" || strings.Contains(s, "@") {
-		return n, false // a digest is no name: it is known anyway
+// fullName reads [HOST/]NAME:TAG. With a digest, by which the image is known anyway, only the
+// repository counts: what a tag beside a digest names may be something else by now.
+func fullName(s, host string) name {
+	if s == "" {
+		return name{}
 	}
 	r, err := ref.Parse(s, host)
-	if err != nil {
-		return n, false
+	switch {
+	case err != nil:
+		return name{}
+	case r.Digest != "":
+		return name{repository: r.Repository}
 	}
-	return name{r.Repository, r.Tag}, true
+	return name{r.Repository, r.Tag}
 }
 
 // any reports whether it is a name in every repository.

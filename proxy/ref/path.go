@@ -22,6 +22,11 @@ const (
 	Mount                 // /v2/<name>/_granary/mount/<digest>: of an image's manifest, or of a layer
 )
 
+var kindNames = [...]string{"base", "manifest", "blob", "tags", "referrers", "upload", "toc", "file", "mount"}
+
+// String returns the kind's name, as in blob.
+func (k Kind) String() string { return kindNames[k] }
+
 // Request is what a path asks for, and of whom.
 type Request struct {
 	Kind       Kind

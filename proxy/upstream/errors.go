@@ -36,7 +36,7 @@ type StatusError struct {
 
 func (e *StatusError) Error() string {
 	s := fmt.Sprintf("%s %s: %d %s", e.Method, e.URL, e.Code, http.StatusText(e.Code))
-	if code := e.ociCode(); code != "" {
+	if code := e.OCICode(); code != "" {
 		s += " (" + code + ")"
 	}
 	return strings.TrimSuffix(s, " ")
@@ -53,9 +53,9 @@ func (e *StatusError) Unwrap() error {
 	return nil
 }
 
-// ociCode returns the error code in the body (distribution-spec, "Error Codes"),
-// if it looks like one. The rest of the body is too free a text to be logged.
-func (e *StatusError) ociCode() string {
+// OCICode returns the error code in the body (distribution-spec, "Error Codes"),
+// if it looks like one, else "". The rest of the body is too free a text to be logged.
+func (e *StatusError) OCICode() string {
 	code, _ := e.said()
 	if len(code) > 64 || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") != "" {
 		return ""

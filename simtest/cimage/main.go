@@ -2,11 +2,15 @@
 // share, at a newer version than Debian's. It is a module of its own, for the
 // library brings much that Granary does not need.
 //
-//	cimage REGISTRIES_CONF SOURCE DESTINATION
+// Digests are preserved, or it fails. With -all it copies all images of an index, as skopeo
+// copy --all does.
+//
+//	cimage [-all] REGISTRIES_CONF SOURCE DESTINATION
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 
@@ -17,17 +21,23 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: cimage REGISTRIES_CONF SOURCE DESTINATION")
+	all := flag.Bool("all", false, "")
+	flag.Parse()
+	if flag.NArg() != 3 {
+		fmt.Fprintln(os.Stderr, "usage: cimage [-all] REGISTRIES_CONF SOURCE DESTINATION")
 		os.Exit(2)
 	}
-	if err := run(context.Background(), os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	which := copy.CopySystemImage
+	if *all {
+		which = copy.CopyAllImages
+	}
+	if err := run(context.Background(), which, flag.Arg(0), flag.Arg(1), flag.Arg(2)); err != nil {
 		fmt.Fprintln(os.Stderr, "cimage:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, conf, source, destination string) error {
+func run(ctx context.Context, which copy.ImageListSelection, conf, source, destination string) error {
 	src, err := alltransports.ParseImageName(source)
 	if err != nil {
 		return err
@@ -47,8 +57,10 @@ func run(ctx context.Context, conf, source, destination string) error {
 			SystemRegistriesConfDirPath: "/nonexistent",
 			DockerInsecureSkipTLSVerify: types.OptionalBoolTrue,
 		},
-		PreserveDigests: true,
-		ReportWriter:    os.Stderr,
+		DestinationCtx:     &types.SystemContext{DockerInsecureSkipTLSVerify: types.OptionalBoolTrue},
+		ImageListSelection: which,
+		PreserveDigests:    true,
+		ReportWriter:       os.Stderr,
 	})
 	return err
 }

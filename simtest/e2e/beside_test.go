@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,27 +16,29 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // startPair starts two nodes that know each other.
 func startPair(t *testing.T, upstream string, settings func(i int) []string) (nodes []*node) {
 	t.Helper()
-	secret := write(t, t.TempDir(), "secret", "a secret of these two\n")
-	gossip := []string{freeAddress(t), freeAddress(t)}
+	secret := programs.Write(t, t.TempDir(), "secret", "a secret of these two\n")
+	gossip := []string{programs.FreeAddress(t), programs.FreeAddress(t)}
 	for i := range 2 {
-		_, p2p, _ := net.SplitHostPort(freeAddress(t))
+		_, p2p, _ := net.SplitHostPort(programs.FreeAddress(t))
 		nodes = append(nodes, startNode(t, upstream, append(settings(i), "--cluster-secret-file", secret,
 			"--p2p-listen", "/ip4/127.0.0.1/tcp/"+p2p, "--gossip-listen", gossip[i], "--join", gossip[1-i])...))
 	}
-	eventually(t, "they know each other", func() bool { return nodes[0].metric(t, "granary_members", "up") == 1 })
+	programs.Eventually(t, "they know each other", func() bool { return nodes[0].metric(t, "granary_members", "up") == 1 })
 	return nodes
 }
 
 // TestContainerdsContentIsLent by a node that keeps nothing itself, to one whose containerd has
 // nothing yet, when the registry is dead.
 func TestContainerdsContentIsLent(t *testing.T) {
-	needRoot(t)
-	daemon, ctr := program(t, "containerd"), program(t, "ctr")
+	programs.NeedRoot(t)
+	daemon, ctr := programs.OfSystem(t, "containerd"), programs.OfSystem(t, "ctr")
 	r := startRegistry(t)
 	pull := func(t *testing.T, c *containerd, n *node) {
 		t.Helper()
@@ -43,39 +46,48 @@ func TestContainerdsContentIsLent(t *testing.T) {
 		checkBlobs(t, c.blob)
 	}
 	runtimes := []*containerd{startContainerd(t, daemon, ctr, containerdConfig16), startContainerd(t, daemon, ctr, containerdConfig16)}
-	nodes := startPair(t, r.url, func(i int) []string {
+	nodes := startPair(t, r.URL, func(i int) []string {
 		return []string{"--keep", "none", "--content-dir", filepath.Join(runtimes[i].root, "io.containerd.content.v1.content")}
 	})
 	pull(t, runtimes[0], nodes[0])
 	if kept := nodes[0].metric(t, "granary_store_bytes"); kept > 1<<20 {
 		t.Errorf("the node keeps %d bytes of what its containerd has", kept)
 	}
-	eventually(t, "what containerd has is announced", func() bool {
-		moved := nodes[1].metric(t, "granary_upstream_bytes_total") + nodes[0].metric(t, "granary_upstream_bytes_total")
-		_, err := tryRun(t, nil, granaryBinary, "pull", "--node", nodes[1].admin, upstreamName+"/go:multi")
-		return err == nil && nodes[1].metric(t, "granary_upstream_bytes_total")+nodes[0].metric(t, "granary_upstream_bytes_total")-moved < 64<<10
+	fetched := func() int64 {
+		return nodes[0].metric(t, "granary_upstream_bytes_total") + nodes[1].metric(t, "granary_upstream_bytes_total")
+	}
+	programs.Eventually(t, "what containerd has is announced, to the smallest blob", func() bool {
+		before := fetched()
+		_, err := programs.TryRun(t, nil, granaryBinary, "pull", "--node", nodes[1].admin, upstreamName+"/go:multi")
+		return err == nil && fetched() == before
 	})
-	if err := r.end(syscall.SIGKILL); err == nil {
+	if err := r.End(syscall.SIGKILL); err == nil {
 		t.Error("the registry was not killed")
 	}
 	pull(t, runtimes[1], nodes[1])
 }
 
-// disk returns how many bytes of the disk a directory takes.
-func disk(t *testing.T, dir string) (n int64) {
+// disk returns how many bytes of the disk directories take, as far as that can be told while they
+// are written to.
+func disk(t *testing.T, dirs ...string) (n int64) {
 	t.Helper()
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
+	for _, dir := range dirs {
+		err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			var info fs.FileInfo
+			if err == nil {
+				info, err = e.Info()
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err == nil {
+				n += info.Sys().(*syscall.Stat_t).Blocks * 512
+			}
 			return err
+		})
+		if err != nil {
+			t.Error(err)
 		}
-		info, err := e.Info()
-		if err == nil {
-			n += info.Sys().(*syscall.Stat_t).Blocks * 512
-		}
-		return err
-	})
-	if err != nil {
-		t.Error(err)
 	}
 	return n
 }
@@ -180,7 +192,7 @@ func TestTheDiskOfALargeBlob(t *testing.T) {
 		t.Fatalf("%d bytes", n)
 	}
 	l.write(t, filepath.Join(dir, "blobs/sha256", largeDigest.Encoded()))
-	eventually(t, "the other node is lent what the runtime has", func() bool {
+	programs.Eventually(t, "the other node is lent what the runtime has", func() bool {
 		before := nodes[1].metric(t, "granary_upstream_bytes_total") + nodes[0].metric(t, "granary_upstream_bytes_total")
 		pullLarge(t, nodes[1], fmt.Sprintf("bytes=%d-%d", 5<<30, 5<<30+4<<20-1))
 		return nodes[1].metric(t, "granary_upstream_bytes_total")+nodes[0].metric(t, "granary_upstream_bytes_total") == before

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // pullThrice pulls the image through a node with a client: cold, warm, and with
@@ -17,7 +19,7 @@ import (
 func pullThrice(t *testing.T, pull func(t *testing.T, n *node)) {
 	t.Helper()
 	r := startRegistry(t)
-	n := startNode(t, r.url)
+	n := startNode(t, r.URL)
 	t.Run("cold", func(t *testing.T) { pull(t, n) })
 	if t.Failed() {
 		return
@@ -30,7 +32,7 @@ func pullThrice(t *testing.T, pull func(t *testing.T, n *node)) {
 	if again := n.metric(t, "granary_upstream_bytes_total") - moved; again > 64<<10 {
 		t.Errorf("the warm pull moved %d bytes from the registry", again)
 	}
-	if err := r.end(syscall.SIGKILL); err == nil {
+	if err := r.End(syscall.SIGKILL); err == nil {
 		t.Error("the registry was not killed")
 	}
 	t.Run("registry dead", func(t *testing.T) { pull(t, n) })
@@ -40,7 +42,7 @@ func pullThrice(t *testing.T, pull func(t *testing.T, n *node)) {
 func hostsDir(t *testing.T, n *node) string {
 	t.Helper()
 	dir := t.TempDir()
-	write(t, dir, "_default/hosts.toml", fmt.Sprintf("[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", n.url))
+	programs.Write(t, dir, "_default/hosts.toml", fmt.Sprintf("[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", n.url))
 	return dir
 }
 
@@ -60,10 +62,10 @@ func startContainerd(t *testing.T, daemon, ctr, config string) *containerd {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	c := &containerd{ctr: ctr, socket: filepath.Join(dir, "sock"), root: filepath.Join(dir, "root")}
-	file := write(t, dir, "config.toml", strings.NewReplacer("DIR", dir).Replace(config))
-	start(t, daemon, "-c", file)
-	eventually(t, "containerd answers", func() bool {
-		_, err := tryRun(t, nil, c.ctr, "-a", c.socket, "version")
+	file := programs.Write(t, dir, "config.toml", strings.NewReplacer("DIR", dir).Replace(config))
+	programs.Start(t, daemon, "-c", file)
+	programs.Eventually(t, "containerd answers", func() bool {
+		_, err := programs.TryRun(t, nil, c.ctr, "-a", c.socket, "version")
 		return err == nil
 	})
 	return c
@@ -71,7 +73,7 @@ func startContainerd(t *testing.T, daemon, ctr, config string) *containerd {
 
 func (c *containerd) run(t *testing.T, args ...string) string {
 	t.Helper()
-	return run(t, nil, c.ctr, append([]string{"-a", c.socket}, args...)...)
+	return programs.Run(t, nil, c.ctr, append([]string{"-a", c.socket}, args...)...)
 }
 
 func (c *containerd) blob(d digest.Digest) string {
@@ -87,9 +89,9 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 `
 
 func TestContainerd16(t *testing.T) {
-	needRoot(t)
-	daemon, ctr := program(t, "containerd"), program(t, "ctr")
-	program(t, "runc")
+	programs.NeedRoot(t)
+	daemon, ctr := programs.OfSystem(t, "containerd"), programs.OfSystem(t, "ctr")
+	programs.OfSystem(t, "runc")
 	pullThrice(t, func(t *testing.T, n *node) {
 		c := startContainerd(t, daemon, ctr, containerdConfig16)
 		ref := upstreamName + "/go:multi"
@@ -121,8 +123,8 @@ TRANSFER
 `
 
 func TestContainerd24(t *testing.T) {
-	needRoot(t)
-	daemon, ctr := tool(t, "containerd"), tool(t, "ctr")
+	programs.NeedRoot(t)
+	daemon, ctr := programs.Tool(t, "containerd"), programs.Tool(t, "ctr")
 	for _, c := range []struct {
 		name, transfer string
 		args           []string
@@ -148,7 +150,7 @@ func TestContainerd24(t *testing.T) {
 // name the registry in its path.
 func mirrorConf(t *testing.T, n *node) string {
 	t.Helper()
-	return write(t, t.TempDir(), "registries.conf", fmt.Sprintf(`[[registry]]
+	return programs.Write(t, t.TempDir(), "registries.conf", fmt.Sprintf(`[[registry]]
 prefix = %[1]q
 location = %[1]q
 [[registry.mirror]]
@@ -158,15 +160,15 @@ insecure = true
 }
 
 func TestPodman(t *testing.T) {
-	needRoot(t)
-	podman := program(t, "podman")
+	programs.NeedRoot(t)
+	podman := programs.OfSystem(t, "podman")
 	pullThrice(t, func(t *testing.T, n *node) {
 		dir := t.TempDir()
 		env := []string{"CONTAINERS_REGISTRIES_CONF=" + mirrorConf(t, n)}
 		base := []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}
 		ref := upstreamName + "/go:v1"
-		run(t, env, podman, append(base, "pull", ref)...)
-		got := run(t, env, podman, append(base, "image", "inspect", "--format", "{{.Digest}} {{.Id}}", ref)...)
+		programs.Run(t, env, podman, append(base, "pull", ref)...)
+		got := programs.Run(t, env, podman, append(base, "image", "inspect", "--format", "{{.Digest}} {{.Id}}", ref)...)
 		want := fmt.Sprintf("%s %s", image.Manifest.Digest, image.Config.Digest.Encoded())
 		if strings.TrimSpace(got) != want {
 			t.Errorf("podman has %q, want %q", got, want)
@@ -175,62 +177,71 @@ func TestPodman(t *testing.T) {
 }
 
 func TestSkopeo(t *testing.T) {
-	skopeo := program(t, "skopeo")
+	skopeo := programs.OfSystem(t, "skopeo")
 	pullThrice(t, func(t *testing.T, n *node) {
 		dir := t.TempDir()
-		run(t, nil, skopeo, "--registries-conf", mirrorConf(t, n), "copy", "--preserve-digests",
+		programs.Run(t, nil, skopeo, "--registries-conf", mirrorConf(t, n), "copy", "--preserve-digests",
 			"docker://"+upstreamName+"/go:v1", "oci:"+dir+":v1")
 		checkBlobs(t, func(d digest.Digest) string { return filepath.Join(dir, "blobs/sha256", d.Encoded()) })
 		plain := filepath.Join(dir, "plain")
-		run(t, nil, skopeo, "copy", "--src-tls-verify=false", "docker://"+n.address+"/go:v1", "dir:"+plain)
+		programs.Run(t, nil, skopeo, "copy", "--src-tls-verify=false", "docker://"+n.address+"/go:v1", "dir:"+plain)
 		checkFile(t, filepath.Join(plain, image.Layers[0].Digest.Encoded()), image.Layers[0].Digest)
 	})
 }
 
 func TestContainersImage(t *testing.T) {
-	cimage := tool(t, "cimage")
+	cimage := programs.Tool(t, "cimage")
 	pullThrice(t, func(t *testing.T, n *node) {
 		dir := t.TempDir()
-		run(t, nil, cimage, mirrorConf(t, n), "docker://"+upstreamName+"/go:v1", "oci:"+dir+":v1")
+		programs.Run(t, nil, cimage, mirrorConf(t, n), "docker://"+upstreamName+"/go:v1", "oci:"+dir+":v1")
 		checkBlobs(t, func(d digest.Digest) string { return filepath.Join(dir, "blobs/sha256", d.Encoded()) })
 	})
 }
 
 func TestCrane(t *testing.T) {
-	crane := tool(t, "crane")
+	crane := programs.Tool(t, "crane")
 	pullThrice(t, func(t *testing.T, n *node) {
 		for _, ref := range []string{n.address + "/" + upstreamName + "/go:multi", n.address + "/go:multi"} {
-			if got := run(t, nil, crane, "digest", ref); strings.TrimSpace(got) != string(index.Digest) {
+			if got := programs.Run(t, nil, crane, "digest", ref); strings.TrimSpace(got) != string(index.Digest) {
 				t.Errorf("crane digest %s: %s, want %s", ref, got, index.Digest)
 			}
-			if got := run(t, nil, crane, "manifest", ref); got != string(indexBytes) {
+			if got := programs.Run(t, nil, crane, "manifest", ref); got != string(indexBytes) {
 				t.Errorf("crane manifest %s: %s, want %s", ref, got, indexBytes)
 			}
 		}
 		dir := t.TempDir()
-		run(t, nil, crane, "pull", "--format", "oci", n.address+"/"+upstreamName+"/go:v1", dir)
+		programs.Run(t, nil, crane, "pull", "--format", "oci", n.address+"/"+upstreamName+"/go:v1", dir)
 		checkBlobs(t, func(d digest.Digest) string { return filepath.Join(dir, "blobs/sha256", d.Encoded()) })
-		run(t, nil, crane, "validate", "--fast", "--remote", n.address+"/"+upstreamName+"/go:v1")
+		programs.Run(t, nil, crane, "validate", "--fast", "--remote", n.address+"/"+upstreamName+"/go:v1")
 	})
 }
 
+// startDocker starts a Docker with an empty store, which is given a command by what is returned.
+func startDocker(t *testing.T, args ...string) func(command ...string) string {
+	t.Helper()
+	programs.NeedRoot(t)
+	dockerd, docker := programs.OfSystem(t, "dockerd"), programs.OfSystem(t, "docker")
+	// Paths of sockets are short, and those of test folders are not.
+	dir, err := os.MkdirTemp("", "granary-docker-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := "unix://" + dir + "/sock"
+	programs.Start(t, dockerd, append([]string{"--bridge=none", "--iptables=false", "--ip-masq=false", "--storage-driver=vfs",
+		"--data-root", dir + "/data", "--exec-root", dir + "/exec", "--pidfile", dir + "/pid", "-H", socket}, args...)...)
+	programs.Eventually(t, "dockerd answers", func() bool { _, err := programs.TryRun(t, nil, docker, "-H", socket, "version"); return err == nil })
+	return func(command ...string) string {
+		t.Helper()
+		return programs.Run(t, nil, docker, append([]string{"-H", socket}, command...)...)
+	}
+}
+
 func TestDocker(t *testing.T) {
-	needRoot(t)
-	dockerd, docker := program(t, "dockerd"), program(t, "docker")
 	pullThrice(t, func(t *testing.T, n *node) {
-		// Paths of sockets are short, and those of test folders are not.
-		dir, err := os.MkdirTemp("", "granary-docker-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		socket := "unix://" + dir + "/sock"
-		start(t, dockerd, "--bridge=none", "--iptables=false", "--ip-masq=false", "--storage-driver=vfs",
-			"--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "-H", socket,
-			"--registry-mirror", n.url)
-		eventually(t, "dockerd answers", func() bool { _, err := tryRun(t, nil, docker, "-H", socket, "version"); return err == nil })
-		run(t, nil, docker, "-H", socket, "pull", "go:old")
-		got := run(t, nil, docker, "-H", socket, "image", "inspect", "--format", "{{.Id}} {{index .RepoDigests 0}}", "go:old")
+		docker := startDocker(t, "--registry-mirror", n.url)
+		docker("pull", "go:old")
+		got := docker("image", "inspect", "--format", "{{.Id}} {{index .RepoDigests 0}}", "go:old")
 		want := fmt.Sprintf("%s go@%s", digest.FromBytes(oldConfig), digest.FromBytes(oldManifest))
 		if strings.TrimSpace(got) != want {
 			t.Errorf("docker has %q, want %q", got, want)
@@ -239,23 +250,23 @@ func TestDocker(t *testing.T) {
 }
 
 func TestHelm(t *testing.T) {
-	helm := tool(t, "helm")
+	helm := programs.Tool(t, "helm")
 	dir := t.TempDir()
-	run(t, nil, helm, "create", filepath.Join(dir, "chart"))
-	run(t, nil, helm, "package", filepath.Join(dir, "chart"), "-d", dir)
+	programs.Run(t, nil, helm, "create", filepath.Join(dir, "chart"))
+	programs.Run(t, nil, helm, "package", filepath.Join(dir, "chart"), "-d", dir)
 	r := startRegistry(t)
-	run(t, nil, helm, "push", "--plain-http", filepath.Join(dir, "chart-0.1.0.tgz"), "oci://"+strings.TrimPrefix(r.url, "http://")+"/charts")
+	programs.Run(t, nil, helm, "push", "--plain-http", filepath.Join(dir, "chart-0.1.0.tgz"), "oci://"+strings.TrimPrefix(r.URL, "http://")+"/charts")
 	want, err := os.ReadFile(filepath.Join(dir, "chart-0.1.0.tgz"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := startNode(t, r.url)
+	n := startNode(t, r.URL)
 	for _, state := range []string{"cold", "warm", "dead"} {
 		if state == "dead" {
-			_ = r.end(syscall.SIGKILL)
+			_ = r.End(syscall.SIGKILL)
 		}
 		out := t.TempDir()
-		run(t, nil, helm, "pull", "--plain-http", "oci://"+n.address+"/"+upstreamName+"/charts/chart", "--version", "0.1.0", "-d", out)
+		programs.Run(t, nil, helm, "pull", "--plain-http", "oci://"+n.address+"/"+upstreamName+"/charts/chart", "--version", "0.1.0", "-d", out)
 		got, err := os.ReadFile(filepath.Join(out, "chart-0.1.0.tgz"))
 		if err != nil || string(got) != string(want) {
 			t.Errorf("%s: the chart is not the one that was pushed: %v", state, err)
@@ -267,7 +278,7 @@ func TestHelm(t *testing.T) {
 func TestPull(t *testing.T) {
 	pullThrice(t, func(t *testing.T, n *node) {
 		dir := t.TempDir()
-		out := run(t, nil, granaryBinary, "pull", "--node", n.admin, upstreamName+"/go:multi", "-o", "oci:"+dir)
+		out := programs.Run(t, nil, granaryBinary, "pull", "--node", n.admin, upstreamName+"/go:multi", "-o", "oci:"+dir)
 		if !strings.Contains(out, string(index.Digest)) {
 			t.Errorf("granary pull printed %s", out)
 		}
@@ -275,7 +286,7 @@ func TestPull(t *testing.T) {
 	})
 	r := startRegistry(t)
 	dir, data := t.TempDir(), t.TempDir()
-	args := []string{"pull", "--node", "http://" + freeAddress(t), "--data-dir", data, "--upstream", upstreamName + "=" + r.url, upstreamName + "/go:v1", "-o", "oci:" + dir}
-	run(t, nil, granaryBinary, args...)
+	args := []string{"pull", "--node", "http://" + programs.FreeAddress(t), "--data-dir", data, "--upstream", upstreamName + "=" + r.URL, upstreamName + "/go:v1", "-o", "oci:" + dir}
+	programs.Run(t, nil, granaryBinary, args...)
 	checkBlobs(t, func(d digest.Digest) string { return filepath.Join(dir, "blobs/sha256", d.Encoded()) })
 }

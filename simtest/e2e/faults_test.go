@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // wire passes connections on to a registry, and can hold or cut them.
@@ -96,7 +98,7 @@ func fetch(t *testing.T, n *node, d digest.Digest) {
 
 func TestRegistryCutMidBody(t *testing.T) {
 	r := startRegistry(t)
-	w := startWire(t, r.url)
+	w := startWire(t, r.URL)
 	w.cutAt.Store(5<<20 + 12345)
 	n := startNode(t, w.url)
 	d, size := largest()
@@ -108,15 +110,15 @@ func TestRegistryCutMidBody(t *testing.T) {
 
 func TestRegistryKilledBetweenTwoPulls(t *testing.T) {
 	r := startRegistry(t)
-	n := startNode(t, r.url)
+	n := startNode(t, r.URL)
 	for _, l := range image.Layers {
 		fetch(t, n, l.Digest)
 	}
-	_ = r.end(syscall.SIGKILL)
+	_ = r.End(syscall.SIGKILL)
 	for _, l := range image.Layers {
 		fetch(t, n, l.Digest)
 	}
-	if err := n.end(syscall.SIGTERM); err != nil {
+	if err := n.End(syscall.SIGTERM); err != nil {
 		t.Errorf("SIGTERM: %v", err)
 	}
 	n.restart(t)
@@ -129,19 +131,19 @@ func TestRegistryKilledBetweenTwoPulls(t *testing.T) {
 // it is down. What it serves afterwards is right, and it keeps what it had.
 func TestKilledInTheMiddle(t *testing.T) {
 	r := startRegistry(t)
-	w := startWire(t, r.url)
+	w := startWire(t, r.URL)
 	n := startNode(t, w.url)
 	d, size := largest()
-	w.rate.Store(4 << 20)
+	w.rate.Store(1 << 20)
 	go func() {
 		if resp, err := http.Get(n.url + "/v2/go/blobs/" + string(d)); err == nil {
 			_, _ = io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
 		}
 	}()
-	eventually(t, "half of it has come", func() bool { return w.sent.Load() > size/2 })
+	programs.Eventually(t, "half of it has come", func() bool { return w.sent.Load() > size/2 })
 	time.Sleep(2500 * time.Millisecond) // two syncs
-	if err := n.end(syscall.SIGKILL); err == nil {
+	if err := n.End(syscall.SIGKILL); err == nil {
 		t.Error("the node was not killed")
 	}
 	f, err := os.OpenFile(filepath.Join(n.dir, "blobs/sha256", d.Encoded()[:2], d.Encoded()), os.O_WRONLY, 0)
@@ -162,7 +164,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 	if n.metric(t, "granary_corrupt_total", `source="disk"`) != 1 {
 		t.Error("the damaged chunk was not counted, once")
 	}
-	if out := run(t, nil, granaryBinary, "fsck", "--node", n.admin, "--data-dir", n.dir); !strings.Contains(out, " 0 wrong") {
+	if out := programs.Run(t, nil, granaryBinary, "fsck", "--node", n.admin, "--data-dir", n.dir); !strings.Contains(out, " 0 wrong") {
 		t.Errorf("fsck after the healing: %s", out)
 	}
 }
@@ -170,8 +172,8 @@ func TestKilledInTheMiddle(t *testing.T) {
 // TestTerminatedInTheMiddle sends SIGTERM during a pull, which ends as it should.
 func TestTerminatedInTheMiddle(t *testing.T) {
 	r := startRegistry(t)
-	w := startWire(t, r.url)
-	w.rate.Store(20 << 20)
+	w := startWire(t, r.URL)
+	w.rate.Store(8 << 20)
 	n := startNode(t, w.url)
 	d, size := largest()
 	resp, err := http.Get(n.url + "/v2/go/blobs/" + string(d))
@@ -184,8 +186,8 @@ func TestTerminatedInTheMiddle(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan error)
-	go func() { ended <- n.end(syscall.SIGTERM) }()
-	eventually(t, "it no longer accepts", func() bool { return !answers(n.url + "/v2/") })
+	go func() { ended <- n.End(syscall.SIGTERM) }()
+	programs.Eventually(t, "it no longer accepts", func() bool { return !programs.Answers(n.url + "/v2/") })
 	if _, err := io.Copy(v, resp.Body); err != nil || !v.Verified() {
 		t.Errorf("the pull that was under way: %v", err)
 	}
@@ -196,11 +198,11 @@ func TestTerminatedInTheMiddle(t *testing.T) {
 
 // TestNoFlagsNoPrivileges runs the node as nobody, with nothing said.
 func TestNoFlagsNoPrivileges(t *testing.T) {
-	needRoot(t)
+	programs.NeedRoot(t)
 	for _, a := range []string{"127.0.0.1:5050", "127.0.0.1:5051"} {
 		l, err := net.Listen("tcp", a)
 		if err != nil {
-			missing(t, a+", which something on this machine is using")
+			programs.Missing(t, a+", which something on this machine is using")
 		}
 		l.Close()
 	}
@@ -215,7 +217,7 @@ func TestNoFlagsNoPrivileges(t *testing.T) {
 	}
 	// The binary is in a folder that only root enters.
 	binary := filepath.Join(home, "granary")
-	run(t, nil, "cp", granaryBinary, binary)
+	programs.Run(t, nil, "cp", granaryBinary, binary)
 	cmd := exec.Command(binary, "serve")
 	cmd.Env = []string{"HOME=" + home, "PATH=/usr/bin:/bin"}
 	cmd.Dir = "/"
@@ -223,8 +225,8 @@ func TestNoFlagsNoPrivileges(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is ready", func() bool { return answers("http://127.0.0.1:5051/readyz") })
-	if !answers("http://127.0.0.1:5050/v2/") {
+	programs.Eventually(t, "it is ready", func() bool { return programs.Answers("http://127.0.0.1:5051/readyz") })
+	if !programs.Answers("http://127.0.0.1:5050/v2/") {
 		t.Error("the registry face does not answer")
 	}
 	if _, err := os.Stat(filepath.Join(home, ".cache/granary/index.db")); err != nil {

@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$bin"
 bin=$(cd "$bin" && pwd)
 
-packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 curl e2fsprogs procps ca-certificates erofs-utils squashfs-tools umoci mmdebstrap chromium zsh fish)
+packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 curl e2fsprogs procps ca-certificates erofs-utils squashfs-tools umoci mmdebstrap systemd chromium zsh fish)
 command -v npm >/dev/null || packages+=(npm)
 missing=()
 for p in "${packages[@]}"; do
@@ -35,6 +35,7 @@ build() {
 }
 build crane github.com/google/go-containerregistry/cmd/crane@v0.22.1
 build registry github.com/distribution/distribution/v3/cmd/registry@v3.0.0
+build regctl github.com/regclient/regclient/cmd/regctl@v0.11.7
 build helm helm.sh/helm/v3/cmd/helm@v3.22.0
 build containerd github.com/containerd/containerd/v2/cmd/containerd@v2.4.2
 build ctr github.com/containerd/containerd/v2/cmd/ctr@v2.4.2
@@ -49,6 +50,7 @@ ours() {
 }
 ours cimage "containers_image_openpgp exclude_graphdriver_btrfs containers_image_docker_daemon_stub"
 ours cri ""
+ours deploy/strict ""
 ours layers/chunked ""
 ours stargz/containerd-stargz-grpc ""
 ours dashboard/browser ""
@@ -63,6 +65,7 @@ if [ "$(cat "$bin/.axe" 2>/dev/null)" != "$axe" ]; then
 	rm -r "$pack"
 	echo "$axe" >"$bin/.axe"
 fi
+ours trips/olareg ""
 
 # The base layer of the images in simtest/layers.
 if [ ! -e "$bin/debian.tar" ]; then

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 const username, password = "user", "hunter2"
@@ -42,14 +44,14 @@ type privateRegistry struct {
 func startPrivateRegistry(t *testing.T, scheme string) *privateRegistry {
 	t.Helper()
 	r := &privateRegistry{registry: startRegistry(t)}
-	_ = r.end(syscall.SIGTERM)
+	_ = r.End(syscall.SIGTERM)
 	if scheme == "basic" {
-		file := write(t, r.dir, "htpasswd", username+":"+passwordHash+"\n")
+		file := programs.Write(t, r.dir, "htpasswd", username+":"+passwordHash+"\n")
 		r.serve(t, fmt.Sprintf("auth: {htpasswd: {realm: e2e, path: %s}}\n", file))
 		return r
 	}
 	key, cert := signer(t)
-	bundle := write(t, r.dir, "root.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+	bundle := programs.Write(t, r.dir, "root.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { r.serveToken(w, q, key, cert) }))
 	t.Cleanup(server.Close)
 	r.realm = server.URL
@@ -119,7 +121,7 @@ func startPrivateNode(t *testing.T, r *privateRegistry, tokens bool, more ...str
 	if r.realm != "" && tokens {
 		more = append(more, "--upstream", "tokens.test="+r.realm)
 	}
-	return startNode(t, r.url, more...)
+	return startNode(t, r.URL, more...)
 }
 
 // puller pulls the image with a password, or with none if that is "", and
@@ -155,7 +157,7 @@ func pullPrivately(t *testing.T, pull puller, tokens bool, held map[string]bool)
 			if again := n.metric(t, "granary_upstream_bytes_total") - moved; again > 2<<20 {
 				t.Errorf("what was cached moved %d bytes from the registry", again)
 			}
-			_ = r.end(syscall.SIGKILL)
+			_ = r.End(syscall.SIGKILL)
 			refused("registry dead")
 			if err := pull(t, n, password); (err == nil) != held[scheme] {
 				t.Errorf("registry dead: %v", err)
@@ -189,7 +191,7 @@ func checkNoSecrets(t *testing.T, n *node) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no files in %s: %v", n.dir, err)
 	}
-	for _, file := range append(files, n.log) {
+	for _, file := range append(files, n.Log) {
 		if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
 			continue
 		}
@@ -202,15 +204,15 @@ func checkNoSecrets(t *testing.T, n *node) {
 }
 
 func TestPrivateContainerd16(t *testing.T) {
-	needRoot(t)
-	daemon, ctr := program(t, "containerd"), program(t, "ctr")
+	programs.NeedRoot(t)
+	daemon, ctr := programs.OfSystem(t, "containerd"), programs.OfSystem(t, "ctr")
 	pullPrivately(t, func(t *testing.T, n *node, given string) error {
 		c := startContainerd(t, daemon, ctr, containerdConfig16)
 		args := []string{"-a", c.socket, "content", "fetch", "--hosts-dir", hostsDir(t, n)}
 		if given != "" {
 			args = append(args, "--user", username+":"+given)
 		}
-		if _, err := tryRun(t, nil, ctr, append(args, upstreamName+"/go:v1")...); err != nil {
+		if _, err := programs.TryRun(t, nil, ctr, append(args, upstreamName+"/go:v1")...); err != nil {
 			return err
 		}
 		checkBlobs(t, c.blob)
@@ -219,16 +221,16 @@ func TestPrivateContainerd16(t *testing.T) {
 }
 
 func TestPrivateCrane(t *testing.T) {
-	crane := tool(t, "crane")
+	crane := programs.Tool(t, "crane")
 	pullPrivately(t, func(t *testing.T, n *node, given string) error {
 		dir := t.TempDir()
 		config := `{}`
 		if given != "" {
 			config = fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, n.address, username, given)
 		}
-		write(t, dir, "config.json", config)
+		programs.Write(t, dir, "config.json", config)
 		out := filepath.Join(dir, "image")
-		if _, err := tryRun(t, []string{"DOCKER_CONFIG=" + dir}, crane, "pull", "--format", "oci", n.address+"/"+upstreamName+"/go:v1", out); err != nil {
+		if _, err := programs.TryRun(t, []string{"DOCKER_CONFIG=" + dir}, crane, "pull", "--format", "oci", n.address+"/"+upstreamName+"/go:v1", out); err != nil {
 			return err
 		}
 		checkBlobs(t, func(d digest.Digest) string { return filepath.Join(out, "blobs/sha256", d.Encoded()) })
@@ -238,8 +240,8 @@ func TestPrivateCrane(t *testing.T) {
 
 // TestPrivateCRI pulls as a kubelet does: with the credentials of a pull secret.
 func TestPrivateCRI(t *testing.T) {
-	needRoot(t)
-	daemon, ctr, cri := tool(t, "containerd"), tool(t, "ctr"), tool(t, "cri")
+	programs.NeedRoot(t)
+	daemon, ctr, cri := programs.Tool(t, "containerd"), programs.Tool(t, "ctr"), programs.Tool(t, "cri")
 	pullPrivately(t, func(t *testing.T, n *node, given string) error {
 		config := strings.ReplaceAll(containerdConfigCRI, "HOSTS", hostsDir(t, n))
 		c := startContainerd(t, daemon, ctr, config)
@@ -247,7 +249,7 @@ func TestPrivateCRI(t *testing.T) {
 		if given != "" {
 			args = append(args, username, given)
 		}
-		if _, err := tryRun(t, nil, cri, args...); err != nil {
+		if _, err := programs.TryRun(t, nil, cri, args...); err != nil {
 			return err
 		}
 		checkBlobs(t, c.blob)
@@ -276,20 +278,20 @@ state = "DIR/state"
 // private image comes through the node if that has credentials to share, and
 // straight from the registry if not.
 func TestPrivatePodman(t *testing.T) {
-	needRoot(t)
-	podman := program(t, "podman")
+	programs.NeedRoot(t)
+	podman := programs.OfSystem(t, "podman")
 	for _, scheme := range []string{"basic", "token"} {
 		t.Run(scheme, func(t *testing.T) {
 			r := startPrivateRegistry(t, scheme)
 			pull := func(n *node) error {
 				dir := t.TempDir()
-				env := []string{"CONTAINERS_REGISTRIES_CONF=" + mirrorConf(t, n), "REGISTRY_AUTH_FILE=" + write(t, dir, "auth.json", "{}")}
+				env := []string{"CONTAINERS_REGISTRIES_CONF=" + mirrorConf(t, n), "REGISTRY_AUTH_FILE=" + programs.Write(t, dir, "auth.json", "{}")}
 				base := []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}
 				ref := upstreamName + "/go:v1"
-				if _, err := tryRun(t, env, podman, append(base, "pull", ref)...); err != nil {
+				if _, err := programs.TryRun(t, env, podman, append(base, "pull", ref)...); err != nil {
 					return err
 				}
-				got := run(t, env, podman, append(base, "image", "inspect", "--format", "{{.Digest}}", ref)...)
+				got := programs.Run(t, env, podman, append(base, "image", "inspect", "--format", "{{.Digest}}", ref)...)
 				if strings.TrimSpace(got) != string(image.Manifest.Digest) {
 					t.Errorf("podman has %s", got)
 				}
@@ -298,13 +300,13 @@ func TestPrivatePodman(t *testing.T) {
 			if err := pull(startPrivateNode(t, r, true)); err == nil {
 				t.Error("pulled from a node without credentials")
 			}
-			config := write(t, t.TempDir(), "config.json", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, upstreamName,
+			config := programs.Write(t, t.TempDir(), "config.json", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, upstreamName,
 				base64.StdEncoding.EncodeToString([]byte(username+":"+password))))
 			n := startPrivateNode(t, r, true, "--node-credentials", upstreamName+"=share", "--docker-config", config)
 			if err := pull(n); err != nil {
 				t.Errorf("cold: %v", err)
 			}
-			_ = r.end(syscall.SIGKILL)
+			_ = r.End(syscall.SIGKILL)
 			if err := pull(n); err != nil {
 				t.Errorf("registry dead: %v", err)
 			}
@@ -317,12 +319,12 @@ func TestPrivatePodman(t *testing.T) {
 func TestPrivatePull(t *testing.T) {
 	pullPrivately(t, func(t *testing.T, n *node, given string) error {
 		dir := t.TempDir()
-		config := write(t, dir, "config.json", fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, upstreamName, username, given))
+		config := programs.Write(t, dir, "config.json", fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, upstreamName, username, given))
 		if given == "" {
-			config = write(t, dir, "config.json", "{}")
+			config = programs.Write(t, dir, "config.json", "{}")
 		}
 		out := filepath.Join(dir, "image")
-		_, err := tryRun(t, nil, granaryBinary, "pull", "--node", n.admin, "--docker-config", config, upstreamName+"/go:v1", "-o", "oci:"+out)
+		_, err := programs.TryRun(t, nil, granaryBinary, "pull", "--node", n.admin, "--docker-config", config, upstreamName+"/go:v1", "-o", "oci:"+out)
 		if err != nil {
 			return err
 		}

@@ -63,8 +63,16 @@ func copyTar(_ *lab, from string, to io.Writer) (written, error) {
 	return written{}, through(from, to, func(w io.Writer) (io.WriteCloser, error) { return keepOpen{w}, nil })
 }
 
-func writeGzip(_ *lab, from string, to io.Writer) (written, error) {
-	return written{}, through(from, to, func(w io.Writer) (io.WriteCloser, error) { return stdgzip.NewWriter(w), nil })
+func writeGzip(l *lab, from string, to io.Writer) (written, error) {
+	return written{}, through(from, to, func(w io.Writer) (io.WriteCloser, error) { return stdgzip.NewWriterLevel(w, l.effort(6)) })
+}
+
+// effort is the level of gzip: sizes count only where formats are compared.
+func (l *lab) effort(level int) int {
+	if l.small {
+		return stdgzip.BestSpeed
+	}
+	return level
 }
 
 func writeZstd(_ *lab, from string, to io.Writer) (written, error) {
@@ -96,14 +104,17 @@ func (keepOpen) Close() error { return nil }
 const memberSize = 1 << 20
 
 // writeMembers writes gzip in many members, as programs do that compress in parallel.
-func writeMembers(_ *lab, from string, to io.Writer) (written, error) {
+func writeMembers(l *lab, from string, to io.Writer) (written, error) {
 	f, err := os.Open(from)
 	if err != nil {
 		return written{}, err
 	}
 	defer f.Close()
 	for {
-		z := gzip.NewWriter(to)
+		z, err := gzip.NewWriterLevel(to, l.effort(gzip.DefaultCompression))
+		if err != nil {
+			return written{}, err
+		}
 		n, err := io.CopyN(z, f, memberSize)
 		if err != nil && err != io.EOF {
 			return written{}, err
@@ -115,8 +126,8 @@ func writeMembers(_ *lab, from string, to io.Writer) (written, error) {
 }
 
 // writeStargz writes eStargz, with some files to be read first.
-func writeStargz(_ *lab, from string, to io.Writer) (written, error) {
-	return buildStargz(from, to, nil, estargz.WithPrioritizedFiles([]string{smallFile, "usr/bin/env"}), estargz.WithCompressionLevel(6))
+func writeStargz(l *lab, from string, to io.Writer) (written, error) {
+	return buildStargz(from, to, nil, estargz.WithPrioritizedFiles([]string{smallFile, "usr/bin/env"}), estargz.WithCompressionLevel(l.effort(6)))
 }
 
 func writeChunkedStargz(_ *lab, from string, to io.Writer) (written, error) {
@@ -185,10 +196,17 @@ func writeEROFS(l *lab, from string, to io.Writer) (written, error) {
 	})
 }
 
+// fast are options of mksquashfs that make it fast; xz has none.
+var fast = map[string][]string{"gzip": {"-Xcompression-level", "1"}, "zstd": {"-Xcompression-level", "3"}}
+
 func squashfsBy(compression string) func(*lab, string, io.Writer) (written, error) {
 	return func(l *lab, from string, to io.Writer) (written, error) {
 		return l.fileSystem(from, to, func(dir, name string) *exec.Cmd {
-			return exec.Command("mksquashfs", dir, name, "-quiet", "-no-progress", "-noappend", "-mkfs-time", "0", "-comp", compression)
+			args := []string{dir, name, "-quiet", "-no-progress", "-noappend", "-mkfs-time", "0", "-comp", compression}
+			if l.small {
+				args = append(args, fast[compression]...)
+			}
+			return exec.Command("mksquashfs", args...)
 		})
 	}
 }

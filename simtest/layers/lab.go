@@ -36,6 +36,7 @@ func tool(name string) (string, error) {
 type lab struct {
 	dir       string // of all that is made
 	kept      string // of layers that are kept, or ""
+	small     bool   // the images are smaller, which tests can do with
 	granary   string // the program
 	registry  *registry
 	sources   []source
@@ -49,8 +50,8 @@ type lab struct {
 // newLab makes the images, of layers that are kept in $GRANARY_LAYERS from an earlier
 // run if there are any, and starts the registry. It is to be closed, even if that
 // fails.
-func newLab(ctx context.Context) (*lab, error) {
-	l, err := newWorkshop(os.Getenv("GRANARY_LAYERS"))
+func newLab(ctx context.Context, small bool) (*lab, error) {
+	l, err := newWorkshop(os.Getenv("GRANARY_LAYERS"), small)
 	if err != nil {
 		return l, err
 	}
@@ -74,8 +75,8 @@ func newLab(ctx context.Context) (*lab, error) {
 }
 
 // newWorkshop is a lab that makes layers, and nothing else.
-func newWorkshop(kept string) (l *lab, err error) {
-	l = &lab{kept: kept, images: make(map[string]*image)}
+func newWorkshop(kept string, small bool) (l *lab, err error) {
+	l = &lab{kept: kept, small: small, images: make(map[string]*image)}
 	if err := check(); err != nil {
 		return l, err
 	}
@@ -87,8 +88,8 @@ func newWorkshop(kept string) (l *lab, err error) {
 }
 
 // makeLayers writes the layers of all images to a folder, to be kept there.
-func makeLayers(ctx context.Context, to string) (err error) {
-	l, err := newWorkshop(to)
+func makeLayers(ctx context.Context, to string, small bool) (err error) {
+	l, err := newWorkshop(to, small)
 	defer func() { err = joined(err, l.close()) }()
 	if err != nil {
 		return err

@@ -55,14 +55,14 @@ func prepare(ctx context.Context, dir string) (err error) {
 		if err := buildProgram(ctx, command, "simtest/layers"); err != nil {
 			return err
 		}
-		if out, err := exec.CommandContext(ctx, command, "-make", dir).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, command, "-make", dir, "-small").CombinedOutput(); err != nil {
 			return fmt.Errorf("%w\n%s", err, out)
 		}
 		if err := os.Setenv("GRANARY_LAYERS", dir); err != nil {
 			return err
 		}
 	}
-	if shared, err = newLab(ctx); err != nil {
+	if shared, err = newLab(ctx, true); err != nil {
 		return err
 	}
 	disk, err = shared.unpack(ctx)

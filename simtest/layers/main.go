@@ -43,12 +43,13 @@ func main() {
 	runs := flag.Int("runs", 5, "how often each is measured; what is printed is the median")
 	entries := flag.Int("entries", 1_000_000, "how many `entries` the table has whose memory is measured")
 	keep := flag.String("make", "", "write the layers to a `folder`, to be named by $GRANARY_LAYERS, and no more")
+	small := flag.Bool("small", false, "with -make: write the layers that the tests use, which are smaller")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	run := func() error { return report(ctx, max(1, *runs), *entries) }
 	if *keep != "" {
-		run = func() error { return makeLayers(ctx, *keep) }
+		run = func() error { return makeLayers(ctx, *keep, *small) }
 	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "layers:", err)
@@ -58,7 +59,7 @@ func main() {
 
 // report makes the images, and prints all tables.
 func report(ctx context.Context, runs, entries int) (err error) {
-	l, err := newLab(ctx)
+	l, err := newLab(ctx, false)
 	defer func() { err = joined(err, l.close()) }()
 	if err != nil {
 		return err

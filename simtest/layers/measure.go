@@ -30,7 +30,7 @@ func (l *lab) measure(ctx context.Context, name string) (c costs, err error) {
 	if c.small, err = n.cost(ctx, smallSize, "cat", ref, "/"+smallFile); err != nil {
 		return c, err
 	}
-	c.large, err = n.cost(ctx, largeSize, "cat", ref, "/"+largeFile)
+	c.large, err = n.cost(ctx, l.large(), "cat", ref, "/"+largeFile)
 	return c, err
 }
 

@@ -55,7 +55,7 @@ func (l *lab) unpacked(from string) (string, error) {
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}
-	err = convert(from, in)
+	err = convert(from, l.base(), in)
 	if err := errors.Join(err, in.Close(), cmd.Wait()); err != nil {
 		return "", fmt.Errorf("unpack %s: %w\n%s", from, err, said.Bytes())
 	}
@@ -70,7 +70,7 @@ const (
 
 // convert writes a layer with whiteouts of overlayfs. A file that is a further name of
 // one in the base layer is there with it, as overlayfs copies it up.
-func convert(from string, to io.Writer) error {
+func convert(from, below string, to io.Writer) error {
 	names, opaques := make(map[string]bool), make(map[string]bool)
 	err := eachEntry(from, func(h *tar.Header, _ io.Reader) error {
 		dir, base := path.Split(path.Clean(h.Name))
@@ -86,7 +86,7 @@ func convert(from string, to io.Writer) error {
 	w := tar.NewWriter(to)
 	err = eachEntry(from, func(h *tar.Header, content io.Reader) error {
 		if h.Typeflag == tar.TypeLink {
-			if err := copyUp(w, path.Clean(h.Linkname), names); err != nil {
+			if err := copyUp(w, below, path.Clean(h.Linkname), names); err != nil {
 				return err
 			}
 		}
@@ -127,15 +127,15 @@ func writeLike(w *tar.Writer, h *tar.Header, content io.Reader) error {
 
 // copyUp writes what the base layer has of a name, and of the directories above it,
 // unless it is one of names.
-func copyUp(w *tar.Writer, name string, names map[string]bool) error {
+func copyUp(w *tar.Writer, below, name string, names map[string]bool) error {
 	if name == "." || names[name] {
 		return nil
 	}
-	if err := copyUp(w, path.Dir(name), names); err != nil {
+	if err := copyUp(w, below, path.Dir(name), names); err != nil {
 		return err
 	}
 	names[name] = true
-	return eachEntry(debian(), func(h *tar.Header, content io.Reader) error {
+	return eachEntry(below, func(h *tar.Header, content io.Reader) error {
 		if path.Clean(h.Name) != name {
 			return nil
 		}

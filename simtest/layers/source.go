@@ -15,10 +15,17 @@ import (
 // Files that are read apart from the rest.
 const (
 	smallFile = "opt/small" // 4 KiB
-	largeFile = "opt/large" // 40 MiB
+	largeFile = "opt/large" // 40 MiB, or 16
 	smallSize = 4 << 10
-	largeSize = 40 << 20
 )
+
+// large returns the size of the large file.
+func (l *lab) large() int {
+	if l.small {
+		return 16 << 20
+	}
+	return 40 << 20
+}
 
 // source is a layer as a tar, the lowest first. Where sparse is not empty it is the
 // same tar with files that are sparse in it, which not every writer can read.
@@ -29,6 +36,11 @@ type source struct{ tar, sparse string }
 func (l *lab) makeSources() ([]source, error) {
 	if _, err := os.Stat(debian()); err != nil {
 		return nil, &missingError{"debian.tar in $GRANARY_TOOLS"}
+	}
+	if l.small {
+		if err := writeFile(l.base(), withoutPerl); err != nil {
+			return nil, err
+		}
 	}
 	changes := filepath.Join(l.dir, "changes.tar")
 	if err := writeFile(changes, func(w io.Writer) error { return writeTar(w, changed()...) }); err != nil {
@@ -41,7 +53,31 @@ func (l *lab) makeSources() ([]source, error) {
 	if err := l.writeOwn(sparse, true); err != nil {
 		return nil, err
 	}
-	return []source{{debian(), ""}, {changes, ""}, {own, sparse}}, nil
+	return []source{{l.base(), ""}, {changes, ""}, {own, sparse}}, nil
+}
+
+// base is the lowest layer as a tar.
+func (l *lab) base() string {
+	if l.small {
+		return filepath.Join(l.dir, "base.tar")
+	}
+	return debian()
+}
+
+// withoutPerl writes Debian without what is half of it, and many files of one kind.
+func withoutPerl(to io.Writer) error {
+	w := tar.NewWriter(to)
+	err := eachEntry(debian(), func(h *tar.Header, content io.Reader) error {
+		if strings.Contains(h.Name, "perl") || strings.Contains(h.Name, "/gconv/") {
+			return nil
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		_, err := io.Copy(w, content)
+		return err
+	})
+	return errors.Join(err, w.Close())
 }
 
 // debian is a minimal Debian, by mmdebstrap.
@@ -80,7 +116,7 @@ func own(large, small []byte) []entry {
 		dir("etc"), file("etc/motd", "Here again.\n"),
 		dir("usr"), dir("usr/share"), dir("usr/share/base-files"), file("usr/share/base-files/new", "new\n"),
 		dir("opt").mode(0o1777),
-		big(largeFile, largeSize, bytes.NewReader(large)),
+		big(largeFile, int64(len(large)), bytes.NewReader(large)),
 		big(smallFile, smallSize, bytes.NewReader(small)),
 		big("opt/zeros", int64(len(zeros)), bytes.NewReader(zeros)),
 		file("opt/empty", ""),
@@ -106,7 +142,7 @@ func own(large, small []byte) []entry {
 
 // writeOwn writes the layer of all kinds of files.
 func (l *lab) writeOwn(name string, sparse bool) error {
-	large, small, err := contents()
+	large, small, err := contents(l.large())
 	if err != nil {
 		return err
 	}
@@ -124,8 +160,8 @@ func (l *lab) writeOwn(name string, sparse bool) error {
 	return writeFile(name, func(w io.Writer) error { return writeTar(w, entries...) })
 }
 
-// contents returns real content: programs, and a piece of source text.
-func contents() (large, small []byte, err error) {
+// contents returns real content: programs, of so many bytes, and a piece of source text.
+func contents(size int) (large, small []byte, err error) {
 	goroot, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		return nil, nil, err
@@ -146,10 +182,10 @@ func contents() (large, small []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(large) < largeSize || len(small) < smallSize {
+	if len(large) < size || len(small) < smallSize {
 		return nil, nil, errors.New("the Go installation is too small")
 	}
-	return large[:largeSize], small[:smallSize], nil
+	return large[:size], small[:smallSize], nil
 }
 
 // Where a sparse file has its data, in bytes.

@@ -18,6 +18,8 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // script is what containers run: it reads programs, libraries and files of the image, and
@@ -31,11 +33,11 @@ if (echo written >/srv/made) 2>/dev/null; then cat /srv/made; else echo read-onl
 
 // debianImage is a Debian, with a script, and with what runtimes want to find in an image
 // that they cannot write to.
-func debianImage(t *testing.T) (img *image, programs int) {
+func debianImage(t *testing.T) (img *image, count int) {
 	t.Helper()
 	debian, err := os.ReadFile(filepath.Join(os.Getenv("GRANARY_TOOLS"), "debian.tar"))
 	if err != nil {
-		missing(t, "debian.tar in $GRANARY_TOOLS")
+		programs.Missing(t, "debian.tar in $GRANARY_TOOLS")
 	}
 	for r := tar.NewReader(bytes.NewReader(debian)); ; {
 		h, err := r.Next()
@@ -45,7 +47,7 @@ func debianImage(t *testing.T) (img *image, programs int) {
 			t.Fatal(err)
 		}
 		if dir, name := filepath.Split(filepath.Clean("/" + h.Name)); dir == "/usr/bin/" && name != "" {
-			programs++
+			count++
 		}
 	}
 	var above bytes.Buffer
@@ -67,7 +69,7 @@ func debianImage(t *testing.T) (img *image, programs int) {
 	}
 	img = &image{blobs: make(map[string][]byte)}
 	img.finish(t, img.add(ocispec.MediaTypeImageLayer, debian), img.add(ocispec.MediaTypeImageLayer, above.Bytes()))
-	return img, programs
+	return img, count
 }
 
 // TestContainers runs containers of a mounted Debian, of which little comes.
@@ -75,15 +77,15 @@ func TestContainers(t *testing.T) {
 	needFUSE(t)
 	for _, name := range []string{"runc", "podman"} {
 		if _, err := exec.LookPath(name); err != nil {
-			missing(t, name)
+			programs.Missing(t, name)
 		}
 	}
-	img, programs := debianImage(t)
+	img, count := debianImage(t)
 	r := startRegistry(t, img)
 	n := startNode(t, r.URL)
 	dir := t.TempDir()
 	p := mount(t, dir, "--node", n.admin)
-	writable := "Debian 12 has " + strconv.Itoa(programs) + " programs\nwritten\n"
+	writable := "Debian 12 has " + strconv.Itoa(count) + " programs\nwritten\n"
 	readOnly := strings.Replace(writable, "written", "read-only", 1)
 	for _, c := range []struct {
 		name, want string
@@ -112,11 +114,11 @@ func TestContainers(t *testing.T) {
 }
 
 // cameOf returns which part of an image a mount says that came, in percent.
-func cameOf(t *testing.T, p *process) float64 {
+func cameOf(t *testing.T, p *programs.Process) float64 {
 	t.Helper()
-	found := regexp.MustCompile(`came, which is ([0-9.]+) %`).FindStringSubmatch(p.printed())
+	found := regexp.MustCompile(`came, which is ([0-9.]+) %`).FindStringSubmatch(p.Printed())
 	if found == nil {
-		t.Fatalf("mount has printed %q", p.printed())
+		t.Fatalf("mount has printed %q", p.Printed())
 	}
 	share, err := strconv.ParseFloat(found[1], 64)
 	if err != nil {

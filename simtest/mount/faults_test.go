@@ -23,6 +23,7 @@ import (
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/libp2p"
 	"github.com/granary-oci/granary/simtest/peers/hostile"
+	"github.com/granary-oci/granary/simtest/programs"
 	"github.com/granary-oci/granary/tracker"
 )
 
@@ -50,7 +51,7 @@ func TestTheUpstreamDies(t *testing.T) {
 	r.state.Store(stuck)
 	failed := make(chan error, 1)
 	go func() { _, err := readFrom(f, 0); failed <- err }()
-	eventually(t, "the registry is asked", func() bool { return r.held.Load() > 0 })
+	programs.Eventually(t, "the registry is asked", func() bool { return r.held.Load() > 0 })
 	r.state.Store(dead)
 	if err := checkFile(dir, "file-0", files["file-0"]); err != nil {
 		t.Errorf("what is here, while the upstream is dead: %v", err)
@@ -68,7 +69,7 @@ func TestTheUpstreamDies(t *testing.T) {
 	}
 
 	r.state.Store(answering)
-	eventually(t, "what is open can be read", func() bool {
+	programs.Eventually(t, "what is open can be read", func() bool {
 		got, err := readFrom(f, 0)
 		if err == nil && got != files["file-5"] {
 			t.Fatal("wrong bytes")
@@ -100,7 +101,7 @@ func TestInterruptedReads(t *testing.T) {
 		if err := cat.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the registry is asked", func() bool { return r.held.Load() > before })
+		programs.Eventually(t, "the registry is asked", func() bool { return r.held.Load() > before })
 		if err := cat.Process.Signal(signal); err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +136,7 @@ func TestTheNodeDiesWithManyReaders(t *testing.T) {
 		before := r.held.Load()
 		done := make(chan struct{})
 		go func() { defer close(done); checkFiles(t, dir, files) }()
-		eventually(t, "the registry is asked, or all is here", func() bool {
+		programs.Eventually(t, "the registry is asked, or all is here", func() bool {
 			select {
 			case <-done:
 				return true
@@ -143,7 +144,7 @@ func TestTheNodeDiesWithManyReaders(t *testing.T) {
 				return r.held.Load() > before
 			}
 		})
-		if err := n.end(syscall.SIGKILL); err == nil {
+		if err := n.End(syscall.SIGKILL); err == nil {
 			t.Error("a killed node ended well")
 		}
 		r.state.Store(answering)
@@ -214,8 +215,8 @@ func TestAPeerWithWrongBytes(t *testing.T) {
 	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := strings.Cut(freeAddress(t), ":")
-	n := startNode(t, r.URL, "--cluster-secret-file", file, "--p2p-listen", "/ip4/127.0.0.1/tcp/"+port, "--gossip-listen", freeAddress(t))
+	_, port, _ := strings.Cut(programs.FreeAddress(t), ":")
+	n := startNode(t, r.URL, "--cluster-secret-file", file, "--p2p-listen", "/ip4/127.0.0.1/tcp/"+port, "--gossip-listen", programs.FreeAddress(t))
 	how, _ := hostile.Named("wrong-bytes")
 	junk := n.infiltrate(t, img, how, secret)
 	dir := t.TempDir()
@@ -252,7 +253,7 @@ func (n *node) infiltrate(t *testing.T, img *image, how hostile.Behaviour, secre
 			t.Logf("the hostile member ended with %v", err)
 		}
 	})
-	eventually(t, "the hostile member is one", func() bool { return n.metric(t, "granary_members", `state="up"`) == 1 })
+	programs.Eventually(t, "the hostile member is one", func() bool { return n.metric(t, "granary_members", `state="up"`) == 1 })
 	return h
 }
 

@@ -15,6 +15,8 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // TestTheKernelMountsALayer has images of one layer, which the kernel mounts itself.
@@ -56,13 +58,13 @@ func kernelMountsALayer(t *testing.T, img *image, kind string) {
 	compareTrees(t, img.unpacked, dir, precision)
 	runInOverlay(t, dir)
 
-	if err := first.end(syscall.SIGKILL); err == nil {
+	if err := first.End(syscall.SIGKILL); err == nil {
 		t.Error("a killed mount ended well")
 	}
 	again := mount(t, dir, "--node", n.admin, "--kernel-mounts", "--prefetch", "off") // over what is left of the first
 	compareTrees(t, img.unpacked, dir, precision)
-	if status := start(t, "mount", "app:v1", dir, "--default-upstream", "registry.test", "--node", n.admin); status.cmd.Wait() == nil || !strings.Contains(status.printed(), "is mounted there") {
-		t.Errorf("a mount over a mount: %s", status.printed())
+	if status := start(t, "mount", "app:v1", dir, "--default-upstream", "registry.test", "--node", n.admin); status.Cmd.Wait() == nil || !strings.Contains(status.Printed(), "is mounted there") {
+		t.Errorf("a mount over a mount: %s", status.Printed())
 	}
 	endWell(t, again, dir)
 
@@ -90,7 +92,7 @@ func TestTheKernelMountsSomeLayers(t *testing.T) {
 	}
 	compareTrees(t, plain, dir, time.Second)
 
-	if err := first.end(syscall.SIGKILL); err == nil {
+	if err := first.End(syscall.SIGKILL); err == nil {
 		t.Error("a killed mount ended well")
 	}
 	again := mount(t, dir, "--node", n.admin, "--kernel-mounts")
@@ -148,7 +150,7 @@ func writeToMount(t *testing.T, n *node, dir string, flags ...string) {
 	if err := os.Remove(filepath.Join(dir, "etc/hello")); err != nil {
 		t.Error(err)
 	}
-	if err := p.end(syscall.SIGKILL); err == nil {
+	if err := p.End(syscall.SIGKILL); err == nil {
 		t.Error("a killed mount ended well")
 	}
 	p = mount(t, dir, flags...)
@@ -197,24 +199,24 @@ func TestTheKernelMountsDamagedLayers(t *testing.T) {
 			p := start(t, "mount", "app:v1", dir, "--default-upstream", "registry.test", "--node", n.admin, "--kernel-mounts")
 			t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 			ended := make(chan struct{})
-			go func() { defer close(ended); _ = p.cmd.Wait() }()
-			eventually(t, "the image is mounted, or it is said why not", func() bool {
+			go func() { defer close(ended); _ = p.Cmd.Wait() }()
+			programs.Eventually(t, "the image is mounted, or it is said why not", func() bool {
 				select {
 				case <-ended:
 					return true
 				default:
-					return strings.Contains(p.printed(), "mounted at "+dir)
+					return strings.Contains(p.Printed(), "mounted at "+dir)
 				}
 			})
-			if strings.Contains(p.printed(), "mounted at "+dir) {
+			if strings.Contains(p.Printed(), "mounted at "+dir) {
 				if err := readAll(dir); err == nil {
 					t.Error("all of a damaged image can be read")
 				}
-				_ = p.cmd.Process.Signal(syscall.SIGTERM)
-			} else if !strings.Contains(p.printed(), "granary: ") {
-				t.Errorf("it is not said why: %s", p.printed())
+				_ = p.Cmd.Process.Signal(syscall.SIGTERM)
+			} else if !strings.Contains(p.Printed(), "granary: ") {
+				t.Errorf("it is not said why: %s", p.Printed())
 			}
-			eventually(t, "the mount ends", func() bool {
+			programs.Eventually(t, "the mount ends", func() bool {
 				select {
 				case <-ended:
 					return true
@@ -242,16 +244,16 @@ func TestTheKernelMountsWhileTheRegistryStalls(t *testing.T) {
 		n := startNode(t, r.URL)
 		dir := t.TempDir()
 		p := start(t, "mount", "app:v1", dir, "--default-upstream", "registry.test", "--node", n.admin, "--kernel-mounts", "--prefetch", "off")
-		eventually(t, "the kernel reads", func() bool { return r.held.Load() > 0 })
-		children := strings.Fields(string(command(t, "pgrep", "--parent", fmt.Sprint(p.cmd.Process.Pid))))
+		programs.Eventually(t, "the kernel reads", func() bool { return r.held.Load() > 0 })
+		children := strings.Fields(string(command(t, "pgrep", "--parent", fmt.Sprint(p.Cmd.Process.Pid))))
 		if len(children) != 1 {
 			t.Errorf("%d processes mount", len(children))
 		}
-		if err := p.end(signal); err == nil {
+		if err := p.End(signal); err == nil {
 			t.Error("a mount that was not done ended well")
 		}
 		for _, child := range children {
-			eventually(t, "who mounts ends", func() bool {
+			programs.Eventually(t, "who mounts ends", func() bool {
 				_, err := os.Stat("/proc/" + child)
 				return errors.Is(err, fs.ErrNotExist)
 			})

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/granary-oci/granary/simtest/programs"
 	"github.com/granary-oci/granary/toc/treetest"
 )
 
@@ -36,7 +37,7 @@ func throughANode(t *testing.T, img *image) {
 	compare(t, img, dir)
 	t.Run("InAnOverlay", func(t *testing.T) { runInOverlay(t, dir) })
 
-	if err := first.end(syscall.SIGKILL); err == nil {
+	if err := first.End(syscall.SIGKILL); err == nil {
 		t.Error("a killed mount ended well")
 	}
 	sent := r.sent.Load()
@@ -93,7 +94,7 @@ func readWhileTheNodeIsReplaced(t *testing.T, n *node, img *image, dir string) {
 	if _, err := io.CopyN(sum, f, 1<<20); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.end(syscall.SIGKILL); err == nil {
+	if err := n.End(syscall.SIGKILL); err == nil {
 		t.Error("a killed node ended well")
 	}
 	done := make(chan error, 2)
@@ -161,18 +162,18 @@ func overlayOn(t *testing.T, dir string) (merged string) {
 }
 
 // endWell ends a mount as a user does.
-func endWell(t *testing.T, p *process, dir string) {
+func endWell(t *testing.T, p *programs.Process, dir string) {
 	t.Helper()
 	endWith(t, syscall.SIGTERM, p, dir)
 }
 
-func endWith(t *testing.T, signal syscall.Signal, p *process, dir string) {
+func endWith(t *testing.T, signal syscall.Signal, p *programs.Process, dir string) {
 	t.Helper()
-	if err := p.end(signal); err != nil {
+	if err := p.End(signal); err != nil {
 		t.Errorf("mount: %v", err)
 	}
-	if !strings.Contains(p.printed(), "unmounted after") || !strings.Contains(p.printed(), "of content came") {
-		t.Errorf("mount has printed %q", p.printed())
+	if !strings.Contains(p.Printed(), "unmounted after") || !strings.Contains(p.Printed(), "of content came") {
+		t.Errorf("mount has printed %q", p.Printed())
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("after the end %d names are there, %v", len(left), err)
@@ -180,15 +181,15 @@ func endWith(t *testing.T, signal syscall.Signal, p *process, dir string) {
 }
 
 // unmountInUse ends a mount of which a file is open: it can be read to its end.
-func unmountInUse(t *testing.T, p *process, dir string) {
+func unmountInUse(t *testing.T, p *programs.Process, dir string) {
 	f, err := os.Open(filepath.Join(dir, "usr/mixed"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the mount is not seen any more", func() bool {
+	programs.Eventually(t, "the mount is not seen any more", func() bool {
 		left, err := os.ReadDir(dir)
 		return err == nil && len(left) == 0
 	})

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/granary-oci/granary/chunkstore/lend"
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // TestFilesThatAreComplete has the kernel read files by itself: one that is kept in
@@ -70,7 +71,7 @@ type passedFile struct {
 	*testing.T
 	path  string
 	want  []byte
-	mount *process
+	mount *programs.Process
 	node  *lend.Client
 }
 
@@ -163,7 +164,7 @@ func (f *passedFile) readsByItself(opened *os.File) bool {
 // readByMount returns how often the mount has read anything: requests too.
 func (f *passedFile) readByMount() string {
 	f.Helper()
-	p, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(f.mount.cmd.Process.Pid), "io"))
+	p, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(f.mount.Cmd.Process.Pid), "io"))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -184,13 +185,13 @@ func (f *passedFile) outlivesTheNode(n *node) {
 		f.Errorf("evict: %s", resp.Status)
 	}
 	f.check(opened, "evicted")
-	if err := n.end(syscall.SIGKILL); err == nil {
+	if err := n.End(syscall.SIGKILL); err == nil {
 		f.Error("a killed node ended well")
 	}
 	f.check(opened, "without a node")
 	another := f.open()
 	f.check(another, "opened without a node")
-	eventually(f.T, "it is read in one way", func() bool { return f.readsByItself(another) })
+	programs.Eventually(f.T, "it is read in one way", func() bool { return f.readsByItself(another) })
 	opened.Close()
 	another.Close()
 	n.restart(f.T)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // nobody is the user that owns nothing.
@@ -39,7 +41,7 @@ func nobodysHome(t *testing.T) string {
 }
 
 // mountAsNobody mounts an image, without a node that runs, at home/image.
-func mountAsNobody(t *testing.T, home, upstream string) (p *process, dir string) {
+func mountAsNobody(t *testing.T, home, upstream string) (p *programs.Process, dir string) {
 	t.Helper()
 	dir = filepath.Join(home, "image")
 	if out, err := asNobody(exec.Command("mkdir", "-p", dir), home).CombinedOutput(); err != nil {
@@ -47,9 +49,10 @@ func mountAsNobody(t *testing.T, home, upstream string) (p *process, dir string)
 	}
 	cmd := asNobody(exec.Command(granaryBinary, "mount", "app:v1", dir, "--node", "http://127.0.0.1:1",
 		"--upstream", "registry.test="+upstream, "--default-upstream", "registry.test"), home)
-	p = startCommand(t, cmd)
+	p = programs.StartCommand(t, cmd)
+	p.Quit = syscall.SIGKILL
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	p.mounted(t, dir)
+	mounted(t, p, dir)
 	return p, dir
 }
 
@@ -57,10 +60,10 @@ func mountAsNobody(t *testing.T, home, upstream string) (p *process, dir string)
 func TestWithoutRoot(t *testing.T) {
 	needFUSE(t)
 	if _, err := exec.LookPath("fusermount3"); err != nil {
-		missing(t, "fusermount3")
+		programs.Missing(t, "fusermount3")
 	}
 	if info, err := os.Stat("/dev/fuse"); err != nil || info.Mode().Perm() != 0o666 {
-		missing(t, "/dev/fuse for all users")
+		programs.Missing(t, "/dev/fuse for all users")
 	}
 	img, files := plainImage(t)
 	r := startRegistry(t, img)
@@ -84,7 +87,7 @@ func TestWithoutRoot(t *testing.T) {
 		t.Errorf("others can look into it: %v", err)
 	}
 
-	if err := p.end(syscall.SIGKILL); err == nil {
+	if err := p.End(syscall.SIGKILL); err == nil {
 		t.Error("a killed mount ended well")
 	}
 	again, dir := mountAsNobody(t, home, r.URL) // over what is left of the first

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // containerd is one with an empty store, whose containers' roots the node makes.
@@ -54,7 +56,7 @@ func startContainerd(t *testing.T, n *node) *containerd {
 	}
 	c := &containerd{socket: filepath.Join(dir, "sock")}
 	start(t, tool("containerd"), "-c", file)
-	eventually(t, "containerd answers", func() bool {
+	programs.Eventually(t, "containerd answers", func() bool {
 		_, err := c.ctr("version")
 		return err == nil
 	})
@@ -98,7 +100,7 @@ func (c *containerd) checkTree(t *testing.T, when, ref string) {
 	t.Helper()
 	var got string
 	var err error
-	eventually(t, when+", containerd finds the snapshotter", func() bool {
+	programs.Eventually(t, when+", containerd finds the snapshotter", func() bool {
 		got, err = c.tree(ref)
 		return err == nil || !strings.Contains(err.Error(), "connection refused")
 	})

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // TestContainersStartFromMounts has one containerd and one node, and lets happen to them
@@ -32,7 +34,7 @@ func TestContainersStartFromMounts(t *testing.T) {
 	killTheNode(t, c, n, img, ref)
 
 	keeper := n.mounter()
-	if err := n.end(syscall.SIGTERM); err != nil {
+	if err := n.End(syscall.SIGTERM); err != nil {
 		t.Errorf("the node: %v", err)
 	}
 	n.restart(t)
@@ -47,7 +49,7 @@ func TestContainersStartFromMounts(t *testing.T) {
 	if _, err := c.ctr("image", "rm", "--sync", ref); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all is unmounted after the image was removed", func() bool { return n.mounts(t) == 0 })
+	programs.Eventually(t, "all is unmounted after the image was removed", func() bool { return n.mounts(t) == 0 })
 }
 
 // killTheNode kills the node while a container reads what nobody has yet.
@@ -56,7 +58,7 @@ func killTheNode(t *testing.T, c *containerd, n *node, img *image, ref string) {
 	read.ask(t, 3)
 	read.check(t, img, 3)
 	keeper := n.mounter()
-	if err := n.end(syscall.SIGKILL); err == nil {
+	if err := n.End(syscall.SIGKILL); err == nil {
 		t.Error("a killed node ended well")
 	}
 	read.ask(t, 3) // which the kernel has
@@ -83,14 +85,14 @@ func endTheMounter(t *testing.T, c *containerd, n *node, img *image, ref string)
 	if err := syscall.Kill(keeper, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "there is another mounter", func() bool { return n.mounter() != 0 && n.mounter() != keeper })
+	programs.Eventually(t, "there is another mounter", func() bool { return n.mounter() != 0 && n.mounter() != keeper })
 	c.checkTree(t, "after the mounter was ended", ref)
 	read.ask(t, 50)
 	read.check(t, img, 50)
 	if err := read.end(); err != nil {
 		t.Errorf("the container: %v", err)
 	}
-	eventually(t, "the first mounter is gone", func() bool { return syscall.Kill(keeper, 0) != nil })
+	programs.Eventually(t, "the first mounter is gone", func() bool { return syscall.Kill(keeper, 0) != nil })
 }
 
 // killTheMounter kills what keeps the mounts: new containers start nevertheless, at once
@@ -102,15 +104,15 @@ func killTheMounter(t *testing.T, c *containerd, n *node, r *registry, ref strin
 		if err := syscall.Kill(keeper, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the mounter has ended", func() bool { return n.mounter() != keeper })
+		programs.Eventually(t, "the mounter has ended", func() bool { return n.mounter() != keeper })
 	}
 	kill()
-	eventually(t, "there is another mounter", func() bool { return n.mounter() != 0 })
+	programs.Eventually(t, "there is another mounter", func() bool { return n.mounter() != 0 })
 	c.checkTree(t, "after the mounter was killed", ref)
 	// What came in the second before the node was killed it may have fetched again. Now all
 	// is there.
 	sent := r.sent.Load()
-	if err := n.end(syscall.SIGTERM); err != nil {
+	if err := n.End(syscall.SIGTERM); err != nil {
 		t.Errorf("the node: %v", err)
 	}
 	kill()

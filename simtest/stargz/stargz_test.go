@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -47,7 +48,7 @@ func TestSnapshotter(t *testing.T) {
 	c.runs(t, "second")
 	c.readsRanges(t, img, w)
 
-	c.end() // and mounts all anew
+	_ = c.mounter.End(syscall.SIGTERM) // and mounts all anew
 	c.startSnapshotter(t)
 	for name := range img.files {
 		c.check(t, img, name)

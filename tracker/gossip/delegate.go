@@ -39,13 +39,17 @@ func (delegate) LocalState(bool) []byte { return nil }
 func (delegate) MergeRemoteState([]byte, bool) {}
 
 // lines hands what memberlist logs to log. It says nothing of keys.
-type lines struct{ log *slog.Logger }
+type lines struct {
+	log     *slog.Logger
+	witness *witness
+}
 
 func (l lines) Write(p []byte) (int, error) {
 	_, text, found := strings.Cut(string(p), "memberlist: ")
 	if !found {
 		text = string(p)
 	}
+	l.witness.undecrypted(text)
 	l.log.Debug("memberlist", "says", strings.TrimSpace(text))
 	return len(p), nil
 }

@@ -81,6 +81,7 @@ type Gossip struct {
 	list      *memberlist.Memberlist
 	roster    *roster
 	announcer *announcer
+	witness   *witness
 
 	rotating sync.Mutex          // one rotation at a time
 	ring     *memberlist.Keyring // nil without secrets
@@ -103,7 +104,7 @@ func start(cfg Config, pace pace) (*Gossip, error) {
 	if cfg.Providers == nil {
 		cfg.Providers = tracker.NewProviders(1, 0)
 	}
-	g := &Gossip{cfg: cfg, pace: pace}
+	g := &Gossip{cfg: cfg, pace: pace, witness: &witness{clocks: make(map[string]time.Duration)}}
 	if err := g.open(); err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
@@ -151,7 +152,8 @@ func (g *Gossip) memberlist() (*memberlist.Config, error) {
 	c.TCPTimeout = 5 * time.Second // an end of Run waits for it
 	c.Delegate = delegate{g}
 	c.Events = g.roster
-	c.Logger = log.New(lines{g.cfg.Log}, "", 0)
+	c.Ping = g.witness
+	c.Logger = log.New(lines{g.cfg.Log, g.witness}, "", 0)
 	if g.pace.lan != nil {
 		g.pace.lan(c)
 	}

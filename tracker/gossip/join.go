@@ -58,6 +58,10 @@ func (g *Gossip) join(ctx context.Context) error {
 	next := make(chan string)
 	var mu sync.Mutex
 	errs := []error{err}
+	var failed []Unjoined
+	if err != nil {
+		failed = append(failed, Unjoined{Error: err.Error()})
+	}
 	var workers sync.WaitGroup
 	for range min(joinsAtOnce, len(addresses)) {
 		workers.Go(func() {
@@ -65,6 +69,7 @@ func (g *Gossip) join(ctx context.Context) error {
 				if err := g.joinOne(a); err != nil {
 					mu.Lock()
 					errs = append(errs, err)
+					failed = append(failed, Unjoined{a, err.Error()})
 					mu.Unlock()
 				}
 			}
@@ -78,6 +83,7 @@ func (g *Gossip) join(ctx context.Context) error {
 	}
 	close(next)
 	workers.Wait()
+	g.witness.joined(failed)
 	return errors.Join(errs...)
 }
 

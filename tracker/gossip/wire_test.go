@@ -320,7 +320,7 @@ func TestOfSeveralMembersWithOneIDTheLastStartedIsThePeer(t *testing.T) {
 
 func TestLinesOfMemberlistAreLoggedAtDebugLevel(t *testing.T) {
 	var b bytes.Buffer
-	l := lines{slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	l := lines{slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug})), new(witness)}
 	_, _ = l.Write([]byte("[WARN] memberlist: something is odd\n"))
 	if !strings.Contains(b.String(), `level=DEBUG msg=memberlist says="something is odd"`) {
 		t.Errorf("logged is %s", &b)

@@ -20,6 +20,7 @@ import (
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/tracker"
+	"github.com/granary-oci/granary/tracker/gossip"
 )
 
 // Status is what a node says of itself, as JSON at /api/v1/status.
@@ -68,7 +69,8 @@ type ClusterStatus struct {
 	Sent     int64            `json:"sent"`     // and to them
 	// Flows are what goes from member to member now: to and from this one, and between others
 	// as they have told, which they are asked for while somebody looks.
-	Flows []Flow `json:"flows"`
+	Flows   []Flow         `json:"flows"`
+	Trouble gossip.Trouble `json:"trouble"`
 }
 
 func (n *Node) clusterStatus() *ClusterStatus {
@@ -78,7 +80,7 @@ func (n *Node) clusterStatus() *ClusterStatus {
 	}
 	return &ClusterStatus{
 		ID: c.identity.ID(), Zone: c.cfg.Zone, P2P: c.host.Addrs(), Gossip: c.gossip.Addr(),
-		Members: c.client.Peers().Status(), Received: n.metrics.peersIn.Load(), Sent: n.metrics.peersOut.Load(),
+		Trouble: c.gossip.Trouble(), Members: c.client.Peers().Status(), Received: n.metrics.peersIn.Load(), Sent: n.metrics.peersOut.Load(),
 		Flows: n.flows(),
 	}
 }

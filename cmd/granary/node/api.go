@@ -54,6 +54,7 @@ func (n *Node) routes() []route {
 			answerJSON(w, map[string]int64{"freed": freed}, err)
 		}},
 		{"POST /api/v1/fsck", n.serveFsck},
+		{"POST /api/v1/reach", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, n.Reach(r.Context()), nil) }},
 		{"GET /debug/pprof/", pprof.Index},
 		{"GET /debug/pprof/cmdline", pprof.Cmdline},
 		{"GET /debug/pprof/profile", pprof.Profile},

@@ -58,7 +58,7 @@ func (signer) Verify(id tracker.ID, p, signature []byte) bool {
 }
 
 // newCluster opens the ports of a member. It does not wait for others.
-func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, log *slog.Logger, report func(error)) (c *cluster, err error) {
+func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, t tracing, log *slog.Logger, report func(error)) (c *cluster, err error) {
 	c = &cluster{cfg: cfg, log: log, providers: tracker.NewProviders(maxProvided, providersLive), begun: make(chan struct{})}
 	secrets, err := c.readSecrets()
 	if err != nil {
@@ -95,6 +95,7 @@ func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, log *s
 		Download:  p2p.NewLimiter(int64(cfg.DownloadLimit)),
 		Upload:    p2p.NewLimiter(int64(cfg.UploadLimit)),
 		Report:    report,
+		Tracer:    t.tracer(),
 		Traffic:   m.countPeers,
 	})
 	m.watchPeers(c.client.Peers().Status)

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -50,13 +51,25 @@ func (n *Node) openContentDirs() error {
 	return nil
 }
 
+// containerdContent is where containerd has its blobs below its root.
+const containerdContent = "io.containerd.content.v1.content"
+
 // isContentDir returns an error if there is something else, or nothing.
 func isContentDir(path string) error {
 	info, err := os.Stat(path)
-	if err == nil && !info.IsDir() {
-		return errors.New(path + ": it is no directory")
+	if err != nil {
+		return err
 	}
-	return err
+	below := filepath.Join(path, containerdContent)
+	switch _, err := os.Stat(below); {
+	case !info.IsDir():
+		return errors.New(path + ": it is no directory")
+	case filepath.Base(path) == "blobs":
+		return fmt.Errorf("%s: name the directory that it is in, %s", path, filepath.Dir(path))
+	case err == nil:
+		return fmt.Errorf("%s: it is containerd's root; its blobs are in %s", path, below)
+	}
+	return nil
 }
 
 // Open implements [proxy.Beside].

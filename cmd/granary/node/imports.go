@@ -22,23 +22,36 @@ type ImportStatus struct {
 	// Imported says that it was imported before: then whoever has not got it may import what
 	// refers to it. Of anything else a digest must not do for the bytes.
 	Imported bool `json:"imported"`
+	// Offset is how many bytes from its beginning need not be sent.
+	Offset int64 `json:"offset"`
 }
 
-// importRoutes are those at /api/v1/import. Blobs come first, each by a PUT that need not be made
-// for those that a GET finds; then what belongs to which repository, by one POST for each.
+// importRoutes are those at /api/v1/import. Blobs come first, each by a PUT of what follows the
+// offset that a GET has found, unless that has found all of it; then what belongs to which
+// repository, by one POST for each. A PUT is answered with 409 if what was there before is to
+// blame for a blob that is wrong: then it is to be sent from its beginning on.
 func (n *Node) importRoutes() []route {
 	return []route{
 		{"GET /api/v1/import/{digest}", func(w http.ResponseWriter, r *http.Request) {
-			_, d, size, err := importOf(r)
-			answerJSON(w, ImportStatus{Stored: n.registry.Stored(d, size), Imported: n.catalog.Imported(d)}, err)
+			b, err := importOf(r)
+			answerJSON(w, ImportStatus{
+				Stored: n.registry.Stored(b.digest, b.size), Imported: n.catalog.Imported(b.digest), Offset: n.registry.Begun(b.repository, b.digest, b.size),
+			}, err)
 		}},
 		{"PUT /api/v1/import/{digest}", func(w http.ResponseWriter, r *http.Request) {
-			repo, d, size, err := importOf(r)
+			b, err := importOf(r)
 			if err == nil {
 				err = n.keeps()
 			}
+			if err == nil && r.ContentLength >= 0 && r.ContentLength != b.size-b.offset {
+				err = fmt.Errorf("import: blob %s: there are %d bytes, and %d of %d are to come", b.digest, r.ContentLength, b.size-b.offset, b.size)
+			}
 			if err == nil {
-				err = n.registry.ImportBlob(r.Context(), repo, d, size, r.Body)
+				err = n.registry.ImportBlob(r.Context(), b.repository, b.digest, b.size, b.offset, r.Body)
+			}
+			if errors.Is(err, proxy.ErrDropped) {
+				http.Error(w, err.Error(), http.StatusConflict)
+				return
 			}
 			answerJSON(w, struct{}{}, err)
 		}},
@@ -75,17 +88,29 @@ func (n *Node) keeps() error {
 	return nil
 }
 
-// importOf reads what a request is about.
-func importOf(r *http.Request) (repo ref.Repository, d digest.Digest, size int64, err error) {
-	d = digest.Digest(r.PathValue("digest"))
-	if err = d.Validate(); err != nil {
-		return repo, d, 0, fmt.Errorf("import: digest %q: %w", string(d), err)
+// importedBlob is the blob that a request is about.
+type importedBlob struct {
+	repository   ref.Repository
+	digest       digest.Digest
+	size, offset int64
+}
+
+func importOf(r *http.Request) (b importedBlob, err error) {
+	b.digest = digest.Digest(r.PathValue("digest"))
+	if err = b.digest.Validate(); err != nil {
+		return b, fmt.Errorf("import: digest %q: %w", string(b.digest), err)
 	}
-	if size, err = strconv.ParseInt(r.URL.Query().Get("size"), 10, 64); err != nil {
-		return repo, d, 0, fmt.Errorf("import: %s: size: %w", d, err)
+	query := r.URL.Query()
+	if b.size, err = strconv.ParseInt(query.Get("size"), 10, 64); err != nil {
+		return b, fmt.Errorf("import: %s: size: %w", b.digest, err)
 	}
-	repo, err = repositoryOf(r)
-	return repo, d, size, err
+	if at := query.Get("offset"); at != "" {
+		if b.offset, err = strconv.ParseInt(at, 10, 64); err != nil {
+			return b, fmt.Errorf("import: %s: offset: %w", b.digest, err)
+		}
+	}
+	b.repository, err = repositoryOf(r)
+	return b, err
 }
 
 func repositoryOf(r *http.Request) (ref.Repository, error) {

@@ -29,6 +29,7 @@ import (
 	"github.com/granary-oci/granary/proxy/catalog"
 	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/lazy"
+	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/toc"
 	"github.com/granary-oci/granary/tracker"
 )
@@ -71,6 +72,7 @@ type Node struct {
 	registry  *proxy.Registry
 	handler   http.Handler
 	tagRules  []proxy.TagRule
+	tracing   tracing
 	snapshots *snapshots         // nil if containerd's are not made here
 	completed chan digest.Digest // blobs of which all is stored now
 	lender    *lender            // and where it is asked; nil if nothing is lent
@@ -87,6 +89,7 @@ type Node struct {
 // that cannot be written to is no error: the node works without one and says so.
 // One that another process holds is a [*chunkstore.LockedError].
 func New(cfg Config, log *slog.Logger) (*Node, error) {
+	log = slog.New(trace.Handler(log.Handler()))
 	n := &Node{cfg: cfg, log: log, started: time.Now(), metrics: newMetrics(), completed: make(chan digest.Digest, 256)}
 	n.reports.told, n.preheats.start = make(map[tracker.ID]toldReport), make(chan *preheating, maxPreheats)
 	n.faults = &faultLog{log: log, metrics: n.metrics, last: make(map[string]time.Time)}
@@ -128,7 +131,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 	}
 	n.registry = proxy.NewRegistry(face)
 	n.lend(face.Contents)
-	n.handler = proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log), proxy.Limits{
+	n.handler = proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log, n.tracing.tracer()), proxy.Limits{
 		Total: cfg.MaxRequests, PerClient: cfg.MaxRequestsPerClient, Queue: maxQueue, Wait: maxQueueing,
 	})
 	return n, nil
@@ -138,6 +141,7 @@ func (n *Node) open() (err error) {
 	if err := n.cfg.check(); err != nil {
 		return err
 	}
+	n.openTracing()
 	if n.upstreams, err = newUpstreams(n.cfg.DataConfig, p2p.NewLimiter(int64(n.cfg.UpstreamLimit)), n.metrics, n.faults); err != nil {
 		return err
 	}
@@ -166,7 +170,7 @@ func (n *Node) open() (err error) {
 	if !n.cfg.clustered() {
 		return nil
 	}
-	n.cluster, err = newCluster(n.cfg.ClusterConfig, n.cfg.DataDir, n.store.Disk != nil, n.metrics, n.log, n.faults.report)
+	n.cluster, err = newCluster(n.cfg.ClusterConfig, n.cfg.DataDir, n.store.Disk != nil, n.metrics, n.tracing, n.log, n.faults.report)
 	if err != nil {
 		return err
 	}

@@ -48,8 +48,9 @@ var operations = []operation{
 		Freed int64 `json:"freed"`
 	}{}},
 	{pattern: "POST /api/v1/fsck", summary: "Check every chunk of the store and drop what is wrong: a line of JSON for each thing found, and one for the sum.", query: []parameter{{"repair", "true fetches again what was dropped."}}, answers: FsckLine{}, as: ndjson},
+	{pattern: "POST /api/v1/reach", summary: "Whether the node reaches its upstreams and the other members.", answers: Reach{}},
 	{pattern: "GET /api/v1/import/{digest}", summary: "Whether the node has a blob that is to be imported.", query: importParameters, answers: ImportStatus{}},
-	{pattern: "PUT /api/v1/import/{digest}", summary: "Give the node a blob that is to be imported.", query: importParameters, bytes: true},
+	{pattern: "PUT /api/v1/import/{digest}", summary: "Give the node a blob that is to be imported.", query: append(importParameters[:2:2], parameter{"offset", "From where on in the blob the bytes come; without it from the beginning."}), bytes: true},
 	{pattern: "POST /api/v1/import", summary: "Make imported blobs belong to a repository.", query: importParameters[:1], takes: proxy.Import{}},
 	{pattern: "GET /api/v1/openapi.json", summary: "This description."},
 }

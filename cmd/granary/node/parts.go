@@ -13,6 +13,7 @@ import (
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/lazy"
 	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/tracker"
 )
 
 // What is made from layers is placed like questions: a derived object by its kind and
@@ -55,6 +56,31 @@ func (p peers) Content(ctx context.Context, in proxy.In, of proxy.LayerRef, path
 	part := wire.Part{Layer: of.Layer, Manifest: of.Manifest, Path: path, Offset: x.Offset, Size: x.Size}
 	_, body, err := p.client.AskPart(ctx, "content "+x.Digest.String(), wireRepository(in), wire.Content, part)
 	return body, notOthers(err)
+}
+
+// Digests implements [proxy.Peers].
+func (p peers) Digests(ctx context.Context, host string, m *chunk.Map, first, n int) (chunk.Digests, string, error) {
+	all, giver, err := p.client.Digests(ctx, host, m.Blob(), m.Size(), first, n)
+	return all, string(giver), err
+}
+
+// Mapped implements [proxy.Peers].
+func (p peers) Mapped(host string, ref chunk.Ref, giver string) bool {
+	return p.client.Mapped(host, ref, tracker.ID(giver))
+}
+
+// digests answers a question for a part of a blob's map.
+func (b backend) digests(ctx context.Context, q wire.Ask) (a wire.Answer, body []byte, err error) {
+	part, err := wire.ReadPart(q.Reference)
+	if err != nil {
+		return a, nil, err
+	}
+	first, n, err := part.Chunks()
+	if err != nil {
+		return a, nil, err
+	}
+	all, err := b.registry.Digests(ctx, q.Host, part.Layer, part.Total, first, n)
+	return wire.Answer{Size: int64(chunk.Count(part.Total)) * chunk.DigestSize}, all, err
 }
 
 // notOthers makes of a question that is this node's own that others do not have it.

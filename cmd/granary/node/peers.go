@@ -240,6 +240,9 @@ func (b backend) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byt
 	if q.Question == wire.Derived || q.Question == wire.Content {
 		return b.part(ctx, q)
 	}
+	if q.Question == wire.Digests {
+		return b.digests(ctx, q)
+	}
 	p, err := b.open(q.Repository)
 	if err != nil {
 		return a, nil, err

@@ -11,16 +11,15 @@ import (
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
-// What a value of --upstream begins with that is the place of an image layout and not a
-// registry: a directory, a tar file, or, before http: or https:, a web server.
-const (
-	inDir     = "oci:"
-	inArchive = "oci-archive:"
-	onServer  = "oci+"
-)
+// onServer is what the place of an image layout on a web server begins with, before http: or
+// https:.
+const onServer = "oci+"
 
-// isLocal reports whether a place is in a file system.
-func isLocal(at string) bool { return strings.HasPrefix(at, inDir) || strings.HasPrefix(at, inArchive) }
+// isLocal reports whether a place is an image layout in a file system.
+func isLocal(at string) bool {
+	_, ok := layout.At(at, nil)
+	return ok
+}
 
 func isLayout(at string) bool { return isLocal(at) || strings.HasPrefix(at, onServer) }
 
@@ -35,11 +34,8 @@ type place struct {
 }
 
 func (u *upstreams) place(host, at string) (place, error) {
-	if path, ok := strings.CutPrefix(at, inDir); ok {
-		return u.local(host, path, layout.NewDir)
-	}
-	if path, ok := strings.CutPrefix(at, inArchive); ok {
-		return u.local(host, path, layout.NewArchive)
+	if isLocal(at) {
+		return u.local(host, at)
 	}
 	url, onServer := strings.CutPrefix(at, onServer)
 	r, err := upstream.New(u.config(host, url))
@@ -70,12 +66,14 @@ func (u *upstreams) counting(host string, up proxy.Upstream) proxy.Upstream {
 
 // local returns the layout in a file system. At the start that may be missing, as before it is
 // mounted, but not be something else.
-func (u *upstreams) local(host, path string, at func(path string, report func(error)) *layout.Dir) (place, error) {
+func (u *upstreams) local(host, at string) (place, error) {
+	kind, path, _ := strings.Cut(at, ":")
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return place{}, err
 	}
-	l := layout.New(host, at(path, u.faults.report), u.faults.report)
+	files, _ := layout.At(kind+":"+path, u.faults.report)
+	l := layout.New(host, files, u.faults.report)
 	return place{
 		repository: func(name, _ string) proxy.Upstream { return l.Repository(name) },
 		check: func() error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 )
@@ -59,6 +60,12 @@ func parseSecrets(p []byte, shortest, most int) (secrets [][]byte, err error) {
 		return nil, fmt.Errorf("there are %d secrets in the file, which is none or too many", len(secrets))
 	}
 	return secrets, nil
+}
+
+// CheckSecrets reports what is wrong with the secrets that a node would read.
+func (c ClusterConfig) CheckSecrets() error {
+	_, err := (&cluster{cfg: c, log: slog.New(slog.DiscardHandler)}).readSecrets()
+	return err
 }
 
 // watchSecrets reads the secret file again when it changes. One that cannot be used

@@ -1,9 +1,16 @@
 package node
 
-import "runtime/debug"
+import (
+	"cmp"
+	"runtime/debug"
+)
 
-// Version names the build: the module's version, or the commit it was built from.
-var Version = version()
+// release is the version of a build that was released; the linker sets it.
+var release string
+
+// Version names the build: the release, the module's version, or the commit it was
+// built from.
+var Version = cmp.Or(release, version())
 
 func version() string {
 	info, ok := debug.ReadBuildInfo()

@@ -24,8 +24,9 @@ type Behaviour struct {
 	// begun by then is broken off.
 	Late bool
 
-	chunks func(*lane, request) error // answers a request; the error ends the lane
-	greet  func(*lane)                // in place of all that is said on a lane
+	chunks func(*lane, request) error           // answers a request; the error ends the lane
+	digest func(*lane, uint32, wire.Part) error // answers a question for a part of a map; nil refuses
+	greet  func(*lane)                          // in place of all that is said on a lane
 }
 
 const (

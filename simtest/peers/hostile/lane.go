@@ -68,6 +68,11 @@ func (l *lane) answer(f wire.Frame) error {
 		has := wire.Map{Proven: true, Providers: []tracker.ID{l.member.ID()}}
 		return l.write(wire.Frame{Type: wire.TypeMapAnswer, ID: f.ID, Header: has.Header()})
 	case wire.TypeAsk:
+		q, err := wire.ReadAsk(f.Header)
+		if part, malformed := wire.ReadPart(q.Reference); err == nil && malformed == nil && q.Question == wire.Digests && l.member.how.digest != nil {
+			l.member.mapped.Add(1)
+			return l.member.how.digest(l, f.ID, part)
+		}
 		why := wire.Unavailable{Message: "ask somebody else"}
 		return l.write(wire.Frame{Type: wire.TypeUnavailable, ID: f.ID, Header: why.Header()})
 	}

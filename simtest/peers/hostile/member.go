@@ -32,6 +32,7 @@ type Member struct {
 	begun    chan struct{} // closed when gossip is there
 	gossip   *gossip.Gossip
 	asked    atomic.Int64
+	mapped   atomic.Int64
 }
 
 // Start opens a member's ports. Run makes it one.
@@ -91,6 +92,9 @@ func (m *Member) Changed() <-chan struct{} {
 
 // Asked returns how many requests for chunks there have been.
 func (m *Member) Asked() int64 { return m.asked.Load() }
+
+// AskedForMaps returns how many requests for parts of maps there have been.
+func (m *Member) AskedForMaps() int64 { return m.mapped.Load() }
 
 // another returns a member that is neither this one nor the asker.
 func (m *Member) another(asker tracker.ID) tracker.ID {

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// podCmd has what the pods of the Helm chart would take a shell for: their image has
+// this program and nothing else.
+type podCmd struct {
+	Own   podOwnCmd   `cmd:"" help:"Make a node's data directory, and all in it, a user's. Takes root."`
+	Check podCheckCmd `cmd:"" help:"Ask a running node whether it is well: a probe."`
+	Await podAwaitCmd `cmd:"" help:"Wait until one DNS name has as many addresses as another."`
+	Rest  podRestCmd  `cmd:"" help:"Do nothing until told to end."`
+}
+
+// podOwnCmd gives a data directory to the user that the node runs as.
+type podOwnCmd struct {
+	Dir   string `arg:"" name:"dir" help:"The data directory. It is made if it is not there."`
+	Owner string `arg:"" name:"owner" help:"UID:GID, in numbers."`
+}
+
+func (c *podOwnCmd) Run(*env) error {
+	uid, gid, err := parseOwner(c.Owner)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return err
+	}
+	dir, err := os.OpenRoot(c.Dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return own(dir, uid, gid)
+}
+
+// parseOwner reads UID:GID. The largest number is not one: chown takes it for none.
+func parseOwner(s string) (uid, gid int, err error) {
+	u, g, ok := strings.Cut(s, ":")
+	user, uerr := strconv.ParseUint(u, 10, 32)
+	group, gerr := strconv.ParseUint(g, 10, 32)
+	if !ok || uerr != nil || gerr != nil || user == 1<<32-1 || group == 1<<32-1 {
+		return 0, 0, fmt.Errorf("owner %q is not UID:GID", s)
+	}
+	return int(user), int(group), nil
+}
+
+// own gives all that is in dir to a user, dir itself last: that it is theirs says that
+// all is, so that a directory of many blobs is walked once. No symlink is followed.
+func own(dir *os.Root, uid, gid int) error {
+	info, err := dir.Stat(".")
+	if err != nil {
+		return err
+	}
+	if is, ok := info.Sys().(*syscall.Stat_t); ok && int(is.Uid) == uid && int(is.Gid) == gid {
+		return nil
+	}
+	// What is in the store is nobody's business but the node's.
+	if err := dir.Chmod(".", 0o700); err != nil {
+		return err
+	}
+	err = fs.WalkDir(dir.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
+		if err != nil || name == "." {
+			return err
+		}
+		return dir.Lchown(name, uid, gid)
+	})
+	if err != nil {
+		return err
+	}
+	return dir.Lchown(".", uid, gid)
+}
+
+// podCheckCmd is a probe of a node whose admin listener only its own pod reaches.
+type podCheckCmd struct {
+	nodeFlag `embed:""`
+	Path     string `arg:"" name:"path" default:"/readyz" help:"What to ask for: /healthz or /readyz."`
+}
+
+func (c *podCheckCmd) Run(e *env) error {
+	body, err := c.do(e.ctx, http.MethodGet, c.Path)
+	if err != nil {
+		return err
+	}
+	return body.Close()
+}
+
+const (
+	awaitEvery = time.Second
+	awaitCalm  = 3 // looks in a row that must agree
+)
+
+// podAwaitCmd waits for a pod on each node, as far as DNS tells of pods: which takes no
+// right to ask Kubernetes.
+type podAwaitCmd struct {
+	All  string `arg:"" name:"all" help:"Name of as many addresses as there are to be, such as a headless service that publishes pods that are not ready."`
+	Done string `arg:"" name:"done" help:"Name of those that are ready."`
+}
+
+func (c *podAwaitCmd) Run(e *env) error {
+	tick := time.NewTicker(awaitEvery)
+	defer tick.Stop()
+	for calm := 0; ; {
+		all, err := addresses(e.ctx, c.All)
+		done, derr := addresses(e.ctx, c.Done)
+		calm++
+		if err = errors.Join(err, derr); err != nil || done < all || all == 0 {
+			calm = 0
+		}
+		if calm == awaitCalm {
+			_, err := fmt.Fprintf(e.stdout, "%d of %d\n", done, all)
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-e.ctx.Done():
+			return errors.Join(fmt.Errorf("%s has %d addresses, and %s has %d", c.All, all, c.Done, done), err)
+		}
+	}
+}
+
+// addresses counts those that a name stands for. A name that is not there has none.
+func addresses(ctx context.Context, name string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	found, err := net.DefaultResolver.LookupHost(ctx, name)
+	var missing *net.DNSError
+	if errors.As(err, &missing) && missing.IsNotFound {
+		return 0, nil
+	}
+	return len(found), err
+}
+
+// podRestCmd is the container of a pod that has done its work, and is to be seen.
+type podRestCmd struct{}
+
+func (podRestCmd) Run(e *env) error {
+	<-e.ctx.Done()
+	return nil
+}
