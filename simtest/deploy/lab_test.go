@@ -33,11 +33,11 @@ type lab struct {
 	state      string   // runc's
 	machines   []*machine
 	registry   *registry
-	services   []object
 
-	mu    sync.Mutex
-	pods  map[*pod]bool     // and whether they are ready
-	names map[string]string // of other hosts, with a dot at the end, to addresses
+	mu       sync.Mutex
+	services []object
+	pods     map[*pod]bool     // and whether they are ready
+	names    map[string]string // of other hosts, with a dot at the end, to addresses
 }
 
 // machine is a node of the cluster: a network namespace and a directory.
@@ -133,6 +133,15 @@ func within(space string, do func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// know tells DNS of services.
+func (l *lab) know(objects []object) {
+	for _, o := range objects {
+		if o.Kind == "Service" {
+			l.set(func() { l.services = append(l.services, o) })
+		}
+	}
 }
 
 // enter tells DNS of a pod, which is not ready yet.

@@ -30,11 +30,7 @@ func TestDaemonSet(t *testing.T) {
 		"--set", "contentDir=/var/lib/containerd/io.containerd.content.v1.content"}
 	objects := render(t, values...)
 	l := newLab(t, 3)
-	for _, o := range objects {
-		if o.Kind == "Service" {
-			l.services = append(l.services, o)
-		}
-	}
+	l.know(objects)
 	for _, m := range l.machines {
 		m.prepare(t)
 	}
@@ -251,6 +247,7 @@ func TestSnapshotterPod(t *testing.T) {
 	}
 	objects := render(t, "--values", "testdata/values/snapshotter.yaml", "--set", "upstreams.10\\.209\\.0\\.1:5000=http://"+outsideAddress+":5000", "--set", "containerd.configure=false")
 	l := newLab(t, 1)
+	l.know(objects)
 	m := l.machines[0]
 	data := filepath.Join(m.root, "var/lib/granary")
 	if err := os.MkdirAll(data, 0o755); err != nil {
