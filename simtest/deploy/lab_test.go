@@ -19,6 +19,8 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 const (
@@ -294,18 +296,6 @@ func (p *process) wait() error {
 	return p.err
 }
 
-// eventually waits, for a while, for something to become true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for range 600 {
-		if ok() {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatalf("never: %s", what)
-}
-
 // startContainerd starts a machine's runtime.
 func (m *machine) startContainerd(t *testing.T) {
 	t.Helper()
@@ -322,7 +312,7 @@ func (m *machine) startContainerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	startProcess(t, exec.Command("ip", "netns", "exec", m.space, tool(t, "containerd"), "--config", config, "--log-level", "warn"))
-	eventually(t, "containerd answers", func() bool {
+	programs.Eventually(t, "containerd answers", func() bool {
 		_, err := run(nil, tool(t, "ctr"), "--address", m.socket, "version")
 		return err == nil
 	})
