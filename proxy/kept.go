@@ -129,14 +129,8 @@ type fitting struct {
 	kept Kept
 }
 
-func (l fitting) Get(ctx context.Context, ref chunk.Ref) (p []byte, err error) {
-	err = l.GetRun(ctx, []chunk.Ref{ref}, func(got chunk.Ref, q []byte) error {
-		if got.Offset == ref.Offset {
-			p = q
-		}
-		return nil
-	})
-	return p, err
+func (l fitting) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	return chunk.GetOne(ctx, l, ref)
 }
 
 func (l fitting) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {

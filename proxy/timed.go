@@ -17,14 +17,8 @@ type timed struct {
 	p   *Repository
 }
 
-func (s timed) Get(ctx context.Context, ref chunk.Ref) (b []byte, err error) {
-	err = s.GetRun(ctx, []chunk.Ref{ref}, func(got chunk.Ref, q []byte) error {
-		if got.Offset == ref.Offset {
-			b = q
-		}
-		return nil
-	})
-	return b, err
+func (s timed) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	return chunk.GetOne(ctx, s, ref)
 }
 
 func (s timed) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {

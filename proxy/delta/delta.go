@@ -78,7 +78,7 @@ func (bs *Blobs) Of(readers string, m *chunk.Map, members Members, stored Stored
 	if bs.all == nil {
 		bs.all = make(map[key]*Blob)
 	}
-	b = &Blob{m: m, members: members, stored: stored, parts: make(map[int]*part)}
+	b = &Blob{m: m, members: members, stored: stored, next: -1, parts: make(map[int]*part)}
 	bs.all[k] = b
 	return b
 }
@@ -90,6 +90,7 @@ type Blob struct {
 	stored  Stored
 
 	mu     sync.Mutex
+	next   int          // chunk, if what was read last goes on
 	alike  []*chunk.Map // the one that had a chunk last is the first
 	looked time.Time    // when they were looked for
 	liked  bool         // one had a chunk
@@ -108,7 +109,7 @@ type Blob struct {
 // and come from "disk"; the others far is asked for. It is [chunk.Runner.GetRun] otherwise.
 func (b *Blob) GetRun(ctx context.Context, refs []chunk.Ref, far chunk.Source, yield func(chunk.Ref, []byte) error) error {
 	const from = "disk"
-	wait := len(refs) > 1 // who reads here and there is to have it soon
+	wait := b.stream(refs) // who reads here and there is to have it soon
 	fetch := func(gap []chunk.Ref) error {
 		if len(gap) == 0 {
 			return nil
@@ -131,6 +132,18 @@ func (b *Blob) GetRun(ctx context.Context, refs []chunk.Ref, far chunk.Source, y
 		first = i + 1
 	}
 	return fetch(refs[first:])
+}
+
+// stream reports whether a run is part of more that is read in order.
+func (b *Blob) stream(refs []chunk.Ref) bool {
+	if len(refs) == 0 {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	goesOn := refs[0].Index() == b.next
+	b.next = refs[len(refs)-1].Index() + 1
+	return goesOn || len(refs) > 1
 }
 
 // find finds a chunk, and sets its digest.

@@ -78,7 +78,7 @@ func (b *Blob) queue(ctx context.Context, at int) {
 // at a time when that was not enough.
 func (b *Blob) ask(ctx context.Context) {
 	for n := 1; ; n = min(2*n, maxAsked) {
-		parts := b.next(n)
+		parts := b.take(n)
 		if len(parts) == 0 {
 			return
 		}
@@ -91,8 +91,8 @@ func (b *Blob) ask(ctx context.Context) {
 	}
 }
 
-// next takes up to n queued parts, one behind the other, to be asked for together.
-func (b *Blob) next(n int) (parts []*part) {
+// take takes up to n queued parts, one behind the other, to be asked for together.
+func (b *Blob) take(n int) (parts []*part) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(b.queued) > 0 && len(parts) < n && (len(parts) == 0 || b.queued[0].at == parts[len(parts)-1].at+1) {

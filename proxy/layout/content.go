@@ -269,9 +269,8 @@ func (k *Kept) Links(ref chunk.Ref) (before, after chunk.Link) {
 }
 
 // Get implements [chunk.Source]. If the file has changed the error is [chunk.ErrNotFound].
-func (k *Kept) Get(ctx context.Context, ref chunk.Ref) (p []byte, err error) {
-	err = k.GetRun(ctx, []chunk.Ref{ref}, func(_ chunk.Ref, q []byte) error { p = q; return nil })
-	return p, err
+func (k *Kept) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	return chunk.GetOne(ctx, k, ref)
 }
 
 // GetRun implements [chunk.Runner].

@@ -53,7 +53,7 @@ func TestCompose(t *testing.T) {
 		tmpl := template{Spec: podSpec{TerminationGracePeriodSeconds: 45}}
 		tmpl.Spec.SecurityContext.FSGroup = 65532
 		m := l.machines[len(pods)]
-		l.names[name+"."] = m.address
+		l.set(func() { l.names[name+"."] = m.address })
 		// A volume takes its owner from the image, which the init container stands for.
 		own := container{Name: "own", Args: []string{"pod", "own", "/var/lib/granary", "65532:65532"}, SecurityContext: securityContext{AllowPrivilegeEscalation: &no}}
 		own.SecurityContext.Capabilities.Add = []string{"CHOWN", "DAC_READ_SEARCH", "FOWNER"}

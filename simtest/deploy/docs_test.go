@@ -14,8 +14,9 @@ import (
 var notRun = []string{
 	"kubectl -n kube-system rollout status ",
 	"kubectl -n kube-system create secret ", // the manifests name this secret: TestManifestsAreTheRenderedChart
-	"kubectl -n kube-system wait ",          // the job itself: TestDaemonSet
-	"kubectl -n kube-system edit secret ",   // secrets are read again: simtest/peers
+	"kubectl -n kube-system logs ",
+	"kubectl -n kube-system wait ",        // the job itself: TestDaemonSet
+	"kubectl -n kube-system edit secret ", // secrets are read again: simtest/peers
 	"kubectl -n kube-system port-forward ",
 	"kubectl delete -f ",
 	"helm uninstall granary ",                   // its hooks: TestDaemonSet
@@ -82,11 +83,7 @@ func newDocs(t *testing.T) *docs {
 		must(t, out, err)
 	}
 	objects := render(t, "--set", "upstreams.docker\\.io=http://"+outsideAddress+":5000", "--set", "data.cacheSize=1GiB")
-	for _, o := range objects {
-		if o.Kind == "Service" {
-			d.lab.services = append(d.lab.services, o)
-		}
-	}
+	d.lab.know(objects)
 	d.pod = d.lab.newPod(t, d.lab.machines[0], "granary", one(t, objects, "DaemonSet", "granary").Spec.Template, objects)
 	if err := os.MkdirAll(filepath.Join(d.lab.machines[0].root, "etc/containerd/certs.d/_default"), 0o755); err != nil {
 		t.Fatal(err)
@@ -119,10 +116,6 @@ func (d *docs) run(t *testing.T, dir, line string) error {
 	case strings.HasPrefix(line, "granary serve "):
 		d.serve(t, args[1:])
 	case strings.HasPrefix(line, "granary configure "):
-		if exec.Command(d.binary, "configure", "--help").Run() != nil {
-			t.Log("there is no granary configure yet")
-			return nil
-		}
 		_, err := run(nil, d.binary, append(args[1:], "--root", d.root)...)
 		return err
 	case args[0] == "granary":

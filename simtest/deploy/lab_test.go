@@ -19,6 +19,8 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 const (
@@ -33,11 +35,11 @@ type lab struct {
 	state      string   // runc's
 	machines   []*machine
 	registry   *registry
-	services   []object
 
-	mu    sync.Mutex
-	pods  map[*pod]bool     // and whether they are ready
-	names map[string]string // of other hosts, with a dot at the end, to addresses
+	mu       sync.Mutex
+	services []object
+	pods     map[*pod]bool     // and whether they are ready
+	names    map[string]string // of other hosts, with a dot at the end, to addresses
 }
 
 // machine is a node of the cluster: a network namespace and a directory.
@@ -133,6 +135,15 @@ func within(space string, do func() error) error {
 		done <- err
 	}()
 	return <-done
+}
+
+// know tells DNS of services.
+func (l *lab) know(objects []object) {
+	for _, o := range objects {
+		if o.Kind == "Service" {
+			l.set(func() { l.services = append(l.services, o) })
+		}
+	}
 }
 
 // enter tells DNS of a pod, which is not ready yet.
@@ -285,18 +296,6 @@ func (p *process) wait() error {
 	return p.err
 }
 
-// eventually waits, for a while, for something to become true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for range 600 {
-		if ok() {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatalf("never: %s", what)
-}
-
 // startContainerd starts a machine's runtime.
 func (m *machine) startContainerd(t *testing.T) {
 	t.Helper()
@@ -313,7 +312,7 @@ func (m *machine) startContainerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	startProcess(t, exec.Command("ip", "netns", "exec", m.space, tool(t, "containerd"), "--config", config, "--log-level", "warn"))
-	eventually(t, "containerd answers", func() bool {
+	programs.Eventually(t, "containerd answers", func() bool {
 		_, err := run(nil, tool(t, "ctr"), "--address", m.socket, "version")
 		return err == nil
 	})

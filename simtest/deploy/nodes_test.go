@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/granary-oci/granary/cmd/granary/node"
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 // before is what an operator has in hosts.toml already.
@@ -30,11 +31,7 @@ func TestDaemonSet(t *testing.T) {
 		"--set", "contentDir=/var/lib/containerd/io.containerd.content.v1.content"}
 	objects := render(t, values...)
 	l := newLab(t, 3)
-	for _, o := range objects {
-		if o.Kind == "Service" {
-			l.services = append(l.services, o)
-		}
-	}
+	l.know(objects)
 	for _, m := range l.machines {
 		m.prepare(t)
 	}
@@ -114,7 +111,7 @@ func (p *pod) nodeStatus(t *testing.T) (s node.Status) {
 // meets waits until a node knows of so many members.
 func (p *pod) meets(t *testing.T, n int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%s knows of %d members", p.name, n), func() bool {
+	programs.Eventually(t, fmt.Sprintf("%s knows of %d members", p.name, n), func() bool {
 		up := 0
 		for _, m := range p.nodeStatus(t).Cluster.Members {
 			if m.State == "up" || m.State == "self" {
@@ -251,6 +248,7 @@ func TestSnapshotterPod(t *testing.T) {
 	}
 	objects := render(t, "--values", "testdata/values/snapshotter.yaml", "--set", "upstreams.10\\.209\\.0\\.1:5000=http://"+outsideAddress+":5000", "--set", "containerd.configure=false")
 	l := newLab(t, 1)
+	l.know(objects)
 	m := l.machines[0]
 	data := filepath.Join(m.root, "var/lib/granary")
 	if err := os.MkdirAll(data, 0o755); err != nil {
@@ -271,7 +269,7 @@ func TestSnapshotterPod(t *testing.T) {
 		t.Fatal(err)
 	}
 	mount := startProcess(t, l.runc("exec", p.mainID, "/granary", "mount", outsideAddress+":5000/app:files", dir))
-	eventually(t, "the machine sees the mount", func() bool {
+	programs.Eventually(t, "the machine sees the mount", func() bool {
 		text, err := os.ReadFile(filepath.Join(m.root, dir, "hello"))
 		return err == nil && string(text) == "world"
 	})

@@ -274,10 +274,6 @@ func (p *pod) end(t *testing.T, c container) (string, error) {
 func (p *pod) start(t *testing.T) {
 	t.Helper()
 	for _, c := range p.spec.InitContainers {
-		if c.Args[0] == "configure" && exec.Command(filepath.Join(p.lab.rootfs, "granary"), "configure", "--help").Run() != nil {
-			p.standIn(t, c)
-			continue
-		}
 		out, err := p.end(t, c)
 		if err != nil {
 			t.Fatal(err)
@@ -362,15 +358,4 @@ func (p *pod) status(t *testing.T) string {
 	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", state.Pid))
 	return string(must(t, text, err))
-}
-
-// standIn does what granary configure will do.
-func (p *pod) standIn(t *testing.T, c container) {
-	text := before
-	if !strings.Contains(strings.Join(c.Args, " "), "--undo") {
-		text = "[host.\"http://127.0.0.1:5050\"]\n  capabilities = [\"pull\", \"resolve\"]\n" + before
-	}
-	if err := os.WriteFile(filepath.Join(p.host.root, "etc/containerd/certs.d/_default/hosts.toml"), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
 }
