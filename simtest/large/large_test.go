@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/programs"
 )
 
 func TestMain(m *testing.M) {
@@ -102,12 +104,12 @@ func TestAKilledNodeGoesOn(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	go func() { _, _ = io.Copy(io.Discard, resp.Body) }()
-	eventually(t, "half of it is sent", func() bool { return r.sent.Load() >= half })
+	programs.Eventually(t, "half of it is sent", func() bool { return r.sent.Load() >= half })
 	time.Sleep(4 * time.Second) // some syncs
 	if err := p.end(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "nothing is sent any more", func() bool { return r.under.Load() == 0 })
+	programs.Eventually(t, "nothing is sent any more", func() bool { return r.under.Load() == 0 })
 	r.stopAt.Store(0)
 	r.sent.Store(0)
 	again, err := start(p.settings)
@@ -128,16 +130,6 @@ func TestAKilledNodeGoesOn(t *testing.T) {
 	}
 	if got := r.sent.Load(); got != m.size-kept {
 		t.Errorf("%d bytes were kept, and %d fetched, of %d", kept, got, m.size)
-	}
-}
-
-// eventually waits, for a while, for something to become true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for begin := time.Now(); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Since(begin) > time.Minute {
-			t.Fatalf("never: %s", what)
-		}
 	}
 }
 
