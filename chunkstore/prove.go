@@ -90,7 +90,7 @@ func (s *Disk) Prove(d digest.Digest, total int64) {
 // damaged some of them since, only those are.
 func (s *Disk) Refute(d digest.Digest) {
 	s.awaitWrites(func(b *blob) bool { return b.digest == d })
-	if s.dropDamaged(d) {
+	if s.dropDamaged(d) || s.Proven(d) { // of what has matched, no reader's word to the contrary counts
 		return
 	}
 	s.Drop(d)

@@ -275,7 +275,7 @@ func (s *sending) send(ctx context.Context) func(chunk.Ref, []byte) error {
 		d := wire.Data{Index: ref.Index()}
 		if !ref.Whole() && (asked == "" || digest.FromBytes(p) != asked) {
 			var ok bool
-			if d.Claim, ok = server.client.claims.Of(s.host).For(ref, p, server.backend.Proof(s.host, ref)); !ok {
+			if d.Claim, ok = server.client.claims.Of(s.host).For(ref, p, server.backend.Proof(s.host, ref, p)); !ok {
 				return chunk.ErrNotFound
 			}
 		}

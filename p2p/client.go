@@ -37,6 +37,9 @@ type Config struct {
 	// Report is told of wrong bytes and wrong claims, after which their origin is in
 	// quarantine. nil ignores them.
 	Report func(error)
+	// Links returns the links before and after a chunk of a blob that is known to have matched its
+	// digest. nil knows none.
+	Links func(ref chunk.Ref) (before, after chunk.Link, ok bool)
 	// Tracer makes spans of what is done for others; nil makes none.
 	Tracer otel.Tracer
 	// Traffic is told of bytes that came and went. nil ignores them.
@@ -210,10 +213,31 @@ func (c *Client) accept(id tracker.ID, ref chunk.Ref, f wire.Frame) (lent, error
 	if err := c.claims.Check(ref, p, d.Claim, id); err != nil {
 		return lent{}, err
 	}
+	if err := c.fits(ref, p, d.Claim); err != nil {
+		return lent{}, err
+	}
 	if !ref.Whole() && !c.peers.trusted(d.Claim.Signer) {
 		return lent{}, fmt.Errorf("peer %s: chunk %s: signed by %s: %w", id, ref, d.Claim.Signer, errUntrusted)
 	}
 	return lent{ref, p, d.Claim}, nil
+}
+
+// fits checks a chunk of a blob that has matched here, whatever a member has signed for. Who has
+// is to blame: the claim is right, and the blob is not so.
+func (c *Client) fits(ref chunk.Ref, p []byte, claim wire.Claim) error {
+	if c.cfg.Links == nil || ref.Whole() {
+		return nil
+	}
+	before, after, ok := c.cfg.Links(ref)
+	if !ok || before == "" && after == "" {
+		return nil
+	}
+	err := ref.CheckLink("peer "+string(claim.Signer), before, after, p)
+	if err == nil || !claim.Says() {
+		return err
+	}
+	c.blame(claim.Signer, err)
+	return fmt.Errorf("chunk %s: signed by %s: %w", ref, claim.Signer, errUntrusted)
 }
 
 // ask sends a request that one frame answers.

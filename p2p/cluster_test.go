@@ -185,7 +185,7 @@ func (n *node) Proven(d digest.Digest) bool {
 	return n.proven[d]
 }
 
-func (n *node) Proof(_ string, ref chunk.Ref) p2p.Proof {
+func (n *node) Proof(_ string, ref chunk.Ref, _ []byte) p2p.Proof {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	before := chunk.Key{Blob: ref.Blob, Offset: ref.Offset - chunk.Size}

@@ -36,9 +36,7 @@ func (c *Client) Digests(ctx context.Context, host string, blob digest.Digest, t
 		switch {
 		case ctx.Err() != nil:
 			return nil, "", ctx.Err()
-		case errors.Is(err, chunk.ErrNotFound):
-			c.strike(blob, id)
-		case errors.Is(err, context.DeadlineExceeded): // it has said that it is at it
+		case errors.Is(err, chunk.ErrNotFound), errors.Is(err, context.DeadlineExceeded): // it may have the blob all the same, or has said that it is at it
 		default:
 			c.fault(id, err)
 		}

@@ -23,9 +23,9 @@ type Backend interface {
 	// Fetch is Stored for an owner: what is missing comes from providers or from
 	// the upstream, in the name of whoever the repository is read by.
 	Fetch(ctx context.Context, repo wire.Repository, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error
-	// Proof says what is known of a chunk, all of whose blob may have matched its
+	// Proof says what is known of a chunk of bytes p, all of whose blob may have matched its
 	// digest, that host has shown to have.
-	Proof(host string, ref chunk.Ref) Proof
+	Proof(host string, ref chunk.Ref, p []byte) Proof
 	// Map says what is stored of a blob.
 	Map(ctx context.Context, q wire.MapRequest) wire.Map
 	// Ask answers a question to the upstream; the body is a manifest's or facts.

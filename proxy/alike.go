@@ -2,6 +2,9 @@ package proxy
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 
 	"github.com/opencontainers/go-digest"
 
@@ -98,12 +101,43 @@ func (o storedOf) Find(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 // Digests returns digests of chunks of a blob, all of which is stored, for another member, as
 // [Registry.Lend] lends chunks.
 func (r *Registry) Digests(ctx context.Context, host string, d digest.Digest, total int64, first, n int) (chunk.Digests, error) {
-	if !r.mayShare(host, d) {
-		return nil, chunk.ErrNotFound
-	}
 	if err := r.digesting.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
 	defer r.digesting.Release(1)
-	return r.cfg.Store.Digests(ctx, d, total, first, n)
+	err := chunk.ErrNotFound
+	if r.mayShare(host, d) {
+		var all chunk.Digests
+		if all, err = r.cfg.Store.Digests(ctx, d, total, first, n); err == nil {
+			return all, nil
+		}
+	}
+	if !errors.Is(err, chunk.ErrNotFound) {
+		return nil, err
+	}
+	kept, err := r.lentKept(ctx, host, d, total)
+	if err != nil {
+		return nil, err
+	}
+	return digestsOf(ctx, kept, d, total, first, n)
+}
+
+// digestsOf hashes n chunks of a blob, from chunk first on.
+func digestsOf(ctx context.Context, src chunk.Source, d digest.Digest, total int64, first, n int) (all chunk.Digests, err error) {
+	m, err := chunk.Grid(d, total)
+	if err != nil {
+		return nil, err
+	}
+	if first < 0 || n < 1 || first > m.Len()-n {
+		return nil, fmt.Errorf("blob %s: digests of %d chunks from %d of %d", d, n, first, m.Len())
+	}
+	for i := range n {
+		p, err := src.Get(ctx, m.At(first+i))
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(p)
+		all = append(all, sum[:]...)
+	}
+	return all, nil
 }

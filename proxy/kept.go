@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -16,7 +18,8 @@ import (
 
 // Beside has blobs that others keep on this machine. It is only read.
 type Beside interface {
-	// Open returns a blob. The error is [chunk.ErrNotFound] unless ctx ended.
+	// Open returns a blob. The error is [chunk.ErrNotFound] unless ctx ended: then the blob goes on
+	// being checked, for who asks next.
 	Open(ctx context.Context, d digest.Digest) (Kept, error)
 	// Stat returns the size in bytes that a blob seems to have, without reading it.
 	Stat(ctx context.Context, d digest.Digest) (int64, error)
@@ -58,8 +61,11 @@ func (p *Repository) kept(ctx context.Context, m *chunk.Map, far chunk.Source) K
 	return k
 }
 
-// openKept returns a blob that is kept beside the store, or nil.
+// openKept returns a blob that is kept beside the store, or nil: also while it is being read
+// for the first time, which may take long.
 func (r *Registry) openKept(ctx context.Context, d digest.Digest, total int64) Kept {
+	ctx, cancel := context.WithTimeout(ctx, keptWithin)
+	defer cancel()
 	k, err := r.cfg.Beside.Open(ctx, d)
 	if err != nil || k.Size() != total {
 		return nil
@@ -67,12 +73,29 @@ func (r *Registry) openKept(ctx context.Context, d digest.Digest, total int64) K
 	return k
 }
 
-// lentKept returns a blob that is kept beside the store and may be lent as a host's, or nil.
-func (r *Registry) lentKept(ctx context.Context, host string, d digest.Digest, total int64) Kept {
+// How long a blob that is kept beside the store may be read, the first time, before it is got
+// elsewhere; and before a member is told to come again.
+const (
+	keptWithin = 2 * time.Second
+	lentWithin = 20 * time.Second
+)
+
+// lentKept returns a blob that is kept beside the store and may be lent as a host's. The error is
+// [chunk.ErrNotFound] if there is none, and another one if that is still being found out.
+func (r *Registry) lentKept(ctx context.Context, host string, d digest.Digest, total int64) (Kept, error) {
 	if !r.cfg.Catalog.Possesses(host, d) {
-		return nil
+		return nil, chunk.ErrNotFound
 	}
-	return r.openKept(ctx, d, total)
+	ctx, cancel := context.WithTimeout(ctx, lentWithin)
+	defer cancel()
+	k, err := r.cfg.Beside.Open(ctx, d)
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("blob %s: it is being checked: %w", d, ctx.Err())
+	case err != nil || k.Size() != total:
+		return nil, chunk.ErrNotFound
+	}
+	return k, nil
 }
 
 // StatBeside returns the size of a blob that is kept beside the store and may be lent as a

@@ -35,9 +35,9 @@ func (r *Registry) Lend(ctx context.Context, host string, refs []chunk.Ref, yiel
 
 // keptFor returns a chunk of a blob that is kept beside the store.
 func (p *Repository) keptFor(ctx context.Context, ref chunk.Ref) ([]byte, error) {
-	kept := p.registry.lentKept(ctx, p.Host, ref.Blob, ref.Total)
-	if kept == nil {
-		return nil, chunk.ErrNotFound
+	kept, err := p.registry.lentKept(ctx, p.Host, ref.Blob, ref.Total)
+	if err != nil {
+		return nil, err
 	}
 	return kept.Get(ctx, ref)
 }

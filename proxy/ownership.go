@@ -76,7 +76,7 @@ func (r *Registry) supply(host string, d digest.Digest, shown bool) bool {
 	switch {
 	case before == host:
 		return true
-	case before != "" && !shown && r.stores(d):
+	case before != "" && !shown && (r.stores(d) || r.cfg.Store.Proven(d)): // of which nothing need be stored
 		return false
 	}
 	// In this order: who reads for the earlier one must not see the later one's.

@@ -185,8 +185,10 @@ func (r *Reader) current(ref Ref) (*slot, error) {
 		// up first: proving needs memory too, and readers that wait for each
 		// other's would wait for ever.
 		r.reset(r.pos)
-		if err := r.b.Prove(r.ctx); err != nil {
-			return nil, err
+		if r.prefix == nil { // nor has anybody else come so far meanwhile
+			if err := r.b.Prove(r.ctx); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err := r.fill(); err != nil {

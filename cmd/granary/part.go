@@ -109,14 +109,21 @@ func (w *part) blob(desc ocispec.Descriptor, from fetcher) error {
 	begin := w.pos
 	there := min(w.have-begin, desc.Size)
 	err := w.complete(desc, there, from)
-	if there == 0 || !isWrong(err) {
-		return err
+	if there > 0 && isWrong(err) {
+		if err = w.back(begin); err == nil {
+			err = w.complete(desc, 0, from)
+		}
 	}
-	w.pos = begin
-	if err := w.cut(); err != nil {
-		return err
+	if isWrong(err) {
+		err = errors.Join(err, w.back(begin)) // what was written before it is right
 	}
-	return w.complete(desc, 0, from)
+	return err
+}
+
+// back drops what is there from a position on.
+func (w *part) back(to int64) error {
+	w.pos = to
+	return w.cut()
 }
 
 // complete writes what follows the bytes of a blob that are there.
@@ -133,7 +140,7 @@ func (w *part) complete(desc ocispec.Descriptor, there int64, from fetcher) erro
 }
 
 // finish gives the file its name, or leaves it to be continued if err is not nil, which it
-// returns then. Of what is wrong nothing stays.
+// returns then. Of what was found to be wrong nothing is there any more.
 func (w *part) finish(err error) error {
 	defer w.Close() // which also gives it to others: not before it has its name
 	if err == nil {
@@ -149,7 +156,7 @@ func (w *part) finish(err error) error {
 		syncDir(filepath.Dir(w.name))
 		return nil
 	}
-	if w.have == 0 || isWrong(err) {
+	if w.have == 0 {
 		err = errors.Join(err, os.Remove(w.File.Name()))
 	}
 	return err

@@ -13,14 +13,14 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
-	"github.com/granary-oci/granary/proxy/flight"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
 const (
-	maxLinks  = 1 << 18          // that are remembered of blobs, 50 bytes each: 256 GiB of blobs
-	maxListed = 1 << 17          // blobs of a directory
-	awayFor   = 10 * time.Second // that a directory is left alone which has not answered
+	maxLinks     = 1 << 18          // that are remembered of blobs, 50 bytes each: 256 GiB of blobs
+	checksAtOnce = 4                // blobs of a directory
+	maxListed    = 1 << 17          // blobs of a directory
+	awayFor      = 10 * time.Second // that a directory is left alone which has not answered
 )
 
 // Content is a directory in which others keep blobs, as blobs/<algorithm>/<hex>: containerd's
@@ -30,24 +30,24 @@ const (
 type Content struct {
 	dir    *Dir
 	always bool
-	checks flight.Group
 
-	mu    sync.Mutex
-	known map[digest.Digest]*Kept
-	links int       // of what is known
-	until time.Time // when the directory is looked at again
+	mu       sync.Mutex
+	checking map[digest.Digest]chan struct{} // closed when it is known what a blob is
+	known    map[digest.Digest]*Kept
+	links    int       // of what is known
+	until    time.Time // when the directory is looked at again
 }
 
 // NewContent returns the content of a directory, which need not be there yet. With always a
 // chunk is checked each time that it is read. report, which may be nil, is told of wrong files.
 func NewContent(dir string, always bool, report func(error)) *Content {
-	c := &Content{dir: NewDir(dir, report), always: always, known: make(map[digest.Digest]*Kept)}
+	c := &Content{dir: NewDir(dir, report), always: always, known: make(map[digest.Digest]*Kept), checking: make(map[digest.Digest]chan struct{})}
 	c.dir.origin = "disk"
 	return c
 }
 
 // Open returns a blob. The error is [chunk.ErrNotFound] if it is not there, or its file is
-// wrong, which has been reported then.
+// wrong, which has been reported then; or that of ctx, if it ends before the blob is checked.
 func (c *Content) Open(ctx context.Context, d digest.Digest) (*Kept, error) {
 	f, err := c.file(ctx, d)
 	if err != nil {
@@ -56,11 +56,43 @@ func (c *Content) Open(ctx context.Context, d digest.Digest) (*Kept, error) {
 	if k := c.find(d, f.stamp); k != nil {
 		return k, nil
 	}
-	v, err := c.checks.Do(ctx, string(d), checkFor, func(ctx context.Context) (any, error) { return c.check(ctx, d) })
-	if err != nil {
-		return nil, err
+	done := c.begin(ctx, d)
+	if done == nil {
+		return nil, chunk.ErrNotFound
 	}
-	return v.(*Kept), nil
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if k := c.find(d, f.stamp); k != nil {
+		return k, nil
+	}
+	return nil, chunk.ErrNotFound
+}
+
+// begin has a blob checked, and returns what is closed then. It goes on without anybody who waits,
+// for who asks next. It returns nil if others are being checked, and the disk has enough to do.
+func (c *Content) begin(ctx context.Context, d digest.Digest) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if done := c.checking[d]; done != nil || len(c.checking) >= checksAtOnce {
+		return done
+	}
+	done := make(chan struct{})
+	c.checking[d] = done
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkFor)
+	go func() { // there are only so many, and each is bounded
+		defer cancel()
+		if _, err := c.check(ctx, d); err != nil && !missing(err) {
+			c.dir.report(err)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.checking, d)
+		close(done)
+	}()
+	return done
 }
 
 // Stat returns the size of a blob as its file says it, which need not have been checked.
@@ -188,9 +220,9 @@ func (c *Content) Links(ref chunk.Ref) (before, after chunk.Link, ok bool) {
 // algorithms are those whose directories are listed.
 var algorithms = []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512}
 
-// List returns the blobs that there are files of, and a version of the list: with the one that
-// is known it returns none.
-func (c *Content) List(ctx context.Context, known string) (all []digest.Digest, version string, err error) {
+// List returns the blobs that there are files of, and a version of the list, or "" while the next
+// change could leave that as it is. With the one that is known it returns none.
+func (c *Content) List(ctx context.Context, known string) (all []digest.Digest, seen string, err error) {
 	type list struct {
 		all     []digest.Digest
 		version string
@@ -201,13 +233,19 @@ func (c *Content) List(ctx context.Context, known string) (all []digest.Digest, 
 			return l, c.dir.explain("", err)
 		}
 		defer root.Close()
+		settling := false
 		for _, a := range algorithms {
 			info, err := root.Stat(path.Join(ocispec.ImageBlobsDir, string(a)))
-			if err == nil {
-				l.version += stamp(info) + "\n"
+			if err != nil {
+				continue
 			}
+			settling = settling || version(info) == ""
+			l.version += stamp(info) + "\n"
 		}
-		if l.version == known {
+		if settling {
+			l.version = ""
+		}
+		if l.version != "" && l.version == known {
 			return l, nil
 		}
 		for _, a := range algorithms {

@@ -169,7 +169,7 @@ func (b backend) Fetch(ctx context.Context, _ wire.Repository, refs []chunk.Ref,
 	return chunk.GetRun(ctx, b.l.own, refs, yield)
 }
 
-func (b backend) Proof(_ string, ref chunk.Ref) p2p.Proof {
+func (b backend) Proof(_ string, ref chunk.Ref, _ []byte) p2p.Proof {
 	return p2p.Proof{Proven: b.n.store.Proven(ref.Blob)}
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/libp2p"
 	"github.com/granary-oci/granary/tracker"
@@ -58,7 +59,7 @@ func (signer) Verify(id tracker.ID, p, signature []byte) bool {
 }
 
 // newCluster opens the ports of a member. It does not wait for others.
-func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, t tracing, log *slog.Logger, report func(error)) (c *cluster, err error) {
+func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, t tracing, links func(chunk.Ref) (before, after chunk.Link, ok bool), log *slog.Logger, report func(error)) (c *cluster, err error) {
 	c = &cluster{cfg: cfg, log: log, providers: tracker.NewProviders(maxProvided, providersLive), begun: make(chan struct{})}
 	secrets, err := c.readSecrets()
 	if err != nil {
@@ -96,6 +97,7 @@ func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, t trac
 		Upload:    p2p.NewLimiter(int64(cfg.UploadLimit)),
 		Report:    report,
 		Tracer:    t.tracer(),
+		Links:     links,
 		Traffic:   m.countPeers,
 	})
 	m.watchPeers(c.client.Peers().Status)

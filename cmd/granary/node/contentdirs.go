@@ -193,7 +193,7 @@ func (c *contentNews) list(ctx context.Context, i int, log *slog.Logger) bool {
 		log.Debug("content directory", "error", err)
 		all, version = nil, ""
 	}
-	if version == before {
+	if version == before && version != "" {
 		return false
 	}
 	c.there[i], c.known[i] = all, version

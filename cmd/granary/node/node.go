@@ -170,7 +170,7 @@ func (n *Node) open() (err error) {
 	if !n.cfg.clustered() {
 		return nil
 	}
-	n.cluster, err = newCluster(n.cfg.ClusterConfig, n.cfg.DataDir, n.store.Disk != nil, n.metrics, n.tracing, n.log, n.faults.report)
+	n.cluster, err = newCluster(n.cfg.ClusterConfig, n.cfg.DataDir, n.store.Disk != nil, n.metrics, n.tracing, n.links, n.log, n.faults.report)
 	if err != nil {
 		return err
 	}
@@ -188,6 +188,17 @@ func (n *Node) keepsOf() func(chunk.Ref) bool {
 		return n.cluster.client.Owns
 	}
 	return nil
+}
+
+// links returns the links before and after a chunk of a blob that has matched its digest here.
+func (n *Node) links(ref chunk.Ref) (before, after chunk.Link, ok bool) {
+	if n.store.Disk != nil {
+		before, after, ok = n.store.Disk.Links(ref)
+	}
+	if !ok {
+		before, after, ok = n.beside.Links(ref)
+	}
+	return before, after, ok
 }
 
 // lend makes the socket at which files of contents are lent. Without it they are sent.

@@ -191,12 +191,16 @@ func (b backend) open(r wire.Repository) (*proxy.Repository, error) {
 }
 
 // Proof implements [p2p.Backend].
-func (b backend) Proof(host string, ref chunk.Ref) (p p2p.Proof) {
+func (b backend) Proof(host string, ref chunk.Ref, c []byte) (p p2p.Proof) {
 	if b.store.Disk != nil {
 		p.Before, p.After, p.Proven = b.store.Disk.Links(ref)
 	}
-	if !p.Proven {
-		p.Before, p.After, p.Proven = b.registry.LinksBeside(host, ref)
+	if p.Proven {
+		return p
+	}
+	// What comes from the store need not be what is kept beside it.
+	if before, after, ok := b.registry.LinksBeside(host, ref); ok && ref.CheckLink("", before, after, c) == nil {
+		p.Before, p.After, p.Proven = before, after, true
 	}
 	return p
 }
