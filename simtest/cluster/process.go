@@ -20,10 +20,11 @@ type process struct {
 	done chan struct{} // closed when it has ended
 }
 
-// inSpace gives the command line that runs args in a space: ip replaces itself
-// with the program, so that the process is the program.
+// inSpace gives the command line that runs args in a space: nsenter replaces itself with the
+// program, so that the process is the program. "ip netns exec" would give it mounts of its own,
+// and what other tests have mounted would stay as long as it runs.
 func inSpace(s *space, args ...string) []string {
-	return append([]string{"ip", "netns", "exec", s.name}, args...)
+	return append([]string{"nsenter", "--net=/run/netns/" + s.name, "--"}, args...)
 }
 
 // start starts a daemon; a log that is there grows.

@@ -37,6 +37,7 @@ func startPair(t *testing.T, upstream string, settings func(i int) []string) (no
 // TestContainerdsContentIsLent by a node that keeps nothing itself, to one whose containerd has
 // nothing yet, when the registry is dead.
 func TestContainerdsContentIsLent(t *testing.T) {
+	t.Parallel()
 	programs.NeedRoot(t)
 	daemon, ctr := programs.OfSystem(t, "containerd"), programs.OfSystem(t, "ctr")
 	r := startRegistry(t)

@@ -177,6 +177,7 @@ func TestPodman(t *testing.T) {
 }
 
 func TestSkopeo(t *testing.T) {
+	t.Parallel()
 	skopeo := programs.OfSystem(t, "skopeo")
 	pullThrice(t, func(t *testing.T, n *node) {
 		dir := t.TempDir()
@@ -190,6 +191,7 @@ func TestSkopeo(t *testing.T) {
 }
 
 func TestContainersImage(t *testing.T) {
+	t.Parallel()
 	cimage := programs.Tool(t, "cimage")
 	pullThrice(t, func(t *testing.T, n *node) {
 		dir := t.TempDir()
@@ -199,6 +201,7 @@ func TestContainersImage(t *testing.T) {
 }
 
 func TestCrane(t *testing.T) {
+	t.Parallel()
 	crane := programs.Tool(t, "crane")
 	pullThrice(t, func(t *testing.T, n *node) {
 		for _, ref := range []string{n.address + "/" + upstreamName + "/go:multi", n.address + "/go:multi"} {
@@ -250,6 +253,7 @@ func TestDocker(t *testing.T) {
 }
 
 func TestHelm(t *testing.T) {
+	t.Parallel()
 	helm := programs.Tool(t, "helm")
 	dir := t.TempDir()
 	programs.Run(t, nil, helm, "create", filepath.Join(dir, "chart"))
@@ -276,6 +280,7 @@ func TestHelm(t *testing.T) {
 
 // TestPull holds granary pull, through a node and with one of its own.
 func TestPull(t *testing.T) {
+	t.Parallel()
 	pullThrice(t, func(t *testing.T, n *node) {
 		dir := t.TempDir()
 		out := programs.Run(t, nil, granaryBinary, "pull", "--node", n.admin, upstreamName+"/go:multi", "-o", "oci:"+dir)

@@ -97,6 +97,7 @@ func fetch(t *testing.T, n *node, d digest.Digest) {
 }
 
 func TestRegistryCutMidBody(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	w := startWire(t, r.URL)
 	w.cutAt.Store(5<<20 + 12345)
@@ -109,6 +110,7 @@ func TestRegistryCutMidBody(t *testing.T) {
 }
 
 func TestRegistryKilledBetweenTwoPulls(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	n := startNode(t, r.URL)
 	for _, l := range image.Layers {
@@ -130,6 +132,7 @@ func TestRegistryKilledBetweenTwoPulls(t *testing.T) {
 // TestKilledInTheMiddle kills the node while it fills, and damages a file while
 // it is down. What it serves afterwards is right, and it keeps what it had.
 func TestKilledInTheMiddle(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	w := startWire(t, r.URL)
 	n := startNode(t, w.url)
@@ -171,6 +174,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 
 // TestTerminatedInTheMiddle sends SIGTERM during a pull, which ends as it should.
 func TestTerminatedInTheMiddle(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	w := startWire(t, r.URL)
 	w.rate.Store(8 << 20)

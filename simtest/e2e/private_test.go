@@ -204,6 +204,7 @@ func checkNoSecrets(t *testing.T, n *node) {
 }
 
 func TestPrivateContainerd16(t *testing.T) {
+	t.Parallel()
 	programs.NeedRoot(t)
 	daemon, ctr := programs.OfSystem(t, "containerd"), programs.OfSystem(t, "ctr")
 	pullPrivately(t, func(t *testing.T, n *node, given string) error {
@@ -221,6 +222,7 @@ func TestPrivateContainerd16(t *testing.T) {
 }
 
 func TestPrivateCrane(t *testing.T) {
+	t.Parallel()
 	crane := programs.Tool(t, "crane")
 	pullPrivately(t, func(t *testing.T, n *node, given string) error {
 		dir := t.TempDir()
@@ -240,6 +242,7 @@ func TestPrivateCrane(t *testing.T) {
 
 // TestPrivateCRI pulls as a kubelet does: with the credentials of a pull secret.
 func TestPrivateCRI(t *testing.T) {
+	t.Parallel()
 	programs.NeedRoot(t)
 	daemon, ctr, cri := programs.Tool(t, "containerd"), programs.Tool(t, "ctr"), programs.Tool(t, "cri")
 	pullPrivately(t, func(t *testing.T, n *node, given string) error {
@@ -278,6 +281,7 @@ state = "DIR/state"
 // private image comes through the node if that has credentials to share, and
 // straight from the registry if not.
 func TestPrivatePodman(t *testing.T) {
+	t.Parallel()
 	programs.NeedRoot(t)
 	podman := programs.OfSystem(t, "podman")
 	for _, scheme := range []string{"basic", "token"} {
@@ -317,6 +321,7 @@ func TestPrivatePodman(t *testing.T) {
 
 // TestPrivatePull holds granary pull, which has the user's credentials.
 func TestPrivatePull(t *testing.T) {
+	t.Parallel()
 	pullPrivately(t, func(t *testing.T, n *node, given string) error {
 		dir := t.TempDir()
 		config := programs.Write(t, dir, "config.json", fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, upstreamName, username, given))
