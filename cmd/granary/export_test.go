@@ -368,13 +368,13 @@ func TestAnArchiveTakesItsPlaceWhenItIsComplete(t *testing.T) {
 	if p, err := os.ReadFile(file); err != nil || string(p) != "an earlier one" {
 		t.Errorf("the file is now %.20q, %v", p, err)
 	}
-	if _, err := os.Stat(file + ".part"); err == nil {
-		t.Error("a part of it has stayed")
-	}
 	l.blob(layerType, "layer of i")
 	l.exported(t, "registry.test/app:v1", "oci-archive:"+file)
 	if !holds(t, unpack(t, file), image.Digest) {
 		t.Error("the image is not in it")
+	}
+	if _, err := os.Stat(file + ".part"); err == nil {
+		t.Error("a part of it has stayed")
 	}
 }
 
