@@ -132,6 +132,11 @@ func (s *Disk) Wholes(least, most int64) (all []Whole) {
 	return all
 }
 
+// Fits reports whether nothing is known by which p cannot be a chunk of its blob.
+func (s *Stack) Fits(ref chunk.Ref, p []byte) bool {
+	return s.Disk == nil || s.Disk.fits(ref, p) == nil
+}
+
 // Digests is [Disk.Digests].
 func (s *Stack) Digests(ctx context.Context, d digest.Digest, total int64, first, n int) (chunk.Digests, error) {
 	if s.Disk == nil {

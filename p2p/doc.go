@@ -47,4 +47,7 @@
 // digest although every chunk matched its claim, what the upstream sends next is
 // compared with the claims, and the fault is the signer's ([Claims]). Whoever is at
 // fault is not asked nor believed for a while ([Peers]).
+//
+// A member that has all of a blob also tells the digests of its chunks, for others to find
+// these in what they have. That is its word too, but not a claim: what is found so is not lent.
 package p2p

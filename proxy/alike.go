@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/catalog"
 	"github.com/granary-oci/granary/proxy/delta"
 )
 
@@ -68,58 +70,93 @@ type storedOf struct{ *Repository }
 
 // Alike implements [delta.Stored]: of the blobs that the upstream has shown to be of the
 // repository, and that are neither less than half nor more than twice as large, those that were
-// read last.
-func (o storedOf) Alike(m *chunk.Map) (all []*chunk.Map) {
-	r := o.registry
-	looked := 0
-	for _, w := range r.cfg.Store.Wholes(m.Size()/2, 2*m.Size()) {
-		if looked == mostLooked || len(all) == mostAlike {
+// read last, and then those that are kept beside the store.
+func (o storedOf) Alike(ctx context.Context, m *chunk.Map) (all []*chunk.Map) {
+	r, least, most := o.registry, m.Size()/2, 2*m.Size()
+	for i, w := range r.cfg.Store.Wholes(least, most) {
+		if i == mostLooked || len(all) == mostAlike {
 			break
 		}
-		looked++
-		member, known := r.cfg.Catalog.Member(o.String(), w.Digest)
-		if w.Digest == m.Blob() || !known || !member.Confirmed && !member.Imported || !r.mayShare(o.Host, w.Digest) {
+		if member, known := r.cfg.Catalog.Member(o.String(), w.Digest); known && o.comparable(m, w.Digest, member) && r.mayShare(o.Host, w.Digest) {
+			all = add(all, w.Digest, w.Size)
+		}
+	}
+	if r.cfg.Beside == (nobody{}) {
+		return all
+	}
+	for d, member := range r.cfg.Catalog.Members(o.String(), mostLooked) {
+		if len(all) == mostAlike || ctx.Err() != nil {
+			break
+		}
+		if member.Size < least || member.Size > most || !o.comparable(m, d, member) {
 			continue
 		}
-		if other, err := chunk.Grid(w.Digest, w.Size); err == nil {
-			all = append(all, other)
+		if size, err := r.StatBeside(ctx, o.Host, d); err == nil && size == member.Size {
+			all = add(all, d, size)
 		}
 	}
 	return all
 }
 
-// Match implements [delta.Stored].
-func (o storedOf) Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]byte, error) {
-	return o.near(ref.Blob).Match(ctx, ref, want)
+// comparable reports whether a member of the repository may be compared with a blob.
+func (o storedOf) comparable(m *chunk.Map, d digest.Digest, member catalog.Member) bool {
+	return d != m.Blob() && (member.Confirmed || member.Imported)
 }
+
+// add adds a blob to all if it is not there.
+func add(all []*chunk.Map, d digest.Digest, size int64) []*chunk.Map {
+	m, err := chunk.Grid(d, size)
+	if err != nil || slices.ContainsFunc(all, func(other *chunk.Map) bool { return other.Blob() == d }) {
+		return all
+	}
+	return append(all, m)
+}
+
+// Match implements [delta.Stored]. What is kept beside the store need not have been checked: a
+// chunk that has the digest is right whatever it is in.
+func (o storedOf) Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]byte, error) {
+	p, err := o.near(ref.Blob).Match(ctx, ref, want)
+	r := o.registry
+	if err == nil || r.cfg.Beside == (nobody{}) || !r.cfg.Catalog.Possesses(o.Host, ref.Blob) {
+		return p, err
+	}
+	if p, err = r.cfg.Beside.Read(ctx, ref); err == nil && digest.FromBytes(p) != want {
+		err = chunk.ErrNotFound
+	}
+	return p, err
+}
+
+// Fits implements [delta.Stored].
+func (o storedOf) Fits(ref chunk.Ref, p []byte) bool { return o.registry.cfg.Store.Fits(ref, p) }
 
 // Find implements [delta.Stored].
 func (o storedOf) Find(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	return o.findStored(ctx, ref)
 }
 
-// Digests returns digests of chunks of a blob, all of which is stored, for another member, as
-// [Registry.Lend] lends chunks.
+// Digests returns digests of chunks of a blob, all of which is stored or kept beside the store,
+// for another member, as [Registry.Lend] lends chunks.
 func (r *Registry) Digests(ctx context.Context, host string, d digest.Digest, total int64, first, n int) (chunk.Digests, error) {
-	if err := r.digesting.Acquire(ctx, 1); err != nil {
-		return nil, err
-	}
-	defer r.digesting.Release(1)
-	err := chunk.ErrNotFound
 	if r.mayShare(host, d) {
-		var all chunk.Digests
-		if all, err = r.cfg.Store.Digests(ctx, d, total, first, n); err == nil {
-			return all, nil
+		all, err := r.inTurn(ctx, func() (chunk.Digests, error) { return r.cfg.Store.Digests(ctx, d, total, first, n) })
+		if !errors.Is(err, chunk.ErrNotFound) {
+			return all, err
 		}
-	}
-	if !errors.Is(err, chunk.ErrNotFound) {
-		return nil, err
 	}
 	kept, err := r.lentKept(ctx, host, d, total)
 	if err != nil {
 		return nil, err
 	}
-	return digestsOf(ctx, kept, d, total, first, n)
+	return r.inTurn(ctx, func() (chunk.Digests, error) { return digestsOf(ctx, kept, d, total, first, n) })
+}
+
+// inTurn bounds how much is hashed for other members at a time.
+func (r *Registry) inTurn(ctx context.Context, hash func() (chunk.Digests, error)) (chunk.Digests, error) {
+	if err := r.digesting.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer r.digesting.Release(1)
+	return hash()
 }
 
 // digestsOf hashes n chunks of a blob, from chunk first on.

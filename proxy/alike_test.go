@@ -106,6 +106,34 @@ func TestWhatIsAlikeIsOfTheSameRepository(t *testing.T) {
 	}
 }
 
+// TestALieAboutABlobThatIsKnown by how it was hashed is found out before anybody is told it: of what
+// only passes through nothing else is left.
+func TestALieAboutABlobThatIsKnown(t *testing.T) {
+	old := random(12<<20+5, 92)
+	model := bytes.Clone(old)
+	copy(model[5<<20:], "other bytes")
+	d := digest.FromBytes(model)
+	o := newOrigin()
+	o.add("app", old)
+	o.add("app", model)
+	o.add("other", model)
+	peers := &mapmaker{blobs: map[digest.Digest][]byte{d: old}, mapped: make(map[int]bool)}
+	s := newStack(t, o, true, func(c *proxy.Config) {
+		c.Peers = peers
+		c.Keeps = func(ref chunk.Ref) bool { return ref.Blob != d }
+	})
+	s.readAll(t, "app", old)
+	for _, repository := range []string{"other", "app"} { // of which the first has nothing that is alike
+		resp, body := s.do(t, http.MethodGet, "/v2/"+repository+"/blobs/"+string(d))
+		if resp.StatusCode != http.StatusOK || !bytes.Equal(body, model) {
+			t.Errorf("%s: %d, %d bytes", repository, resp.StatusCode, len(body))
+		}
+	}
+	if len(peers.mapped) == 0 {
+		t.Error("the map was not used")
+	}
+}
+
 // readAll reads all of a blob, and waits until it has been written.
 func (s *stack) readAll(t *testing.T, repository string, p []byte) {
 	t.Helper()

@@ -26,6 +26,9 @@ type Beside interface {
 	// Links returns the links before and after a chunk of a blob that has been opened, if
 	// that is remembered. They are the blob's even when nobody keeps it any more.
 	Links(ref chunk.Ref) (before, after chunk.Link, ok bool)
+	// Read returns what stands where a chunk of a blob should be, unchecked: for those who know
+	// what they look for. The error is [chunk.ErrNotFound] if there is no such blob.
+	Read(ctx context.Context, ref chunk.Ref) ([]byte, error)
 }
 
 // Kept is a blob of which all has matched its digest. [chunk.ErrNotFound] says that it is gone.
@@ -43,6 +46,7 @@ type nobody struct{}
 func (nobody) Open(context.Context, digest.Digest) (Kept, error)      { return nil, chunk.ErrNotFound }
 func (nobody) Stat(context.Context, digest.Digest) (int64, error)     { return 0, chunk.ErrNotFound }
 func (nobody) Links(chunk.Ref) (before, after chunk.Link, known bool) { return "", "", false }
+func (nobody) Read(context.Context, chunk.Ref) ([]byte, error)        { return nil, chunk.ErrNotFound }
 
 // kept returns a blob that is kept beside the store, or nil if there is none that the
 // repository's host has shown to have, or all of it is stored anyway.

@@ -79,6 +79,8 @@ type Store interface {
 	Wholes(least, most int64) []chunkstore.Whole
 	Digests(ctx context.Context, d digest.Digest, total int64, first, n int) (chunk.Digests, error)
 	Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]byte, error)
+	// Fits reports whether nothing is known by which p cannot be a chunk of its blob.
+	Fits(ref chunk.Ref, p []byte) bool
 }
 
 var _ Store = (*chunkstore.Stack)(nil)

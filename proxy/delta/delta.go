@@ -39,13 +39,15 @@ type Members interface {
 type Stored interface {
 	// Alike returns blobs that may have chunks in common with one, each at its place, the
 	// likeliest first.
-	Alike(m *chunk.Map) []*chunk.Map
+	Alike(ctx context.Context, m *chunk.Map) []*chunk.Map
 	// Match returns the chunk that ref names if it has the digest want, checked, else an
 	// error.
 	Match(ctx context.Context, ref chunk.Ref, want digest.Digest) ([]byte, error)
 	// Find returns a chunk of any blob that has the digest and the size of ref, checked, else
 	// an error.
 	Find(ctx context.Context, ref chunk.Ref) ([]byte, error)
+	// Fits reports whether nothing is known by which p cannot be the chunk that ref names.
+	Fits(ref chunk.Ref, p []byte) bool
 }
 
 // Blobs are the blobs that are being read. The zero value is ready to use.
@@ -148,7 +150,7 @@ func (b *Blob) stream(refs []chunk.Ref) bool {
 
 // find finds a chunk, and sets its digest.
 func (b *Blob) find(ctx context.Context, ref *chunk.Ref, wait bool) (p []byte, found bool) {
-	if !b.look() {
+	if !b.look(ctx) {
 		return nil, false
 	}
 	want, giver, known := b.digest(ctx, ref.Index(), wait)
@@ -161,7 +163,7 @@ func (b *Blob) find(ctx context.Context, ref *chunk.Ref, wait bool) (p []byte, f
 	if !found {
 		return nil, false
 	}
-	if !b.members.Mapped(mapped, giver) {
+	if !b.stored.Fits(*ref, p) || !b.members.Mapped(mapped, giver) {
 		b.forget()
 		return nil, false
 	}
@@ -170,14 +172,14 @@ func (b *Blob) find(ctx context.Context, ref *chunk.Ref, wait bool) (p []byte, f
 }
 
 // look reports whether there are blobs that may have chunks in common with this one.
-func (b *Blob) look() bool {
+func (b *Blob) look(ctx context.Context) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if time.Since(b.looked) < lookAgain {
 		return len(b.alike) > 0
 	}
 	b.looked = time.Now()
-	now := b.stored.Alike(b.m)
+	now := b.stored.Alike(ctx, b.m)
 	has := func(all []*chunk.Map, m *chunk.Map) bool {
 		return slices.ContainsFunc(all, func(o *chunk.Map) bool { return o.Blob() == m.Blob() })
 	}

@@ -62,6 +62,7 @@ type world struct {
 
 	answers  func(first, n int) (digests chunk.Digests, err error) // nil is the blob's map
 	believed bool
+	unfit    bool // what is found
 }
 
 func (w *world) Digests(_ context.Context, m *chunk.Map, first, n int) (chunk.Digests, string, error) {
@@ -93,7 +94,11 @@ func (w *world) Mapped(ref chunk.Ref, giver string) bool {
 	return w.believed
 }
 
-func (w *world) Alike(*chunk.Map) (all []*chunk.Map) {
+func (w *world) Fits(ref chunk.Ref, p []byte) bool {
+	return ref.Digest == "" && !w.unfit && int64(len(p)) == ref.Size
+}
+
+func (w *world) Alike(context.Context, *chunk.Map) (all []*chunk.Map) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, c := range w.alike {
@@ -364,16 +369,19 @@ func TestWhoReadsHereAndThereDoesNotWait(t *testing.T) {
 	})
 }
 
-func TestAGiverWhoIsNotBelieved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(letters("a", 200), letters("a", 201))
-		w.believed = false
-		w.read(t, w.open())
-		synctest.Wait()
-		if len(w.fetched) != 200 || len(w.mapped) > 2*maxAsked*partChunks {
-			t.Errorf("%d chunks were fetched, and it was asked %d times whether it is believed", len(w.fetched), len(w.mapped))
-		}
-	})
+// TestAMapThatIsNotBelieved is forgotten, because its giver is not, or because it is found out.
+func TestAMapThatIsNotBelieved(t *testing.T) {
+	for _, unfit := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(letters("a", 200), letters("a", 201))
+			w.believed, w.unfit = unfit, unfit
+			w.read(t, w.open())
+			synctest.Wait()
+			if len(w.fetched) != 200 || w.compared > 2*maxAsked*partChunks || unfit && len(w.mapped) > 0 {
+				t.Errorf("%d chunks were fetched, %d compared, and it was asked %d times whether it is believed", len(w.fetched), w.compared, len(w.mapped))
+			}
+		})
+	}
 }
 
 // TestWhatIsRememberedIsBounded: blobs, and parts of a map.

@@ -101,6 +101,23 @@ func (c *Content) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	return f.size, err
 }
 
+// Read returns what stands where a chunk of a blob should be. Nobody has compared that with
+// anything. The error is [chunk.ErrNotFound] if there is no file of the blob's size.
+func (c *Content) Read(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	if c.isAway() {
+		return nil, chunk.ErrNotFound
+	}
+	f, err := c.dir.openBlob(ctx, ref.Blob)
+	if err != nil {
+		return nil, chunk.ErrNotFound
+	}
+	defer f.Close()
+	if f.size != ref.Total {
+		return nil, chunk.ErrNotFound
+	}
+	return c.dir.read(ctx, ref.Blob, f, ref.Offset, ref.Size)
+}
+
 // file returns what is to be known of a blob's file before it is read.
 func (c *Content) file(ctx context.Context, d digest.Digest) (opened, error) {
 	if c.isAway() {

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"sync"
@@ -70,5 +69,3 @@ func (m *model) fill(p []byte, i, within int64) {
 		copy(p, head[within:])
 	}
 }
-
-func (m *model) String() string { return fmt.Sprintf("%d MiB", m.size>>20) }

@@ -20,6 +20,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// slow is set where the race detector makes members so slow that they do not wait for each
+// other.
+var slow bool
+
 // large is a model of a few stripes and a bit, in a registry.
 func large(t *testing.T, size int64, rate float64) (*registry, *model) {
 	t.Helper()
@@ -130,6 +134,84 @@ func TestAKilledNodeGoesOn(t *testing.T) {
 	}
 	if got := r.sent.Load(); got != m.size-kept {
 		t.Errorf("%d bytes were kept, and %d fetched, of %d", kept, got, m.size)
+	}
+}
+
+// TestAKilledMemberGoesOn with a version of a model that differs in place from one that it has.
+func TestAKilledMemberGoesOn(t *testing.T) {
+	t.Parallel()
+	const size, changed = 64 << 20, 4
+	r, v1 := large(t, size, 0)
+	v2, err := newModel(size, func(i int64) bool { return i%16 == 7 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.push("v2", v2)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("of a test of large artifacts"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(s settings) *process {
+		t.Helper()
+		s.Registry, s.Secret = r.url, secret
+		p, err := start(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = p.end(syscall.SIGTERM) })
+		return p
+	}
+	fetch := func(p *process, m *model) {
+		t.Helper()
+		if err := p.fetch(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := run(settings{Data: filepath.Join(t.TempDir(), "has")})
+	fetch(has, v2)
+	killed := run(settings{Data: filepath.Join(t.TempDir(), "killed")})
+	fetch(killed, v1)
+	_ = killed.end(syscall.SIGTERM)
+	killed.Join = has.gossip
+	join := func() *process {
+		t.Helper()
+		p := run(killed.settings)
+		if err := p.meets(2); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := join()
+	resp, err := http.Get(p.url + "/v2/model/blobs/" + string(v2.digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.CopyN(io.Discard, resp.Body, size/2); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(4 * time.Second) // some syncs
+	before, err := p.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = p.end(syscall.SIGKILL)
+	p = join()
+	kept, err := p.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fetch(p, v2)
+	after, err := p.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept.Store.Bytes < size+size/4 {
+		t.Errorf("%d bytes were kept of two models of %d, of which one was half there", kept.Store.Bytes, size)
+	}
+	got := before.Cluster.Received + before.Received + after.Cluster.Received + after.Received
+	if most := int64(changed+1) * chunkSize; got > most && !slow {
+		t.Errorf("%d bytes were fetched of a model of which %d have changed", got, changed*chunkSize)
 	}
 }
 

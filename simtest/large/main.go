@@ -13,6 +13,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -149,8 +150,8 @@ func delta(o options) error {
 	}
 	v1, err1 := newModel(o.size, nil)
 	v2, err2 := newModel(o.size, func(i int64) bool { return i*11%20 == 3 })
-	if err1 != nil || err2 != nil {
-		return fmt.Errorf("%w, %w", err1, err2)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
 	}
 	changed := int64(0)
 	for i := range (o.size + chunkSize - 1) / chunkSize {

@@ -116,6 +116,40 @@ func TestOfABlobThatHasChangedInPlaceOnlyTheChangesCome(t *testing.T) {
 	}
 }
 
+// TestOfABlobThatRuntimesKeepOnlyTheChangesCome: neither of two nodes keeps anything itself, but
+// the runtime of one has the first version of a model, and that of the other one the second.
+func TestOfABlobThatRuntimesKeepOnlyTheChangesCome(t *testing.T) {
+	t.Parallel()
+	const chunks = 32
+	r := newRegistry(t)
+	model := random(chunks*chunk.Size, 42)
+	v1, v2 := r.pushArtifact("model", "v1", model), r.pushArtifact("model", "v2", changed(model, 3, 20))
+	c := newCluster(t, r, 0)
+	start := func(img *image) *member {
+		theirs := newRuntime(t)
+		m := c.start(theirs.besides("none"))
+		pullAtOnce(t, img, 1, m)
+		for d, p := range img.blobs {
+			theirs.keep(d, p)
+		}
+		pullAtOnce(t, img, 1, m) // from there: it is checked
+		return m
+	}
+	start(v2)
+	m := start(v1)
+	c.meet()
+	time.Sleep(time.Second) // it is announced who has v2
+	peers, upstream := m.got()
+	pullAtOnce(t, v2, 1, m)
+	nowPeers, nowUpstream := m.got()
+	if fetched := nowPeers - peers + nowUpstream - upstream; fetched > 3*chunk.Size && !slow {
+		t.Errorf("%d bytes were fetched of a blob of which 2 chunks have changed", fetched)
+	}
+	if kept := m.Status().Store.Bytes; kept >= chunk.Size {
+		t.Errorf("a node that keeps nothing keeps %d bytes", kept)
+	}
+}
+
 const modelChunks = 24
 
 var oldModel = sync.OnceValue(func() []byte { return random(modelChunks*chunk.Size, 43) })

@@ -105,6 +105,16 @@ func (all contentDirs) Links(ref chunk.Ref) (before, after chunk.Link, ok bool) 
 	return before, after, ok
 }
 
+// Read implements [proxy.Beside].
+func (all contentDirs) Read(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	for _, c := range all {
+		if p, err := c.Read(ctx, ref); err == nil {
+			return p, nil
+		}
+	}
+	return nil, chunk.ErrNotFound
+}
+
 // contentNews is what other members have been told of content directories.
 type contentNews struct {
 	dirs   contentDirs

@@ -5,5 +5,5 @@
 // anything asks it. What then comes is a [Behaviour].
 //
 // What it sends is never the bytes that were asked for. It knows no others: it needs
-// neither a registry nor a store.
+// neither a registry nor a store. Of maps of blobs it gives what it is told to.
 package hostile
