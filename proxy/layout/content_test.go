@@ -91,7 +91,7 @@ func TestContentThatIsNotGivenOut(t *testing.T) {
 	for name, prepare := range map[string]func(k *kept){
 		"missing":            func(*kept) {},
 		"no directory":       func(k *kept) { _ = os.RemoveAll(k.dir) },
-		"just written":       func(k *kept) { k.put(d, p, 0) },
+		"just written":       func(k *kept) { k.put(d, p, -time.Hour) }, // whenever this is looked at
 		"short":              func(k *kept) { k.put(d, p[:len(p)-1], time.Hour) },
 		"long":               func(k *kept) { k.put(d, append(bytes.Clone(p), 0), time.Hour) },
 		"wrong":              func(k *kept) { k.put(d, append([]byte{p[0] ^ 1}, p[1:]...), time.Hour) },
@@ -188,15 +188,18 @@ func TestContentIsListed(t *testing.T) {
 		k.put(d, nil, 0)
 	}
 	k.put("sha256:ingest", nil, 0)
+	written := func(ago time.Duration) {
+		for d := range want {
+			if err := os.Chtimes(filepath.Dir(k.path(d)), time.Time{}, time.Now().Add(-ago)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	written(-time.Hour) // which is a moment ago whenever this is looked at
 	if _, version, err := c.List(t.Context(), ""); err != nil || version != "" {
 		t.Errorf("a directory that was written to a moment ago has the version %q: %v", version, err)
 	}
-	for d := range want {
-		dir := filepath.Dir(k.path(d))
-		if err := os.Chtimes(dir, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	written(time.Hour)
 	all, version, err := c.List(t.Context(), "")
 	if err != nil || len(all) != len(want) || !want[all[0]] || !want[all[1]] {
 		t.Errorf("%v, %v", all, err)
