@@ -261,12 +261,15 @@ func TestEverybodyCanReadThePage(t *testing.T) {
 	if err := l.pull(t.Context(), "ghcr.io/shop/small:v1", l.members...); err != nil {
 		t.Fatal(err)
 	}
+	if err := l.pull(t.Context(), "docker.io/library/redis:8", l.members[1]); err != nil {
+		t.Fatal(err)
+	}
 	// A pull is shown for a few seconds, and the page may take longer to look.
 	pulling, stop := context.WithCancel(t.Context())
 	var again sync.WaitGroup
 	again.Go(func() {
 		for pulling.Err() == nil {
-			if err := l.pull(pulling, "docker.io/library/redis:8", l.members[1]); err != nil && pulling.Err() == nil {
+			if err := l.pull(pulling, "ghcr.io/shop/small:v1", l.members[0]); err != nil && pulling.Err() == nil {
 				t.Error(err)
 			}
 			time.Sleep(500 * time.Millisecond)
