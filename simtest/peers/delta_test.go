@@ -253,7 +253,6 @@ func TestAMapThatDoesNotComeFailsNothing(t *testing.T) {
 // TestRangesThatRestOnTheUpstreamAloneHaveNothingOfAMap, though a complete response that is
 // under way has.
 func TestRangesThatRestOnTheUpstreamAloneHaveNothingOfAMap(t *testing.T) {
-	t.Parallel()
 	models, m, _ := withHostileMaps(t, lies["nothing has changed"], func(c *node.Config) { c.UnprovenRanges = "upstream" })
 	eventually(t, "a map is used", func() bool {
 		model, path := models.next()
