@@ -60,7 +60,7 @@ func (r *runtime) settle(d digest.Digest) {
 func TestWhatARuntimeKeepsIsLent(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
-	layer := random(20<<20+5, 91)
+	layer := random(40<<20+5, 91) // more than the memory of both nodes holds
 	img := r.push("app", "v1", layer)
 	theirs := newRuntime(t)
 	c := newCluster(t, r, 1, func(c *node.Config) { c.Keep = "none" })
