@@ -29,6 +29,9 @@ func TestAProbeFailsWhereNoNodeAnswers(t *testing.T) {
 
 func TestADataDirectoryIsOwned(t *testing.T) {
 	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("MISSING: root; CI has it")
+		}
 		t.Skip("MISSING: root")
 	}
 	dir, outside := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "outside")

@@ -201,20 +201,3 @@ func TestTheDiskOfALargeBlob(t *testing.T) {
 		}
 	}
 }
-
-// TestTheDiskOfALargeBlobThatIsKept is what the settings say. It takes 20 GiB of the disk, and is
-// for those who ask for it.
-func TestTheDiskOfALargeBlobThatIsKept(t *testing.T) {
-	if os.Getenv("GRANARY_TEST_LARGE") == "" {
-		return
-	}
-	for keep, share := range map[string]int64{"all": 100, "shared": 50} {
-		nodes := startPair(t, serveLarge(t, large{largeSize}), func(int) []string { return []string{"--keep", keep, "--cache-size", "20GiB"} })
-		pullLarge(t, nodes[0], "")
-		size := disk(t, nodes[0].dir)
-		t.Logf("--keep=%s: %d MiB", keep, size>>20)
-		if size < largeSize/100*(share-10) || size > largeSize/100*(share+10) {
-			t.Errorf("--keep=%s takes %d bytes of the disk", keep, size)
-		}
-	}
-}

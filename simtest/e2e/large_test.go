@@ -1,3 +1,7 @@
+//go:build large
+
+// These take a quarter of an hour and 22 GiB of disk.
+
 package e2e
 
 import (
@@ -143,9 +147,6 @@ func (n *node) begun(t *testing.T, d digest.Digest) int64 {
 // TestLargeImage exports an image of 10 GiB and imports it, with both killed in the midst, in little
 // memory and without room for more than what comes of it.
 func TestLargeImage(t *testing.T) {
-	if os.Getenv("GRANARY_TEST_LARGE") != "1" {
-		t.Skip("it takes ten minutes and 22 GiB of disk; GRANARY_TEST_LARGE=1 runs it")
-	}
 	tmp, dir := t.TempDir(), t.TempDir()
 	file := filepath.Join(dir, "large.tar")
 	part := func() int64 { return disk(t, dir) }
@@ -201,5 +202,18 @@ func TestLargeImage(t *testing.T) {
 	}
 	if disk(t, tmp) > 64<<10 {
 		t.Errorf("%s holds %d bytes", tmp, disk(t, tmp))
+	}
+}
+
+// TestTheDiskOfALargeBlobThatIsKept is what the settings say.
+func TestTheDiskOfALargeBlobThatIsKept(t *testing.T) {
+	for keep, share := range map[string]int64{"all": 100, "shared": 50} {
+		nodes := startPair(t, serveLarge(t, large{largeSize}), func(int) []string { return []string{"--keep", keep, "--cache-size", "20GiB"} })
+		pullLarge(t, nodes[0], "")
+		size := disk(t, nodes[0].dir)
+		t.Logf("--keep=%s: %d MiB", keep, size>>20)
+		if size < largeSize/100*(share-10) || size > largeSize/100*(share+10) {
+			t.Errorf("--keep=%s takes %d bytes of the disk", keep, size)
+		}
 	}
 }
