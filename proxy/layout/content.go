@@ -19,6 +19,7 @@ import (
 const (
 	maxLinks     = 1 << 18          // that are remembered of blobs, 50 bytes each: 256 GiB of blobs
 	checksAtOnce = 4                // blobs of a directory
+	maxChecks    = 256              // that wait for that
 	maxListed    = 1 << 17          // blobs of a directory
 	awayFor      = 10 * time.Second // that a directory is left alone which has not answered
 )
@@ -30,6 +31,10 @@ const (
 type Content struct {
 	dir    *Dir
 	always bool
+	turns  chan struct{}   // one for each check under way
+	ctx    context.Context // of all checks, which nobody need wait for
+	stop   context.CancelFunc
+	checks sync.WaitGroup
 
 	mu       sync.Mutex
 	checking map[digest.Digest]chan struct{} // closed when it is known what a blob is
@@ -40,10 +45,24 @@ type Content struct {
 
 // NewContent returns the content of a directory, which need not be there yet. With always a
 // chunk is checked each time that it is read. report, which may be nil, is told of wrong files.
+// Close it after use.
 func NewContent(dir string, always bool, report func(error)) *Content {
-	c := &Content{dir: NewDir(dir, report), always: always, known: make(map[digest.Digest]*Kept), checking: make(map[digest.Digest]chan struct{})}
+	c := &Content{
+		dir: NewDir(dir, report), always: always, turns: make(chan struct{}, checksAtOnce),
+		known: make(map[digest.Digest]*Kept), checking: make(map[digest.Digest]chan struct{}),
+	}
 	c.dir.origin = "disk"
+	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c
+}
+
+// Close ends the checks that are under way. Nothing is opened any more.
+func (c *Content) Close() error {
+	c.mu.Lock()
+	c.stop() // none is begun from here on
+	c.mu.Unlock()
+	c.checks.Wait()
+	return nil
 }
 
 // Open returns a blob. The error is [chunk.ErrNotFound] if it is not there, or its file is
@@ -56,7 +75,7 @@ func (c *Content) Open(ctx context.Context, d digest.Digest) (*Kept, error) {
 	if k := c.find(d, f.stamp); k != nil {
 		return k, nil
 	}
-	done := c.begin(ctx, d)
+	done := c.begin(d)
 	if done == nil {
 		return nil, chunk.ErrNotFound
 	}
@@ -71,28 +90,39 @@ func (c *Content) Open(ctx context.Context, d digest.Digest) (*Kept, error) {
 	return nil, chunk.ErrNotFound
 }
 
-// begin has a blob checked, and returns what is closed then. It goes on without anybody who waits,
-// for who asks next. It returns nil if others are being checked, and the disk has enough to do.
-func (c *Content) begin(ctx context.Context, d digest.Digest) <-chan struct{} {
+// begin has a blob checked in its turn, and returns what is closed then. That goes on without
+// anybody who waits, for who asks next. It returns nil if too many blobs wait for their turn.
+func (c *Content) begin(d digest.Digest) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if done := c.checking[d]; done != nil || len(c.checking) >= checksAtOnce {
+	if done := c.checking[d]; done != nil || len(c.checking) >= maxChecks || c.ctx.Err() != nil {
 		return done
 	}
 	done := make(chan struct{})
 	c.checking[d] = done
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkFor)
-	go func() { // there are only so many, and each is bounded
-		defer cancel()
-		if _, err := c.check(ctx, d); err != nil && !missing(err) {
+	c.checks.Go(func() {
+		err := c.checkInTurn(d)
+		if err != nil && !missing(err) && c.ctx.Err() == nil {
 			c.dir.report(err)
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.checking, d)
 		close(done)
-	}()
+	})
 	return done
+}
+
+func (c *Content) checkInTurn(d digest.Digest) error {
+	select {
+	case c.turns <- struct{}{}:
+		defer func() { <-c.turns }()
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, checkFor)
+	defer cancel()
+	return c.check(ctx, d)
 }
 
 // Stat returns the size of a blob as its file says it, which need not have been checked.
@@ -163,22 +193,22 @@ func (c *Content) find(d digest.Digest, stamp string) *Kept {
 }
 
 // check hashes a blob.
-func (c *Content) check(ctx context.Context, d digest.Digest) (*Kept, error) {
+func (c *Content) check(ctx context.Context, d digest.Digest) error {
 	f, err := c.dir.openBlob(ctx, d)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
 	m, err := chunk.Grid(d, f.size)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	k := &Kept{content: c, m: m, stamp: f.stamp, used: time.Now()}
 	prefix := chunk.NewPrefix(d)
 	for i := range m.Len() {
 		p, err := c.dir.read(ctx, d, f, m.At(i).Offset, m.At(i).Size)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		_, _ = prefix.Write(p)
 		k.links = append(k.links, prefix.Link())
@@ -186,14 +216,14 @@ func (c *Content) check(ctx context.Context, d digest.Digest) (*Kept, error) {
 	info, err := f.Stat()
 	switch {
 	case err != nil || stamp(info) != f.stamp:
-		return nil, chunk.ErrNotFound // it is being written to
+		return chunk.ErrNotFound // it is being written to
 	case !prefix.Matches():
 		c.dir.doubts.set(d, f.stamp)
 		c.dir.report(c.dir.wrong(d, f.size))
-		return nil, chunk.ErrNotFound
+		return chunk.ErrNotFound
 	}
 	c.remember(k)
-	return k, nil
+	return nil
 }
 
 // remember makes room by forgetting what has not been used for longest.

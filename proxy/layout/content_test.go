@@ -27,7 +27,9 @@ type kept struct {
 func newKept(t *testing.T) *kept { return &kept{T: t, dir: t.TempDir()} }
 
 func (k *kept) content(always bool) *layout.Content {
-	return layout.NewContent(k.dir, always, func(err error) { k.reported = append(k.reported, err) })
+	c := layout.NewContent(k.dir, always, func(err error) { k.reported = append(k.reported, err) })
+	k.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 func (k *kept) path(d digest.Digest) string {
@@ -176,6 +178,18 @@ func TestContentThatIsCheckedEachTime(t *testing.T) {
 	}
 	m, _ := chunk.Grid(d, b.Size())
 	if _, err := b.Get(t.Context(), m.At(1)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestContentThatIsClosedChecksNothing(t *testing.T) {
+	k, p := newKept(t), randomBytes(10)
+	c, d := k.content(false), digest.FromBytes(p)
+	k.put(d, p, time.Hour)
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Open(t.Context(), d); !errors.Is(err, chunk.ErrNotFound) {
 		t.Error(err)
 	}
 }

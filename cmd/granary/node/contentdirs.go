@@ -45,7 +45,9 @@ func (n *Node) openContentDirs() error {
 		if err != nil {
 			return &SettingError{"content-dir", err}
 		}
-		n.beside = append(n.beside, layout.NewContent(path, n.cfg.VerifyReads == "always", n.faults.report))
+		c := layout.NewContent(path, n.cfg.VerifyReads == "always", n.faults.report)
+		n.closers = append(n.closers, c.Close)
+		n.beside = append(n.beside, c)
 	}
 	n.news = newContentNews(n.beside)
 	return nil
