@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -50,12 +51,19 @@ func (h Holding) Ref() string {
 // pulled for one platform the other platforms' images are not counted. It looks through the
 // whole catalog, and is for people to ask now and then.
 func (r *Registry) Holdings(ctx context.Context) []Holding {
+	all, _ := r.holdings(ctx)
+	return all
+}
+
+// holdings is Holdings. Unless it is complete, other images may have what seems to be one's own.
+func (r *Registry) holdings(ctx context.Context) (found []Holding, complete bool) {
 	c := r.cfg.Catalog
 	tags, manifests := c.AllTags(maxHeldTags), c.Manifests(maxHeldManifests)
 	type image struct {
 		repository string
 		digest     digest.Digest
 	}
+	complete = len(tags) < maxHeldTags && len(manifests) < maxHeldManifests
 	roots := make(map[image]*Holding)
 	add := func(repository string, d digest.Digest) *Holding {
 		h := roots[image{repository, d}]
@@ -78,6 +86,9 @@ func (r *Registry) Holdings(ctx context.Context) []Holding {
 			continue
 		}
 		for _, l := range r.refsOf(ctx, d) {
+			if l.role == graph.Subject {
+				continue // which it is about, and not what it consists of
+			}
 			for _, repository := range repositories {
 				below[image{repository, l.digest}] = true
 			}
@@ -94,11 +105,12 @@ func (r *Registry) Holdings(ctx context.Context) []Holding {
 	users := make(map[digest.Digest]int)
 	for _, h := range all {
 		h.members = r.membersOf(ctx, h.Digest)
+		complete = complete && len(h.members) < maxHeldBlobs && ctx.Err() == nil
 		for d := range h.members {
 			users[d]++
 		}
 	}
-	found := make([]Holding, 0, len(all))
+	found = make([]Holding, 0, len(all))
 	for _, h := range all {
 		h.sum(r.cfg.Store, users)
 		slices.Sort(h.Tags)
@@ -109,7 +121,7 @@ func (r *Registry) Holdings(ctx context.Context) []Holding {
 	slices.SortFunc(found, func(a, b Holding) int {
 		return cmp.Or(cmp.Compare(b.Stored, a.Stored), cmp.Compare(a.Ref(), b.Ref()), cmp.Compare(a.Digest, b.Digest))
 	})
-	return found
+	return found, complete
 }
 
 func (r *Registry) storesAny(d digest.Digest) bool {
@@ -163,12 +175,19 @@ func (h *Holding) sum(store Store, users map[digest.Digest]int) {
 }
 
 // Evictable returns the blobs that belong to what a reference means here and to no other
-// image, and the image. The error is that no such image is stored.
-func (r *Registry) Evictable(ctx context.Context, want ref.Reference) (own []digest.Digest, h Holding, err error) {
-	for _, h := range r.Holdings(ctx) {
-		if h.Repository == want.Repository.String() && (h.Digest == want.Digest || want.Digest == "" && slices.Contains(h.Tags, want.Tag)) {
-			return h.own, h, nil
+// image, and the image. What was imported is not among them unless that is said. The error is
+// that no such image is stored, or that there are too many to tell.
+func (r *Registry) Evictable(ctx context.Context, want ref.Reference, imported bool) (own []digest.Digest, h Holding, err error) {
+	all, complete := r.holdings(ctx)
+	for _, h := range all {
+		if h.Repository != want.Repository.String() || h.Digest != want.Digest && (want.Digest != "" || !slices.Contains(h.Tags, want.Tag)) {
+			continue
 		}
+		if !complete {
+			return nil, h, fmt.Errorf("%s: there is too much in the store to tell what belongs to no other image; granary gc evicts by age", want)
+		}
+		own = slices.DeleteFunc(h.own, func(d digest.Digest) bool { return !imported && r.cfg.Catalog.Imported(d) })
+		return own, h, nil
 	}
 	return nil, h, &notHeldError{want}
 }

@@ -17,14 +17,14 @@ import (
 
 // What clients read now is known blob by blob; people want to know it image by image. So the
 // manifests that were asked for lately are remembered, and a blob is shown with the one that
-// names it. All this is for people to look at: nothing is decided by it.
+// names it. All this is for people to look at.
 
 const (
 	lingers    = 5 * time.Second // a blob is shown after its end, for clients have pauses
 	maxAsked   = 256             // manifests that were asked for last
 	maxShown   = 128             // images that are told
 	maxMembers = 32 << 10        // references of all manifests that are remembered, of some 200 bytes each
-	maxRefsOf  = 1024            // references of one that are remembered
+	maxRefsOf  = 1024            // references of one that is remembered
 	maxLinger  = 1024            // blobs that have ended and are shown
 	unnamed    = "blobs whose manifest is not known"
 )
@@ -159,7 +159,7 @@ func (r *Registry) UnderWay(ctx context.Context) []ImageUnderWay {
 		}
 		i := images[name+string(a.manifest)]
 		if i == nil {
-			i = &ImageUnderWay{Ref: name, Digest: a.manifest}
+			i = &ImageUnderWay{Ref: name, Digest: a.manifest, Layers: []LayerUnderWay{}}
 			images[name+string(a.manifest)] = i
 			for _, l := range refs {
 				if l.role == graph.Layer || l.role == graph.Config {
@@ -167,9 +167,7 @@ func (r *Registry) UnderWay(ctx context.Context) []ImageUnderWay {
 				}
 			}
 		}
-		if a.manifest == "" {
-			i.add(r.layerUnderWay(open, k.repository, k.blob, "", open[k].size))
-		}
+		i.add(r.layerUnderWay(open, k.repository, k.blob, "", open[k].size)) // if it is no layer, but nested, say
 	}
 	all := make([]ImageUnderWay, 0, len(images))
 	for _, i := range images {
@@ -250,8 +248,8 @@ func (a asked) name(recent []asked, refsOf func(digest.Digest) []member) string 
 	return named.String()
 }
 
-// refsOf returns what a stored manifest refers to, at most a thousand references. What is not
-// stored, or is no manifest, refers to nothing that is known.
+// refsOf returns what a stored manifest refers to. What is not stored, or is no manifest, refers
+// to nothing that is known.
 func (r *Registry) refsOf(ctx context.Context, d digest.Digest) []member {
 	rs := &r.reads
 	rs.mu.Lock()
@@ -269,10 +267,13 @@ func (r *Registry) refsOf(ctx context.Context, d digest.Digest) []member {
 		return nil
 	}
 	all, _ := graph.References(raw) // one with too many was not served
-	for _, l := range all[:min(len(all), maxRefsOf)] {
+	for _, l := range all {
 		if !l.Malformed {
 			refs = append(refs, member{l.Digest, l.MediaType, l.Size, l.Role})
 		}
+	}
+	if len(refs) > maxRefsOf {
+		return refs
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()

@@ -23,6 +23,10 @@ func writeArchive(ctx context.Context, name string, images []*puller) error {
 	if err != nil {
 		return err
 	}
+	if !w.begins(ocispec.ImageLayoutFile + "\x00") {
+		w.Close()
+		return fmt.Errorf("%s.part: it is somebody else's: what an export leaves begins with %s", name, ocispec.ImageLayoutFile)
+	}
 	a := &archive{out: w, there: make(map[string]bool)}
 	return w.finish(a.writeAll(ctx, images))
 }

@@ -353,10 +353,16 @@ func TestAnArchiveTakesItsPlaceWhenItIsComplete(t *testing.T) {
 	image := l.image("i")
 	l.tag("v1", image)
 	file := filepath.Join(dir, "out.tar")
-	for _, p := range []string{file, file + ".part"} {
-		if err := os.WriteFile(p, []byte("an earlier one"), 0o644); err != nil {
+	for name, text := range map[string]string{file: "an earlier one", file + ".part": "somebody else's"} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if status, _, errs := l.export(t, "registry.test/app:v1", "oci-archive:"+file); status != 1 || !strings.Contains(errs, "out.tar.part: it is somebody else's") {
+		t.Errorf("over a file of another program: %d, %s", status, errs)
+	}
+	if err := os.WriteFile(file+".part", []byte("oci-layout\x00 and what came then"), 0o644); err != nil {
+		t.Fatal(err)
 	}
 	wrong := l.blob(layerType, "layer of i")
 	l.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -69,6 +70,13 @@ func lock(f *os.File) error {
 		return fmt.Errorf("%s: lock: %w", f.Name(), err)
 	}
 	return nil
+}
+
+// begins reports whether what is there begins as it should, as far as it goes.
+func (w *part) begins(with string) bool {
+	there := make([]byte, min(w.have, int64(len(with))))
+	_, err := w.ReadAt(there, 0)
+	return err == nil && strings.HasPrefix(with, string(there))
 }
 
 // cut drops what is there from pos on.

@@ -8,10 +8,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/granary-oci/granary/cmd/granary/node"
 )
 
 // podCmd has what the pods of the Helm chart would take a shell for: their image has
@@ -63,15 +66,19 @@ func own(dir *os.Root, uid, gid int) error {
 	if err != nil {
 		return err
 	}
-	if is, ok := info.Sys().(*syscall.Stat_t); ok && int(is.Uid) == uid && int(is.Gid) == gid {
-		return nil
-	}
 	// What is in the store is nobody's business but the node's.
 	if err := dir.Chmod(".", 0o700); err != nil {
 		return err
 	}
+	if is, ok := info.Sys().(*syscall.Stat_t); ok && int(is.Uid) == uid && int(is.Gid) == gid {
+		return nil
+	}
+	keeper, snapshots := node.SnapshotDirs("/")
 	err = fs.WalkDir(dir.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
-		if err != nil || name == "." {
+		switch {
+		case name == filepath.Base(keeper) || name == filepath.Base(snapshots): // root's, and what containers have written
+			return fs.SkipDir
+		case err != nil || name == ".":
 			return err
 		}
 		return dir.Lchown(name, uid, gid)

@@ -47,9 +47,13 @@ func TestADataDirectoryIsOwned(t *testing.T) {
 		}
 		return info.Sys().(*syscall.Stat_t).Uid
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "blobs"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"blobs", "snapshotter"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
+	written := filepath.Join(dir, "snapshotter", "of-a-container")
+	write(written)
 	blob, link := filepath.Join(dir, "blobs", "a"), filepath.Join(dir, "link")
 	write(blob)
 	write(outside)
@@ -59,7 +63,7 @@ func TestADataDirectoryIsOwned(t *testing.T) {
 	if status, _, errs := granary(t, "pod", "own", dir, "65532:65532"); status != 0 {
 		t.Fatal(errs)
 	}
-	for name, want := range map[string]uint32{dir: 65532, blob: 65532, link: 65532, outside: 0} {
+	for name, want := range map[string]uint32{dir: 65532, blob: 65532, link: 65532, outside: 0, written: 0} {
 		if got := owner(name); got != want {
 			t.Errorf("%s is of user %d, want %d", name, got, want)
 		}

@@ -27,7 +27,8 @@ type preheatCmd struct {
 	Wait     bool     `name:"wait" help:"Show how far it is, and end when all is there: with status 1 if anything failed."`
 	JSON     bool     `name:"json" help:"Print JSON; with --wait a line for each change."`
 
-	DockerConfig string `name:"docker-config" placeholder:"FILE" help:"Docker's config.json with the credentials for private images, which the node gets for as long as it takes. Default: that of the user."`
+	DefaultUpstream string `name:"default-upstream" default:"docker.io" placeholder:"HOST" help:"Registry of images that name none, as the node has it."`
+	DockerConfig    string `name:"docker-config" placeholder:"FILE" help:"Docker's config.json with the credentials for private images, which the node gets for as long as it takes. Default: that of the user."`
 }
 
 func (c *preheatCmd) Run(e *env) error {
@@ -59,7 +60,7 @@ func (c *preheatCmd) Run(e *env) error {
 func (c *preheatCmd) authorization(e *env) (map[string]string, error) {
 	all := make(map[string]string)
 	for _, s := range c.Refs {
-		want, err := ref.Parse(s, "docker.io")
+		want, err := ref.Parse(s, c.DefaultUpstream)
 		if err != nil {
 			return nil, err
 		}

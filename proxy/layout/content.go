@@ -3,6 +3,7 @@ package layout
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -316,8 +317,8 @@ func listed(root *os.Root, a digest.Algorithm, all []digest.Digest) ([]digest.Di
 	}
 	defer f.Close()
 	names, err := f.Readdirnames(maxListed)
-	if len(names) == 0 {
-		return all, nil
+	if errors.Is(err, io.EOF) {
+		err = nil // it is empty
 	}
 	for _, name := range names {
 		if d := digest.NewDigestFromEncoded(a, name); d.Validate() == nil {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/granary-oci/granary/cmd/granary/node"
 )
 
@@ -217,6 +219,48 @@ func TestAnImageIsEvictedWithoutWhatOthersNeed(t *testing.T) {
 	}
 	if err := c.members[0].command(http.MethodPost, "/api/v1/evict", node.EvictRequest{Ref: "ORG"}, &done); err == nil {
 		t.Error("no name was evicted")
+	}
+}
+
+// TestWhatIsReferredToIsAnImage of its own although another manifest is about it: what it needs is
+// not evicted with an image that shares a layer with it.
+func TestWhatIsReferredToIsAnImage(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	base := random(3<<20, 1)
+	signed, other := r.push("org/signed", "v1", base, random(2<<20, 2)), r.push("org/other", "v1", base)
+	size := len(r.content["org/signed/manifests/"+string(signed.manifest)])
+	p, _ := json.Marshal(map[string]any{
+		"schemaVersion": 2, "mediaType": manifestType, "artifactType": "application/x-signature", "layers": []any{},
+		"config":  map[string]any{"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest.FromString("{}"), "size": 2},
+		"subject": map[string]any{"mediaType": manifestType, "digest": signed.manifest, "size": size},
+	})
+	referrer := r.pushManifest("org/signed", "a-signature", manifestType, p)
+	c := newCluster(t, r, 1)
+	m := c.members[0]
+	for _, path := range []string{"manifests/" + string(signed.manifest), "manifests/" + string(referrer)} { // by digest alone
+		if a := m.get("/v2/org/signed/" + path); a.status != http.StatusOK {
+			t.Fatal(a.status)
+		}
+	}
+	for d, p := range signed.blobs {
+		if err := m.gives(p, signed.path(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.pull(other, ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the image is told of", func() bool { return held(t, m)[host+"/org/signed@"+string(signed.manifest)] >= signed.size() })
+	var done node.Evicted
+	if err := m.command(http.MethodPost, "/api/v1/evict", node.EvictRequest{Ref: "org/other:v1"}, &done); err != nil {
+		t.Fatal(err)
+	}
+	r.kill()
+	for d, p := range signed.blobs {
+		if err := m.gives(p, signed.path(d)); err != nil {
+			t.Errorf("a blob of what was not evicted: %v", err)
+		}
 	}
 }
 

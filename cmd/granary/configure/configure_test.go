@@ -257,6 +257,40 @@ func TestUndoAfterAnEdit(t *testing.T) {
 	}
 }
 
+// TestWhatWasTakenOutAgainStaysOut: an edit that was there when the file was configured again, and
+// that its author has taken back since, does not come back.
+func TestWhatWasTakenOutAgainStaysOut(t *testing.T) {
+	const name, before = "/etc/containerd/certs.d/_default/hosts.toml", "# by hand\n[host.\"https://a.test\"]\n"
+	root := machine(t, map[string]string{name: before})
+	o := Options{Runtime: Containerd, Root: root, Mirror: mirror, Prepend: true}
+	apply(t, New, o)
+	once := read(t, root, name)
+	put(t, root, name, once+"[host.\"https://x.test\"]\n")
+	apply(t, New, o)
+	put(t, root, name, once)
+	apply(t, New, o)
+	if now := read(t, root, name); now != once {
+		t.Errorf("configured again: %s", now)
+	}
+	apply(t, Undo, o)
+	if now := read(t, root, name); now != before {
+		t.Errorf("after the undo: %s", now)
+	}
+}
+
+// TestAKeyOfOurTable that somebody has added does not become one of the table before it.
+func TestAKeyOfOurTable(t *testing.T) {
+	const name = "/etc/containerd/certs.d/_default/hosts.toml"
+	root := machine(t, map[string]string{name: "[host.\"https://a.test\"]\n"})
+	o := Options{Runtime: Containerd, Root: root, Mirror: mirror}
+	apply(t, New, o)
+	edited := read(t, root, name) + "  skip_verify = true\n"
+	put(t, root, name, edited)
+	if p := apply(t, Undo, o); !p.Refused() || read(t, root, name) != edited {
+		t.Errorf("it is now %s", read(t, root, name))
+	}
+}
+
 // TestACrashBetweenTheWrites holds that there is an undo also when the record was
 // written and the file was not.
 func TestACrashBetweenTheWrites(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // insertion is a text of ours, and where it goes in what is there.
@@ -35,22 +36,23 @@ func edit(f format, text []byte) (edited []byte, pieces []string, err error) {
 	return edited, pieces, check(f, before, edited)
 }
 
-var errForm = errors.New("it is written in a form that this program does not change: add the mirror by hand")
+// ErrForm says that a file is not changed, though a runtime may understand it.
+var ErrForm = errors.New("it is written in a form that this program does not change: add the mirror by hand")
 
 // check returns an error if a text says anything else than before and the mirror.
 func check(f format, before map[string]any, edited []byte) error {
 	after, err := f.decode(edited)
 	if err != nil {
-		return errForm
+		return ErrForm
 	}
 	left, err := f.insert(edited)
 	if err != nil || len(left) > 0 {
-		return errForm // the mirror did not get where it was to be
+		return ErrForm // the mirror did not get where it was to be
 	}
 	f.without(before)
 	f.without(after)
 	if !reflect.DeepEqual(prune(after), prune(before)) {
-		return errForm
+		return ErrForm
 	}
 	return nil
 }
@@ -89,7 +91,7 @@ var errEdited = errors.New("it has been edited since, and what was added cannot 
 func cut(text []byte, pieces []string, decode func([]byte) (map[string]any, error)) ([]byte, error) {
 	text = bytes.Clone(text)
 	for _, p := range pieces {
-		if bytes.Count(text, []byte(p)) != 1 {
+		if bytes.Count(text, []byte(p)) != 1 || owns(p, text[bytes.Index(text, []byte(p))+len(p):]) {
 			return nil, errEdited
 		}
 		text = bytes.Replace(text, []byte(p), nil, 1)
@@ -98,6 +100,20 @@ func cut(text []byte, pieces []string, decode func([]byte) (map[string]any, erro
 		return nil, errEdited
 	}
 	return text, nil
+}
+
+// owns reports whether what follows a block that was inserted belongs to the table that the block
+// ends with: keys of TOML do, up to the next table.
+func owns(piece string, rest []byte) bool {
+	if !strings.Contains(piece, endMark) || !strings.Contains(piece, "\n[") {
+		return false
+	}
+	for line := range bytes.Lines(rest) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+			return line[0] != '['
+		}
+	}
+	return false
 }
 
 // lineAt returns where the line begins that an offset is in.

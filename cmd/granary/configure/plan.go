@@ -150,7 +150,10 @@ func (p *Plan) add(s *setup, t target) error {
 			return err
 		}
 	case c.Action == Keep:
-		now.Made, now.After = was.Made, was.After
+		now.Made = was.Made
+		if was.Existed == now.Existed && bytes.Equal(was.Before, now.Before) { // else what was written then was of another text
+			now.After = was.After
+		}
 	default:
 		now.Made = was.Made
 		if edited == nil { // until the file is written it is what it is now, and is undone the same

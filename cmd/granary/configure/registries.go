@@ -62,7 +62,7 @@ func (f registriesConf) insert(text []byte) ([]insertion, error) {
 	entries := tables(doc, "registry")
 	spans := registrySpans(text, all)
 	if len(spans) != len(entries) {
-		return nil, errForm // they do not stand below [[registry]]
+		return nil, ErrForm // they do not stand below [[registry]]
 	}
 	var insertions []insertion
 	found := make(map[string]bool)

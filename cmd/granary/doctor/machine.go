@@ -29,8 +29,11 @@ func checkRuntimes(_ context.Context, p *patient) (findings []Finding) {
 		case errors.Is(err, fs.ErrPermission):
 			findings = append(findings, Finding{"", runtime, Warning, err.Error(), "run granary doctor as root, to have its files looked at"})
 			continue
+		case errors.Is(err, configure.ErrForm):
+			findings = append(findings, Finding{"", runtime, Warning, err.Error(), "add the mirror by hand, as the README shows it"})
+			continue
 		case err != nil:
-			findings = append(findings, Finding{"", runtime, Error, err.Error(), "repair the file: the runtime does not understand it either"})
+			findings = append(findings, Finding{"", runtime, Error, err.Error(), "look at the file: what is not understood here, the runtime may not understand either"})
 			continue
 		case !state.Present:
 			continue

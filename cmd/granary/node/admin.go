@@ -103,8 +103,9 @@ func (n *Node) Status() Status {
 		Cluster:   n.clusterStatus(),
 	}
 	s.Traffic, _ = n.traffic.latest()
+	room := maxShownParts
 	for _, p := range n.preheats.recent(maxShownPreheats) {
-		s.Preheats = append(s.Preheats, p.status(n))
+		s.Preheats = append(s.Preheats, p.status(n).within(&room))
 	}
 	if n.store.Disk == nil {
 		s.Degraded = "the data directory cannot be used; nothing is kept"

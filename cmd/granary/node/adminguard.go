@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -32,11 +33,11 @@ type adminGuard struct {
 }
 
 // newAdminGuard returns a *SettingError for settings that would let in anybody unasked.
-func newAdminGuard(cfg ListenConfig) (*adminGuard, error) {
+func newAdminGuard(cfg ListenConfig, log *slog.Logger) (*adminGuard, error) {
 	g := &adminGuard{open: cfg.AdminOpen}
 	var err error
 	if cfg.AdminTokenFile != "" {
-		if g.tokens, err = newTokens(cfg.AdminTokenFile); err != nil {
+		if g.tokens, err = newTokens(cfg.AdminTokenFile, log); err != nil {
 			return nil, &SettingError{"admin-token-file", err}
 		}
 	}
@@ -156,23 +157,28 @@ const (
 // tokens are those of a file that may change while it is used.
 type tokens struct {
 	file string
+	log  *slog.Logger
 
-	mu      sync.Mutex
-	sums    [][sha256.Size]byte // of the tokens, so that comparing takes the same time for all
-	changed time.Time           // of the file when it was read
-	looked  time.Time
+	mu     sync.Mutex
+	sums   [][sha256.Size]byte // of the tokens, so that comparing takes the same time for all
+	info   os.FileInfo         // of the file when it was read
+	fault  string              // why it cannot be read now, as that was logged
+	looked time.Time
 }
 
-func newTokens(file string) (*tokens, error) {
-	t := &tokens{file: file}
+func newTokens(file string, log *slog.Logger) (*tokens, error) {
+	t := &tokens{file: file, log: log}
 	return t, t.read()
 }
 
-// read reads the file: tokens, one a line, each of which is good.
+// read reads the file, unless it is the same as before: tokens, one a line, each of which is good.
 func (t *tokens) read() error {
 	info, err := os.Stat(t.file)
 	if err != nil {
 		return err
+	}
+	if was := t.info; was != nil && os.SameFile(was, info) && was.ModTime().Equal(info.ModTime()) && was.Size() == info.Size() {
+		return nil
 	}
 	if info.Size() > maxTokenFile {
 		return errors.New("the file is too large")
@@ -189,20 +195,30 @@ func (t *tokens) read() error {
 	for _, s := range secrets {
 		sums = append(sums, sha256.Sum256(s))
 	}
-	t.sums, t.changed = sums, info.ModTime()
+	t.sums, t.info = sums, info
 	return nil
 }
 
-// has reports whether a token is one of those in the file, of which a newer version is read. One
-// that cannot be used leaves the tokens as they are.
+// again reads the file again. One that cannot be used leaves the tokens as they are, and that is
+// said once.
+func (t *tokens) again() {
+	fault := ""
+	if err := t.read(); err != nil {
+		fault = err.Error()
+	}
+	if fault != "" && fault != t.fault {
+		t.log.Error("the admin tokens stay as they are: their file cannot be used", "file", t.file, "error", fault)
+	}
+	t.fault = fault
+}
+
+// has reports whether a token is one of those in the file, of which a newer version is read.
 func (t *tokens) has(token string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now := time.Now(); now.Sub(t.looked) > tokensFor {
 		t.looked = now
-		if info, err := os.Stat(t.file); err == nil && !info.ModTime().Equal(t.changed) {
-			_ = t.read()
-		}
+		t.again()
 	}
 	sum, found := sha256.Sum256([]byte(token)), 0
 	for _, s := range t.sums {

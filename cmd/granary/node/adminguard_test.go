@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -103,7 +104,7 @@ func TestWhoMayAskTheAdminListener(t *testing.T) {
 
 		{"all may", all, question{method: "POST", path: "/api/v1/gc", from: there, at: here, host: here}, 200},
 	} {
-		g, err := newAdminGuard(tt.cfg)
+		g, err := newAdminGuard(tt.cfg, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,12 +128,12 @@ func TestAnAdminListenerThatAnybodyMayCommandIsRefused(t *testing.T) {
 		"no TLS":               {ListenConfig{Admin: "0.0.0.0:5051", AdminClientCAFile: "/nowhere"}, "admin-client-ca-file"},
 	} {
 		var bad *SettingError
-		if _, err := newAdminGuard(tt.cfg); !errors.As(err, &bad) || bad.Name != tt.setting || strings.Contains(err.Error(), "short") {
+		if _, err := newAdminGuard(tt.cfg, slog.New(slog.DiscardHandler)); !errors.As(err, &bad) || bad.Name != tt.setting || strings.Contains(err.Error(), "short") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "localhost:0", ""} {
-		if _, err := newAdminGuard(ListenConfig{Admin: address}); err != nil {
+		if _, err := newAdminGuard(ListenConfig{Admin: address}, slog.New(slog.DiscardHandler)); err != nil {
 			t.Errorf("%q: %v", address, err)
 		}
 	}
@@ -140,7 +141,7 @@ func TestAnAdminListenerThatAnybodyMayCommandIsRefused(t *testing.T) {
 
 func TestTokensAreReadAgain(t *testing.T) {
 	file := writeFile(t, "token", goodToken)
-	known, err := newTokens(file)
+	known, err := newTokens(file, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

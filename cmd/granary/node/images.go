@@ -45,12 +45,6 @@ func (n *Node) Images(ctx context.Context) Images {
 	return n.images.known
 }
 
-func (n *Node) forgetImages() {
-	n.images.mu.Lock()
-	defer n.images.mu.Unlock()
-	n.images.known = Images{}
-}
-
 // EvictRequest says which image is to leave the store. It is what /api/v1/evict takes.
 type EvictRequest struct {
 	Ref      string `json:"ref"`
@@ -94,7 +88,9 @@ func (n *Node) evictHere(ctx context.Context, q EvictRequest) (done Evicted, err
 	if err != nil {
 		return done, err
 	}
-	own, h, err := n.registry.Evictable(ctx, want)
+	n.images.mu.Lock() // one look through the catalog at a time
+	defer n.images.mu.Unlock()
+	own, h, err := n.registry.Evictable(ctx, want, q.Imported)
 	if errors.Is(err, chunk.ErrNotFound) {
 		return done, nil // as on members that never had it
 	}
@@ -104,7 +100,7 @@ func (n *Node) evictHere(ctx context.Context, q EvictRequest) (done Evicted, err
 	if h.Imported && !q.Imported {
 		return done, fmt.Errorf("%s was imported, and may be had nowhere else: say that it is to go all the same", want)
 	}
-	defer n.forgetImages()
+	n.images.known = Images{}
 	gone := make(map[digest.Digest]bool)
 	for _, d := range own {
 		gone[d] = true

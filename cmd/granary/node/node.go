@@ -251,7 +251,7 @@ func (n *Node) listen() error {
 	if n.cfg.Admin == "" {
 		return nil
 	}
-	if n.guard, err = newAdminGuard(n.cfg.ListenConfig); err != nil {
+	if n.guard, err = newAdminGuard(n.cfg.ListenConfig, n.log); err != nil {
 		return err
 	}
 	if n.admin, err = net.Listen("tcp", n.cfg.Admin); err != nil {
@@ -360,15 +360,19 @@ func (n *Node) URLs() []string {
 	return urls
 }
 
-// AdminURL returns where the admin listener is reached, or "".
+// AdminURL returns where the admin listener is reached from this machine, or "".
 func (n *Node) AdminURL() string {
 	if n.admin == nil {
 		return ""
 	}
-	if n.adminTLS {
-		return "https://" + n.admin.Addr().String()
+	address := n.admin.Addr().String()
+	if host, port, err := net.SplitHostPort(address); err == nil && net.ParseIP(host).IsUnspecified() {
+		address = net.JoinHostPort("127.0.0.1", port) // a name that is nobody's is answered to nobody
 	}
-	return "http://" + n.admin.Addr().String()
+	if n.adminTLS {
+		return "https://" + address
+	}
+	return "http://" + address
 }
 
 // Run serves until ctx ends, then stops accepting, lets responses that are under

@@ -57,6 +57,7 @@ func (n *Node) order(ctx context.Context, o wire.Order, says []byte) (brought []
 	case orderEvict:
 		var q EvictRequest
 		if err = json.Unmarshal(says, &q); err == nil {
+			q.Imported = q.Imported && !n.cfg.InsecureCluster // of which anybody is a member
 			answer, err = n.evictHere(ctx, q)
 		}
 	case orderReport:
@@ -177,9 +178,13 @@ func (n *Node) flows() []Flow {
 	_, flows := n.traffic.latest()
 	all := append([]Flow{}, flows...) // a list, if an empty one
 	self := n.cluster.identity.ID()
+	known := map[tracker.ID]bool{"": true} // registries
+	for _, p := range n.cluster.gossip.View().Peers() {
+		known[p.ID] = true
+	}
 	for to, r := range n.reports.heard() {
 		for from, rate := range r.From {
-			if from != self && rate > 0 {
+			if from != self && known[from] && rate > 0 {
 				all = append(all, Flow{from, to, rate})
 			}
 		}

@@ -148,6 +148,9 @@ func (n *Node) newPreheat(q Preheat) (*preheating, error) {
 	if err := n.keeps(); err != nil {
 		return nil, err
 	}
+	if n.cfg.Keep == keepNone {
+		return nil, errors.New("preheat: the node keeps nothing of what passes through it (--keep=none)")
+	}
 	if len(q.Refs) == 0 || len(q.Refs) > maxPreheatRefs {
 		return nil, fmt.Errorf("preheat: %d references; want 1 to %d", len(q.Refs), maxPreheatRefs)
 	}

@@ -217,6 +217,26 @@ func (p *preheating) status(n *Node) PreheatStatus {
 	return s
 }
 
+// maxShownParts bounds what the node's status has of preheats beside the state of each node:
+// images, and things that are missing of them. The rest is at /api/v1/preheat/ID.
+const maxShownParts = 2000
+
+// within leaves out the images of nodes for which there is no room.
+func (s PreheatStatus) within(room *int) PreheatStatus {
+	for i := range s.Nodes {
+		parts := 0
+		for _, image := range s.Nodes[i].Images {
+			parts += 1 + len(image.Missing)
+		}
+		if parts > *room {
+			s.Nodes[i].Images = nil
+			continue
+		}
+		*room -= parts
+	}
+	return s
+}
+
 // orderedPreheat returns this node's share of a preheat that another member has ordered.
 func (n *Node) orderedPreheat(id string, cancel bool) (PreheatNode, error) {
 	p, err := n.preheats.find(id)

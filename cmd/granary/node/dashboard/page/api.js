@@ -27,15 +27,19 @@ export const remove = async path => (await ask("DELETE", path)).json();
 export async function events(path, signal, on) {
   const answer = await ask("GET", path, undefined, signal);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let pending = ""; ;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    pending += value;
-    const all = pending.split("\n\n");
-    pending = all.pop();
-    for (const one of all) {
-      const field = name => one.split("\n").filter(l => l.startsWith(name + ": ")).map(l => l.slice(name.length + 2)).join("\n");
-      if (field("data")) on(field("event"), JSON.parse(field("data")));
+  try {
+    for (let pending = ""; ;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      pending += value;
+      const all = pending.split("\n\n");
+      pending = all.pop();
+      for (const one of all) {
+        const field = name => one.split("\n").filter(l => l.startsWith(name + ": ")).map(l => l.slice(name.length + 2)).join("\n");
+        if (field("data")) on(field("event"), JSON.parse(field("data")));
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // or each fault would hold a connection
   }
 }
