@@ -9,12 +9,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/cmd/granary/node"
+	"github.com/granary-oci/granary/proxy"
 )
 
 // command asks a member's admin listener for something.
@@ -251,7 +253,9 @@ func TestWhatIsReferredToIsAnImage(t *testing.T) {
 	if err := m.pull(other, ""); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the image is told of", func() bool { return held(t, m)[host+"/org/signed@"+string(signed.manifest)] >= signed.size() })
+	eventually(t, "the image is told of", func() bool {
+		return slices.ContainsFunc(m.Images(t.Context()).Images, func(h proxy.Holding) bool { return h.Digest == signed.manifest && h.Stored >= signed.size() })
+	})
 	var done node.Evicted
 	if err := m.command(http.MethodPost, "/api/v1/evict", node.EvictRequest{Ref: "org/other:v1"}, &done); err != nil {
 		t.Fatal(err)
