@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -107,6 +108,7 @@ func (d *docs) run(t *testing.T, dir, line string) error {
 	switch {
 	case strings.HasPrefix(line, "helm upgrade --install granary deploy/helm/granary "):
 		args[4] = chart
+		args = slices.DeleteFunc(args, func(a string) bool { return a == "--reset-then-reuse-values" }) // there is nothing to reuse
 		decoded(t, helmTemplate(t, args[3:]))
 	case strings.HasPrefix(line, "kubectl apply -f "):
 		p, err := os.ReadFile(filepath.Join(d.work, args[3]))
