@@ -9,7 +9,7 @@ release: ## static binaries for amd64 and arm64, their SBOMs, the chart and chec
 	./.ci/release dist
 
 manifests: ## deploy/manifests, from the chart; needs helm
-	command -v helm # or there would be empty files
+	helm version --short # without it there would be empty files
 	./deploy/manifests/render granary >deploy/manifests/granary.yaml
 	./deploy/manifests/render undo >deploy/manifests/undo.yaml
 
