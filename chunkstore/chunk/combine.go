@@ -3,6 +3,7 @@ package chunk
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Verify returns src with every answer checked: a chunk of the wrong length, or
@@ -28,7 +29,8 @@ func (v verified) GetRun(ctx context.Context, refs []Ref, yield func(Ref, []byte
 
 // First returns a source that asks srcs in order until one has the chunk. An
 // error that is not a miss does not hide: when no source has the chunk, it is
-// joined to the result.
+// joined to the result. No miss is concluded from a source that was not asked
+// because ctx was over.
 func First(srcs ...Source) Source { return first(srcs) }
 
 type first []Source
@@ -46,12 +48,23 @@ func (f first) GetRun(ctx context.Context, refs []Ref, yield func(Ref, []byte) e
 			stop = yield(ref, p)
 			return stop
 		})
-		if err == nil || stop != nil || ctx.Err() != nil {
+		if err == nil || stop != nil {
 			return err
+		}
+		if cause := ctx.Err(); cause != nil {
+			return over(cause, err)
 		}
 		errs = append(errs, err)
 	}
 	return miss(errs)
+}
+
+// over returns what err is to a caller whose time is over, for cause.
+func over(cause, err error) error {
+	if errors.Is(err, ErrNotFound) && !errors.Is(err, cause) {
+		return fmt.Errorf("%w (after: %v)", cause, err)
+	}
+	return err
 }
 
 // miss turns the errors of all sources into one: plain misses are one miss.

@@ -114,6 +114,11 @@ func TestFirst(t *testing.T) {
 	if _, err := chunk.First(absent, absent).Get(t.Context(), refs[0]); err != chunk.ErrNotFound {
 		t.Errorf("nobody has it: %v", err)
 	}
+	left, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := chunk.First(absent, b).Get(left, refs[0]); !errors.Is(err, context.Canceled) || errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("a miss and a caller who has left: %v", err)
+	}
 	if _, err := chunk.First(absent, lying, broken).Get(t.Context(), refs[0]); !chunk.IsCorrupt(err) || errors.Is(err, context.Canceled) {
 		t.Errorf("nobody has it, and one lies: %v", err)
 	}

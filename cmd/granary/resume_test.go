@@ -253,7 +253,8 @@ func same(t *testing.T, a, b string) {
 	}
 }
 
-// TestPartsOfOtherThings are overwritten or taken away, and nothing else is.
+// TestPartsOfOtherThings are overwritten or taken away where no other program can have written them, and
+// nothing else is.
 func TestPartsOfOtherThings(t *testing.T) {
 	l, dir := newLibrary(t), t.TempDir()
 	l.addLarge("v1")
@@ -263,9 +264,10 @@ func TestPartsOfOtherThings(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(other), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{stale, kept, file + ".part", filepath.Join(target, ".index.json.part")} {
+	for _, path := range []string{stale, kept, filepath.Join(target, ".index.json.part")} {
 		write(t, path, strings.Repeat("something else", 2<<20))
 	}
+	write(t, file+".part", "oci-layout\x00"+strings.Repeat("something else", 2<<20))
 	l.exported(t, "registry.test/app:v1", "oci:"+target)
 	l.exported(t, "registry.test/app:v1", "oci-archive:"+file)
 	for _, path := range []string{stale, file + ".part", filepath.Join(target, ".index.json.part")} {

@@ -25,6 +25,7 @@ import (
 
 // Status is what a node says of itself, as JSON at /api/v1/status.
 type Status struct {
+	At        time.Time `json:"at"` // what follows was looked up then
 	Version   string    `json:"version"`
 	Started   time.Time `json:"started"`
 	Listen    []string  `json:"listen"` // URLs of the registry face
@@ -88,6 +89,7 @@ func (n *Node) clusterStatus() *ClusterStatus {
 // Status returns what the node says of itself.
 func (n *Node) Status() Status {
 	s := Status{
+		At:        time.Now(),
 		Version:   Version,
 		Started:   n.started,
 		Listen:    n.URLs(),

@@ -158,6 +158,7 @@ function members(s) {
 
 function show() {
   if (!status) return;
+  document.body.dataset.at = status.at;
   for (const part of [head, savings, cluster, traffic, pulls, preheats, store, members, fields]) part(status);
   if (images) held();
 }
