@@ -75,7 +75,7 @@ func (c *doctorCmd) print(e *env, r doctor.Report) error {
 	}
 	fmt.Fprintf(e.stdout, "\n%s@%s\n", printable(r.Pull.Image), r.Pull.Digest)
 	for _, b := range r.Pull.Blobs {
-		fmt.Fprintf(e.stdout, "  %s %s: %s\n", b.Digest, bytesText(b.Size), doctor.SourcesText(b.Chunks))
+		fmt.Fprintf(e.stdout, "  %s %s: %s\n", b.Digest, bytesText(b.Size), b.PathText())
 	}
 	if r.Pull.Cut {
 		fmt.Fprintf(e.stdout, "  the rest was left out: a test pull has at most %s\n", bytesText(maxTestPull))

@@ -84,7 +84,7 @@ func (img *image) pullBlob(ctx context.Context, l ocispec.Descriptor) (doctor.Pu
 		if source == "" {
 			source = "unknown" // a node of an older version
 		}
-		b.Chunks[source]++
+		b.Came(source)
 	}
 	if got := digest.NewDigest(l.Digest.Algorithm(), sum.Hash()); got != l.Digest {
 		return b, fmt.Errorf("what came has the digest %s", got)

@@ -32,7 +32,7 @@ func TestTheFormOfTheReport(t *testing.T) {
 	r := Report{
 		Version: Version, Node: "http://127.0.0.1:5051", Severity: Error,
 		Findings: []Finding{{"upstream", "docker.io", Error, "cause", "remedy"}, {"disk", "", OK, "cause", ""}},
-		Pull:     &Pull{Image: "a/b:c", Digest: "sha256:0", Blobs: []PulledBlob{{"sha256:1", 2, map[string]int{"disk": 1, "peer": 2}}}, Bytes: 2, Seconds: 0.5, Cut: true},
+		Pull:     &Pull{Image: "a/b:c", Digest: "sha256:0", Blobs: []PulledBlob{{"sha256:1", 2, map[string]int{"disk": 1, "peer": 2}, []Stretch{{0, 0, "disk"}, {1, 2, "peer"}}}}, Bytes: 2, Seconds: 0.5, Cut: true},
 	}
 	got, err := json.Marshal(r)
 	if err != nil {
@@ -40,9 +40,22 @@ func TestTheFormOfTheReport(t *testing.T) {
 	}
 	const want = `{"version":1,"node":"http://127.0.0.1:5051","severity":"error",` +
 		`"findings":[{"check":"upstream","subject":"docker.io","severity":"error","cause":"cause","remedy":"remedy"},{"check":"disk","severity":"ok","cause":"cause"}],` +
-		`"pull":{"image":"a/b:c","digest":"sha256:0","blobs":[{"digest":"sha256:1","size":2,"chunks":{"disk":1,"peer":2}}],"bytes":2,"seconds":0.5,"cut":true}}`
+		`"pull":{"image":"a/b:c","digest":"sha256:0","blobs":[{"digest":"sha256:1","size":2,"chunks":{"disk":1,"peer":2},"path":[{"first":0,"last":0,"source":"disk"},{"first":1,"last":2,"source":"peer"}]}],"bytes":2,"seconds":0.5,"cut":true}}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestThePathOfEachChunk(t *testing.T) {
+	b := PulledBlob{Chunks: make(map[string]int)}
+	for _, source := range []string{"disk", "peer", "peer", "disk", "upstream"} {
+		b.Came(source)
+	}
+	if got := b.PathText(); got != "0 disk, 1-2 peer, 3 disk, 4 upstream" {
+		t.Error(got)
+	}
+	if got := SourcesText(b.Chunks); got != "disk 2, peer 2, upstream 1" {
+		t.Error(got)
 	}
 }
 

@@ -27,6 +27,43 @@ type PulledBlob struct {
 	Size   int64         `json:"size"`
 	// Chunks counts those that came from each source: memory, disk, peer, layout, upstream.
 	Chunks map[string]int `json:"chunks"`
+	// Path says it of each chunk, in order.
+	Path []Stretch `json:"path"`
+}
+
+// Stretch are chunks next to each other that came from one source.
+type Stretch struct {
+	First  int    `json:"first"` // by position in the blob
+	Last   int    `json:"last"`
+	Source string `json:"source"`
+}
+
+// Came adds the next chunk of the blob.
+func (b *PulledBlob) Came(source string) {
+	b.Chunks[source]++
+	n := len(b.Path)
+	switch {
+	case n > 0 && b.Path[n-1].Source == source:
+		b.Path[n-1].Last++
+	case n > 0:
+		next := b.Path[n-1].Last + 1
+		b.Path = append(b.Path, Stretch{next, next, source})
+	default:
+		b.Path = append(b.Path, Stretch{Source: source})
+	}
+}
+
+// PathText says where each chunk came from, as in "0-3 disk, 4 peer".
+func (b *PulledBlob) PathText() string {
+	var parts []string
+	for _, s := range b.Path {
+		chunks := fmt.Sprint(s.First)
+		if s.Last > s.First {
+			chunks = fmt.Sprintf("%d-%d", s.First, s.Last)
+		}
+		parts = append(parts, chunks+" "+s.Source)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Sources counts the chunks of all blobs.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
@@ -32,6 +34,9 @@ type metrics struct {
 	corrupt          *prometheus.CounterVec // by source
 	peers            *prometheus.CounterVec // by direction
 	faults           *prometheus.CounterVec // by kind
+	answered         *prometheus.CounterVec // by method and code
+	answerTime       *prometheus.HistogramVec
+	answering        prometheus.Gauge
 
 	bySource [len(sources)]atomic.Int64 // what served counts, for the status page
 	upstream atomic.Int64
@@ -64,8 +69,19 @@ func newMetrics() *metrics {
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "granary_store_faults_total", Help: "Failed reads and writes of the store that were worked around.",
 		}, []string{"kind"}),
+		answered: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_http_requests_total", Help: "Requests of clients that were answered to the end.",
+		}, []string{"method", "code"}),
+		answerTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "granary_http_answer_seconds", Help: "Seconds from a client's request to the beginning of its answer.",
+			Buckets: []float64{.001, .005, .02, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"method"}),
+		answering: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "granary_http_requests_in_flight", Help: "Requests of clients that are being answered, or wait for their turn.",
+		}),
 	}
 	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults,
+		m.answered, m.answerTime, m.answering, m.pullsBy("client", &m.demand.pulls), m.pullsBy("node", &m.demand.upstreamPulls),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What never happened is 0, not absent.
 	for _, s := range sources {
@@ -84,6 +100,20 @@ func newMetrics() *metrics {
 	}
 	m.upstreamBytes.WithLabelValues("other")
 	return m
+}
+
+// pullsBy counts what Docker Hub limits, see [Demand].
+func (m *metrics) pullsBy(who string, n *atomic.Int64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "granary_docker_hub_pulls_total", Help: "Manifests of Docker Hub, each of which counts for its rate limit: what clients of the node asked for, and what the node got there.",
+		ConstLabels: prometheus.Labels{"by": who},
+	}, func() float64 { return float64(n.Load()) })
+}
+
+// answers returns h with its requests counted. What is aborted is not answered.
+func (m *metrics) answers(h http.Handler) http.Handler {
+	h = promhttp.InstrumentHandlerTimeToWriteHeader(m.answerTime, h)
+	return promhttp.InstrumentHandlerInFlight(m.answering, promhttp.InstrumentHandlerCounter(m.answered, h))
 }
 
 // watch adds gauges of what the store holds.

@@ -131,9 +131,9 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 	}
 	n.registry = proxy.NewRegistry(face)
 	n.lend(face.Contents)
-	n.handler = proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log, n.tracing.tracer()), proxy.Limits{
+	n.handler = n.metrics.answers(proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log, n.tracing.tracer()), proxy.Limits{
 		Total: cfg.MaxRequests, PerClient: cfg.MaxRequestsPerClient, Queue: maxQueue, Wait: maxQueueing,
-	})
+	}))
 	return n, nil
 }
 

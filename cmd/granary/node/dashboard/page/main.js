@@ -7,7 +7,7 @@ import * as chart from "./chart.js";
 import * as picture from "./picture.js";
 import { askToken, preheat, evict, say } from "./actions.js";
 
-let status, images, paused = false, stream;
+let status, images, paused = false, following = false, stream;
 
 const as = { bytes, count };
 
@@ -168,8 +168,19 @@ function live(state, words) {
   text($("live-text"), words);
 }
 
-// follow shows what the node tells, and asks again when the stream ends.
+// follow shows what the node tells, and asks again when the stream ends, until the page is paused.
+// One of it runs at a time: whoever goes on while the last one is about to end keeps that.
 async function follow() {
+  if (following) return;
+  following = true;
+  try {
+    await followOn();
+  } finally {
+    following = false;
+  }
+}
+
+async function followOn() {
   for (let wait = 500; !paused; wait = Math.min(wait * 2, 10000)) {
     stream = new AbortController();
     try {
