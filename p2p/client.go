@@ -240,11 +240,16 @@ func (c *Client) fits(ref chunk.Ref, p []byte, claim wire.Claim) error {
 	return fmt.Errorf("chunk %s: signed by %s: %w", ref, claim.Signer, errUntrusted)
 }
 
+// notSentError says that a request has not left this node: it may be sent again.
+type notSentError struct{ error }
+
+func (e notSentError) Unwrap() error { return e.error }
+
 // ask sends a request that one frame answers.
 func (c *Client) ask(ctx context.Context, id tracker.ID, f wire.Frame) (wire.Frame, error) {
 	call, err := c.peers.request(ctx, id, f, 0)
 	if err != nil {
-		return wire.Frame{}, err
+		return wire.Frame{}, notSentError{err}
 	}
 	defer call.cancel()
 	for {

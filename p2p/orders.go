@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/tracker"
@@ -59,13 +60,26 @@ func (c *Client) Forget(ctx context.Context, q wire.Forget) (told int, err error
 	})
 }
 
+// orderAgain is how long after it could not be sent an order is sent again.
+const orderAgain = 200 * time.Millisecond
+
 // Order has a member do something, and returns what that brought. It waits for as long as
-// ctx lasts: nobody else can be asked for it.
+// ctx lasts, and tries as long to reach the member: nobody else can be asked for it.
 func (c *Client) Order(ctx context.Context, id tracker.ID, o wire.Order, says []byte) (brought []byte, err error) {
 	if len(says) > wire.MaxOrder {
 		return nil, wire.ErrTooLarge
 	}
-	f, err := c.ask(ctx, id, wire.Frame{Type: wire.TypeOrder, Header: o.Header(), Body: says})
+	frame := wire.Frame{Type: wire.TypeOrder, Header: o.Header(), Body: says}
+	f, err := c.ask(ctx, id, frame)
+	for errors.As(err, new(notSentError)) {
+		select {
+		case <-time.After(orderAgain):
+			f, err = c.ask(ctx, id, frame)
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func (c *cluster) settings(changes ...func(*node.Config)) node.Config {
 		DataConfig: node.DataConfig{
 			DataDir: dir, CacheSize: 1 << 30, Upstream: map[string]string{host: c.registry.URL}, DefaultUpstream: host,
 		},
-		ListenConfig: node.ListenConfig{Listen: []string{"127.0.0.1:0"}, Admin: "127.0.0.1:0", DrainTimeout: 20 * time.Second},
+		ListenConfig: node.ListenConfig{Listen: []string{"127.0.0.1:0"}, Admin: "127.0.0.1:0", DrainTimeout: time.Minute},
 		ClusterConfig: node.ClusterConfig{
 			P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, GossipListen: "127.0.0.1:0", Weight: 10,
 			ClusterSecretFile: write(c.T, c.TempDir(), "secret", secret),
