@@ -66,6 +66,14 @@ func (s *Stack) Find(ctx context.Context, d digest.Digest) ([]byte, chunk.Ref, e
 	return s.Disk.Find(ctx, d)
 }
 
+// Place is [Disk.Place].
+func (s *Stack) Place(d digest.Digest) (chunk.Ref, bool) {
+	if s.Disk == nil {
+		return chunk.Ref{}, false
+	}
+	return s.Disk.Place(d)
+}
+
 // Retain is [Disk.Retain].
 func (s *Stack) Retain(d digest.Digest, total int64) (release func()) {
 	if s.Disk == nil {

@@ -135,6 +135,8 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, 
 	case ref.Mount:
 		sent, err := h.mount(w, r, p, req)
 		h.finish(w, r, span, sent, err, "MANIFEST_UNKNOWN")
+	case ref.Map:
+		h.finish(w, r, span, false, h.blobMap(w, r, p, req), "BLOB_UNKNOWN")
 	default:
 		writeAnswer(w, answer{http.StatusNotFound, "UNSUPPORTED"}, "this registry takes no uploads")
 	}

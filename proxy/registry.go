@@ -74,6 +74,8 @@ type Store interface {
 	Pass(ctx context.Context, ref chunk.Ref, p []byte) error
 	// Find returns a chunk of any blob by its own digest.
 	Find(ctx context.Context, d digest.Digest) ([]byte, chunk.Ref, error)
+	// Place returns where a chunk of that digest is stored, without reading it.
+	Place(d digest.Digest) (chunk.Ref, bool)
 	// Wholes returns the blobs of some size that have matched their digest, see
 	// chunkstore.Disk. Digests and Match are of the chunks of such.
 	Wholes(least, most int64) []chunkstore.Whole
@@ -143,6 +145,7 @@ type Registry struct {
 	deltas    delta.Blobs
 	turns     turns
 	inflating inflating
+	told      told
 	mounts    mounts
 	reads     readings
 	profiling sync.Mutex          // held while a profile changes

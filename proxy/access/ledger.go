@@ -125,6 +125,13 @@ func (l *Ledger) Public(host, repository string) bool {
 	return l.fresh(l.identity(host, Caller{}), repository)
 }
 
+// Refused reports whether the upstream has said of a repository of host that not everybody may read
+// it, as lately as would do for the opposite.
+func (l *Ledger) Refused(host, repository string) bool {
+	g, ok := l.Word(host, repository, Caller{})
+	return ok && g.Denied && time.Since(g.Checked).Abs() < l.cfg.PublicFor
+}
+
 // Fresh reports whether a caller may read a repository of host now, without the
 // upstream being asked.
 func (l *Ledger) Fresh(host, repository string, c Caller) bool {

@@ -20,9 +20,10 @@ const (
 	TOC                   // /v2/<name>/_granary/toc/<digest>: of a layer
 	File                  // /v2/<name>/_granary/file/<digest>?path=…: in a layer
 	Mount                 // /v2/<name>/_granary/mount/<digest>: of an image's manifest, or of a layer
+	Map                   // /v2/<name>/_granary/map/<digest>: of a blob, the digests of its chunks
 )
 
-var kindNames = [...]string{"base", "manifest", "blob", "tags", "referrers", "upload", "toc", "file", "mount"}
+var kindNames = [...]string{"base", "manifest", "blob", "tags", "referrers", "upload", "toc", "file", "mount", "map"}
 
 // String returns the kind's name, as in blob.
 func (k Kind) String() string { return kindNames[k] }
@@ -106,8 +107,8 @@ func (r *Request) split(path string) (name string, err error) {
 	case "referrers":
 		r.Kind = Referrers
 		r.Digest, err = digest.Digest(last), checkDigest(last)
-	case "toc", "file", "mount":
-		r.Kind = map[string]Kind{"toc": TOC, "file": File, "mount": Mount}[before[j+1:]]
+	case "toc", "file", "mount", "map":
+		r.Kind = map[string]Kind{"toc": TOC, "file": File, "mount": Mount, "map": Map}[before[j+1:]]
 		before, ok := strings.CutSuffix(name, "/_granary")
 		if !ok {
 			return "", invalid("NAME_UNKNOWN", "%q is no path of a registry", path)

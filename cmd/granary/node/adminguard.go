@@ -207,7 +207,7 @@ func (t *tokens) again() {
 		fault = err.Error()
 	}
 	if fault != "" && fault != t.fault {
-		t.log.Error("the admin tokens stay as they are: their file cannot be used", "file", t.file, "error", fault)
+		t.log.Error("tokens stay as they are: their file cannot be used", "file", t.file, "error", fault)
 	}
 	t.fault = fault
 }

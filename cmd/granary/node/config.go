@@ -18,6 +18,7 @@ import (
 type Config struct {
 	DataConfig        `embed:""`
 	ListenConfig      `embed:""`
+	GatewayConfig     `embed:""`
 	ClusterConfig     `embed:""`
 	SnapshotterConfig `embed:""`
 	KeepConfig        `embed:""`
@@ -51,7 +52,7 @@ type DataConfig struct {
 type ListenConfig struct {
 	Listen      []string `name:"listen" default:"127.0.0.1:5050" placeholder:"HOST:PORT" help:"Address of the registry that runtimes pull from. May be repeated."`
 	Admin       string   `name:"admin" default:"127.0.0.1:5051" placeholder:"HOST:PORT" help:"Address of the dashboard, metrics, health, status and profiles, and of all that commands the node; empty for none."`
-	TLSCertFile string   `name:"tls-cert-file" placeholder:"FILE" help:"PEM certificate to serve HTTPS with; read again when it changes. The admin listener has it too if it asks for a token or certificate."`
+	TLSCertFile string   `name:"tls-cert-file" placeholder:"FILE" help:"PEM certificate to serve HTTPS with, at the registry face and the gateway; read again when it changes. The admin listener has it too if it asks for a token or certificate."`
 	TLSKeyFile  string   `name:"tls-key-file" placeholder:"FILE" help:"PEM key of that certificate."`
 
 	AdminTokenFile    string `name:"admin-token-file" placeholder:"FILE" help:"Tokens, one a line, of at least 16 characters: whoever asks the admin listener has to send one, as Authorization: Bearer TOKEN. Read again when it changes."`

@@ -37,6 +37,8 @@ type metrics struct {
 	answered         *prometheus.CounterVec // by method and code
 	answerTime       *prometheus.HistogramVec
 	answering        prometheus.Gauge
+	gatewayRequests  *prometheus.CounterVec // by code
+	gatewayBytes     *prometheus.CounterVec // by readers
 
 	bySource [len(sources)]atomic.Int64 // what served counts, for the status page
 	upstream atomic.Int64
@@ -79,8 +81,14 @@ func newMetrics() *metrics {
 		answering: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "granary_http_requests_in_flight", Help: "Requests of clients that are being answered, or wait for their turn.",
 		}),
+		gatewayRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_gateway_requests_total", Help: "Requests for chunks by their CID; code 0 is no answer.",
+		}, []string{"code"}),
+		gatewayBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_gateway_bytes_total", Help: "Bytes of chunks that left the gateway: for all, or for who has shown a token.",
+		}, []string{"readers"}),
 	}
-	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults,
+	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults, m.gatewayRequests, m.gatewayBytes,
 		m.answered, m.answerTime, m.answering, m.pullsBy("client", &m.demand.pulls), m.pullsBy("node", &m.demand.upstreamPulls),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What never happened is 0, not absent.
@@ -98,6 +106,10 @@ func newMetrics() *metrics {
 	for _, k := range []string{"full", "unwritable", "io", "other"} {
 		m.faults.WithLabelValues(k)
 	}
+	for _, public := range []bool{true, false} {
+		m.gatewayBytes.WithLabelValues(readers(public))
+	}
+	m.gatewayRequests.WithLabelValues("200")
 	m.upstreamBytes.WithLabelValues("other")
 	return m
 }

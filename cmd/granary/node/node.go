@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -67,6 +68,9 @@ type Node struct {
 	admin     net.Listener   // nil without one
 	adminTLS  bool
 	guard     *adminGuard             // of the admin listener; nil without one
+	gateway   net.Listener            // nil without one
+	tokens    *tokens                 // that open more there; nil without a file
+	chunks    http.Handler            // what answers there
 	cluster   *cluster                // nil for a node alone
 	watching  atomic.Pointer[cluster] // the same, once it can be told of blobs
 	registry  *proxy.Registry
@@ -134,6 +138,10 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 	n.handler = n.metrics.answers(proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log, n.tracing.tracer()), proxy.Limits{
 		Total: cfg.MaxRequests, PerClient: cfg.MaxRequestsPerClient, Queue: maxQueue, Wait: maxQueueing,
 	}))
+	if err := n.openGateway(); err != nil {
+		_ = n.close() // err is what matters
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -248,6 +256,9 @@ func (n *Node) listen() error {
 		n.closers = append(n.closers, ignoreClosed(l))
 		n.listeners = append(n.listeners, certificate.listener(l))
 	}
+	if err := n.listenGateway(certificate); err != nil {
+		return err
+	}
 	if n.cfg.Admin == "" {
 		return nil
 	}
@@ -349,15 +360,19 @@ func (n *Node) holder() string {
 
 // URLs returns where the registry face is reached.
 func (n *Node) URLs() []string {
-	scheme := "http://"
-	if n.cfg.TLSCertFile != "" {
-		scheme = "https://"
-	}
 	var urls []string
 	for _, l := range n.listeners {
-		urls = append(urls, scheme+l.Addr().String())
+		urls = append(urls, n.scheme()+l.Addr().String())
 	}
 	return urls
+}
+
+// scheme is how what is not the admin listener is reached.
+func (n *Node) scheme() string {
+	if n.cfg.TLSCertFile != "" {
+		return "https://"
+	}
+	return "http://"
 }
 
 // AdminURL returns where the admin listener is reached from this machine, or "".
@@ -384,6 +399,10 @@ func (n *Node) Run(ctx context.Context) error {
 	registry.RegisterOnShutdown(n.registry.EndMounts)
 	for _, l := range n.listeners {
 		g.Go(func() error { return ignoreShutdown(registry.Serve(l)) })
+	}
+	gate := n.server(n.chunks)
+	if n.gateway != nil {
+		g.Go(func() error { return ignoreShutdown(gate.Serve(n.gateway)) })
 	}
 	admin := n.server(n.adminHandler())
 	if n.admin != nil {
@@ -413,9 +432,9 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error {
 		<-gctx.Done()
 		defer leave()
-		return n.drain(registry, admin)
+		return n.drain(admin, registry, gate)
 	})
-	n.log.Info("serving", "registry", strings.Join(n.URLs(), " "), "admin", n.AdminURL(),
+	n.log.Info("serving", "registry", strings.Join(n.URLs(), " "), "admin", n.AdminURL(), "gateway", n.GatewayURL(),
 		"data", n.cfg.DataDir, "version", Version)
 	err := g.Wait()
 	if cerr := n.close(); err == nil {
@@ -446,17 +465,23 @@ func (n *Node) server(h http.Handler) *http.Server {
 }
 
 // drain ends the servers. The admin listener goes last, to be asked until then.
-func (n *Node) drain(registry, admin *http.Server) error {
+func (n *Node) drain(admin *http.Server, faces ...*http.Server) error {
 	n.log.Info("draining", "timeout", n.cfg.DrainTimeout)
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTimeout)
 	defer cancel()
 	if n.cluster != nil {
 		n.cluster.drain(ctx)
 	}
-	if err := registry.Shutdown(ctx); err != nil {
-		n.log.Warn("responses were cut off", "after", n.cfg.DrainTimeout)
-		_ = registry.Close()
+	var all sync.WaitGroup
+	for _, face := range faces {
+		all.Go(func() {
+			if err := face.Shutdown(ctx); err != nil {
+				n.log.Warn("responses were cut off", "after", n.cfg.DrainTimeout)
+				_ = face.Close()
+			}
+		})
 	}
+	all.Wait()
 	return admin.Close()
 }
 
