@@ -18,7 +18,7 @@ const (
 // GatewayConfig says whether chunks are served to IPFS's clients and to caches.
 type GatewayConfig struct {
 	GatewayListen    string `name:"gateway-listen" placeholder:"HOST:PORT" help:"Address at which anybody gets chunks of public repositories by their CID, as in /ipfs/CID?format=raw. Default: none."`
-	GatewayTokenFile string `name:"gateway-token-file" placeholder:"FILE" help:"Tokens, one a line, of at least 16 characters: who sends one as Granary-Token is served the registry face there too, and what it may read of a repository. Read again when it changes."`
+	GatewayTokenFile string `name:"gateway-token-file" placeholder:"FILE" help:"Tokens, one a line, of at least 16 characters: who sends one as Granary-Token is served the registry face there too, and chunks of what it may read. Read again when it changes."`
 }
 
 // listenGateway makes the gateway's listener, if there is to be one.
