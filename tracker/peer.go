@@ -10,7 +10,8 @@ import (
 // multihash of a public key).
 type ID string
 
-// Peer is a member of the cluster.
+// Peer is a member of the cluster, or a node of another site, of which only ID and
+// Addrs are known.
 type Peer struct {
 	ID       ID
 	Name     string   // what people call it: the host's name

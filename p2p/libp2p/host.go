@@ -67,7 +67,7 @@ type Host struct {
 // New returns a host that listens. Streams that arrive before [Host.Handle] is
 // called wait for it.
 func New(cfg Config) (*Host, error) {
-	resources, err := newResources()
+	resources, err := NewResources(0)
 	if err != nil {
 		return nil, err
 	}

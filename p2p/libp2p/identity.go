@@ -105,6 +105,9 @@ func createIdentity(file string, write func(path string, p []byte) error) (*Iden
 // ID returns the peer ID, which is the public key.
 func (i *Identity) ID() tracker.ID { return tracker.ID(i.id.String()) }
 
+// Key returns the private key, for hosts that go by the same ID.
+func (i *Identity) Key() crypto.PrivKey { return i.key }
+
 // Sign signs p for [Verify].
 func (i *Identity) Sign(p []byte) ([]byte, error) {
 	return i.key.Sign(append([]byte(signed), p...))

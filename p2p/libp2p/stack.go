@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/sec"
+	"github.com/libp2p/go-libp2p/core/transport"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
@@ -28,7 +29,18 @@ const (
 )
 
 // newTransport returns libp2p's way from an address to a connection with streams.
-func newTransport(i *Identity, resources network.ResourceManager, allow gate) (*tcp.TcpTransport, error) {
+func newTransport(i *Identity, resources network.ResourceManager, allow Gate) (*tcp.TcpTransport, error) {
+	up, err := NewUpgrader(i, resources, allow)
+	if err != nil {
+		return nil, err
+	}
+	// See the package's comment for why the listening port is not reused.
+	return tcp.NewTCPTransport(up, resources, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(openTime))
+}
+
+// NewUpgrader returns what makes of a TCP connection a secure one with streams, of
+// which the other side may open 256.
+func NewUpgrader(i *Identity, resources network.ResourceManager, allow Gate) (transport.Upgrader, error) {
 	mux := *yamux.DefaultTransport // whose window, 16 MiB, is what makes distant members fast
 	mux.MaxIncomingStreams = maxLanes
 	mux.MaxMessageSize = messageSize
@@ -41,19 +53,15 @@ func newTransport(i *Identity, resources network.ResourceManager, allow gate) (*
 	if err != nil {
 		return nil, err
 	}
-	up, err := upgrader.New([]sec.SecureTransport{buffered{overTLS}, buffered{overNoise}}, muxers, nil, resources, allow, upgrader.WithAcceptTimeout(handshakeTime))
-	if err != nil {
-		return nil, err
-	}
-	// See the package's comment for why the listening port is not reused.
-	return tcp.NewTCPTransport(up, resources, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(openTime))
+	return upgrader.New([]sec.SecureTransport{buffered{overTLS}, buffered{overNoise}}, muxers, nil, resources, allow, upgrader.WithAcceptTimeout(handshakeTime))
 }
 
-// newResources bounds what the other sides may make a node do. Without a limiter
-// of its own libp2p allows an address one connection per 5 s, in either direction.
-func newResources() (network.ResourceManager, error) {
+// NewResources bounds what the other sides may make a node do; they may have so many
+// connections, 0 as many as they like. Without a limiter of its own libp2p allows an
+// address one connection per 5 s, in either direction.
+func NewResources(conns int) (network.ResourceManager, error) {
 	limits := rcmgr.PartialLimitConfig{
-		System:      rcmgr.ResourceLimits{Memory: maxWindows},
+		System:      rcmgr.ResourceLimits{Memory: maxWindows, ConnsInbound: rcmgr.LimitVal(conns)},
 		Transient:   rcmgr.ResourceLimits{ConnsInbound: maxHandshakes},
 		PeerDefault: rcmgr.ResourceLimits{ConnsInbound: maxPerMember},
 	}
@@ -67,22 +75,23 @@ func newResources() (network.ResourceManager, error) {
 	)
 }
 
-// gate asks, as soon as the other side has proven its ID, whether it may stay.
-type gate func(peer.ID) bool
+// Gate says who may connect. It implements libp2p's ConnectionGater: it is asked as
+// soon as the other side has proven its ID, and before somebody is dialled.
+type Gate func(peer.ID) bool
 
 // InterceptSecured implements libp2p's ConnectionGater.
-func (g gate) InterceptSecured(_ network.Direction, id peer.ID, _ network.ConnMultiaddrs) bool {
+func (g Gate) InterceptSecured(_ network.Direction, id peer.ID, _ network.ConnMultiaddrs) bool {
 	return g(id)
 }
 
-// InterceptAccept implements libp2p's ConnectionGater: nothing is known yet.
-func (g gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
-
 // InterceptPeerDial implements libp2p's ConnectionGater; only libp2p's host calls it.
-func (g gate) InterceptPeerDial(peer.ID) bool { return true }
+func (g Gate) InterceptPeerDial(id peer.ID) bool { return g(id) }
+
+// InterceptAccept implements libp2p's ConnectionGater: nothing is known yet.
+func (g Gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
 
 // InterceptAddrDial implements libp2p's ConnectionGater; only libp2p's host calls it.
-func (g gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
+func (g Gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
 
 // InterceptUpgraded implements libp2p's ConnectionGater; only libp2p's host calls it.
-func (g gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
+func (g Gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }

@@ -1,0 +1,219 @@
+package site
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/transport"
+	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/host/observedaddrs"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	relayclient "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+	quicgo "github.com/quic-go/quic-go"
+
+	"github.com/granary-oci/granary/p2p/libp2p"
+)
+
+// maxConns bounds the connections that others make.
+const maxConns = 1024
+
+// Config is what a [Host] needs.
+type Config struct {
+	Identity *libp2p.Identity
+	// Listen are addresses of TCP and QUIC, as /ip4/0.0.0.0/udp/5054/quic-v1; port 0
+	// is any free one; none: nobody can dial this site, but through a relay.
+	Listen []ma.Multiaddr
+	// Relays are hubs through which this site is reached. With some it is taken to be
+	// one that cannot be dialled.
+	Relays []peer.AddrInfo
+	// RelayService connects others to sites that cannot be dialled and are connected
+	// to this one. It is for a site that all can dial.
+	RelayService bool
+	Allow        func(peer.ID) bool // who may connect, and is dialled; nil: everybody
+	Log          *slog.Logger       // nil: nothing is logged
+}
+
+// Host is a libp2p host. The caller closes it.
+type Host struct {
+	host.Host
+	log   *slog.Logger
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+	close []func() error // in reverse order
+}
+
+// NewHost returns a host that listens.
+func NewHost(cfg Config) (*Host, error) {
+	if cfg.RelayService && len(cfg.Relays) > 0 {
+		return nil, errors.New("a site that is reached through relays cannot be one")
+	}
+	if cfg.Allow == nil {
+		cfg.Allow = func(peer.ID) bool { return true }
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	h := &Host{log: cfg.Log, stop: cancel}
+	if err := h.start(ctx, cfg); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+func (h *Host) start(ctx context.Context, cfg Config) error {
+	resources, err := libp2p.NewResources(maxConns)
+	if err != nil {
+		return err
+	}
+	h.close = append(h.close, resources.Close)
+	bus := eventbus.NewBus()
+	net, err := h.newSwarm(cfg, bus, resources)
+	if err != nil {
+		return err
+	}
+	seen, err := observedaddrs.NewManager(bus, net)
+	if err != nil {
+		return err
+	}
+	seen.Start(net)
+	h.close = append(h.close, seen.Close)
+	basic, err := basichost.NewHost(net, &basichost.HostOpts{
+		EventBus:             bus,
+		EnableHolePunching:   true,
+		EnableRelayService:   cfg.RelayService,
+		RelayServiceOpts:     relayOptions(),
+		ObservedAddrsManager: seen,
+		UserAgent:            "granary",
+	})
+	if err != nil {
+		return err
+	}
+	h.Host = basic
+	h.close = append(h.close, basic.Close)
+	if err := h.addTransports(cfg, net, resources); err != nil {
+		return err
+	}
+	for _, a := range cfg.Listen {
+		if err := net.Listen(a); err != nil {
+			return fmt.Errorf("listen on %s: %w", a, err)
+		}
+	}
+	basic.Start()
+	return h.sayReachable(ctx, cfg)
+}
+
+// newSwarm returns the connections of a host, that knows no transport yet.
+func (h *Host) newSwarm(cfg Config, bus event.Bus, resources network.ResourceManager) (*swarm.Swarm, error) {
+	key := cfg.Identity.Key()
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	known, err := pstoremem.NewPeerstore()
+	if err != nil {
+		return nil, err
+	}
+	h.close = append(h.close, known.Close)
+	if err := errors.Join(known.AddPrivKey(id, key), known.AddPubKey(id, key.GetPublic())); err != nil {
+		return nil, err
+	}
+	net, err := swarm.NewSwarm(id, known, bus, swarm.WithConnectionGater(libp2p.Gate(cfg.Allow)), swarm.WithResourceManager(resources))
+	if err != nil {
+		return nil, err
+	}
+	h.close = append(h.close, net.Close)
+	return net, nil
+}
+
+// addTransports adds TCP, QUIC and circuits through relays.
+func (h *Host) addTransports(cfg Config, net *swarm.Swarm, resources network.ResourceManager) error {
+	up, err := libp2p.NewUpgrader(cfg.Identity, resources, cfg.Allow)
+	if err != nil {
+		return err
+	}
+	overTCP, err := tcp.NewTCPTransport(up, resources, nil)
+	if err != nil {
+		return err
+	}
+	overQUIC, err := h.newQUIC(cfg, resources)
+	if err != nil {
+		return err
+	}
+	for _, t := range []transport.Transport{overTCP, overQUIC} {
+		if err := net.AddTransport(t); err != nil {
+			return err
+		}
+	}
+	return relayclient.AddTransport(h.Host, up)
+}
+
+func (h *Host) newQUIC(cfg Config, resources network.ResourceManager) (transport.Transport, error) {
+	key := cfg.Identity.Key()
+	raw, err := key.Raw()
+	if err != nil {
+		return nil, err
+	}
+	// The keys outlive a restart, so that what was sent to the process before is
+	// answered, and the other side need not wait to learn that it is gone.
+	derived, err := hkdf.Key(sha256.New, raw, nil, "granary quic", 64)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := quicreuse.NewConnManager(quicgo.StatelessResetKey(derived[:32]), quicgo.TokenGeneratorKey(derived[32:]),
+		quicreuse.VerifySourceAddress(resources.VerifySourceAddress))
+	if err != nil {
+		return nil, err
+	}
+	h.close = append(h.close, ports.Close)
+	return quic.NewTransport(key, ports, nil, libp2p.Gate(cfg.Allow), resources)
+}
+
+// sayReachable tells the parts of the host whether the site can be dialled, which is
+// what the settings say: nobody is asked to try.
+func (h *Host) sayReachable(ctx context.Context, cfg Config) error {
+	said, err := h.EventBus().Emitter(new(event.EvtLocalReachabilityChanged), eventbus.Stateful)
+	if err != nil {
+		return err
+	}
+	h.close = append(h.close, said.Close)
+	can := network.ReachabilityUnknown
+	switch {
+	case len(cfg.Relays) > 0 || len(cfg.Listen) == 0:
+		can = network.ReachabilityPrivate
+	case cfg.RelayService:
+		can = network.ReachabilityPublic
+	}
+	if err := said.Emit(event.EvtLocalReachabilityChanged{Reachability: can}); err != nil {
+		return err
+	}
+	return h.keepReserved(ctx, cfg.Relays)
+}
+
+// Close closes all connections and the listeners.
+func (h *Host) Close() error {
+	h.stop()
+	h.tasks.Wait()
+	var errs []error
+	for len(h.close) > 0 {
+		last := len(h.close) - 1
+		errs = append(errs, h.close[last]())
+		h.close = h.close[:last]
+	}
+	return errors.Join(errs...)
+}

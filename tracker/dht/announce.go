@@ -1,0 +1,309 @@
+package dht
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multihash"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/time/rate"
+)
+
+// pace is how fast things are done.
+type pace struct {
+	gather time.Duration // how long news wait for others
+	retry  time.Duration // until what failed is tried again; twice as long each time, up to 256 times
+	again  time.Duration // until who has been told is told again; 0: a third of the TTL
+}
+
+var usual = pace{gather: time.Second, retry: 15 * time.Second}
+
+const (
+	maxBatch  = 256 // blobs that are told of in one pass over the key space
+	sendTime  = 10 * time.Second
+	leaveTime = 5 * time.Second
+)
+
+// announcer tells the nearest sites what this one has.
+type announcer struct {
+	self    peer.ID
+	regions *regions
+	send    func(ctx context.Context, to peer.ID, key []byte, takesBack bool) error
+	limit   *rate.Limiter
+	pace    pace
+	ttl     time.Duration
+	now     func() time.Time
+	log     *slog.Logger
+	kick    chan struct{} // has room for one
+
+	mu    sync.Mutex
+	blobs map[digest.Digest]*blob
+}
+
+// blob is one that is announced, or has been and is to be withdrawn.
+type blob struct {
+	key   multihash.Multihash
+	place kb.ID
+	hold  bool
+	due   time.Time // when somebody is to be told next; zero: it is news
+	ends  time.Time // when the last that was said of it has ended
+	told  []peer.ID // who may think that it is held
+
+	change int // how often it has become news
+	failed int // times in a row
+}
+
+// news has a blob told of next. The announcer's mu is held.
+func (b *blob) news() {
+	b.due = time.Time{}
+	b.change++
+}
+
+func newAnnouncer(t *Tracker, cfg Config, p pace) *announcer {
+	if p.again == 0 {
+		p.again = cfg.TTL / 3
+	}
+	w := wire{t}
+	return &announcer{
+		self: t.host.ID(), regions: newRegions(w.lookup, p.retry, cfg.Now), send: w.send,
+		limit: rate.NewLimiter(rate.Limit(cfg.Rate), copies),
+		pace:  p, ttl: cfg.TTL, now: cfg.Now, log: cfg.Log,
+		kick:  make(chan struct{}, 1),
+		blobs: make(map[digest.Digest]*blob),
+	}
+}
+
+func (a *announcer) announce(d digest.Digest) {
+	key, ok := keyOf(d)
+	if !ok {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b := a.blobs[d]
+	if b == nil {
+		b = &blob{key: key, place: placeOf(key)}
+		a.blobs[d] = b
+	}
+	if !b.hold {
+		b.hold = true
+		b.news()
+		a.wake()
+	}
+}
+
+func (a *announcer) withdraw(d digest.Digest) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if b := a.blobs[d]; b != nil && b.hold {
+		b.hold = false
+		b.news()
+		a.wake()
+	}
+}
+
+// moved has everybody told, by one blob, that has been told of one before: the addresses
+// that come with it hold for all.
+func (a *announcer) moved() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	seen := make(map[peer.ID]bool)
+	for _, b := range a.blobs {
+		if b.hold && slices.ContainsFunc(b.told, func(id peer.ID) bool { return !seen[id] }) {
+			b.news()
+			for _, id := range b.told {
+				seen[id] = true
+			}
+		}
+	}
+	a.wake()
+}
+
+func (a *announcer) holds(d digest.Digest) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b := a.blobs[d]
+	return b != nil && b.hold
+}
+
+func (a *announcer) wake() {
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
+// run tells what is due until ctx ends.
+func (a *announcer) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		batch, wait := a.take()
+		for _, d := range batch {
+			a.tell(ctx, d)
+		}
+		if len(batch) > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		case <-a.kick:
+			sleep(ctx, a.pace.gather)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// take returns blobs that are due, in order of the key space, and how long until one
+// is if none is. News go before what is only told again.
+func (a *announcer) take() (batch []digest.Digest, wait time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	wait = a.pace.again
+	var news, again []digest.Digest
+	for d, b := range a.blobs {
+		switch left := b.due.Sub(now); {
+		case b.due.IsZero():
+			news = append(news, d)
+		case left <= 0:
+			again = append(again, d)
+		default:
+			wait = min(wait, left)
+		}
+	}
+	batch = news
+	if len(news) == 0 {
+		batch = again
+	}
+	slices.SortFunc(batch, func(x, y digest.Digest) int { return bytes.Compare(a.blobs[x].place, a.blobs[y].place) })
+	return batch[:min(len(batch), maxBatch)], wait
+}
+
+// tell tells whom it concerns what holds of a blob now. What holds may change
+// meanwhile: then it is news again, and the next to be told is the change.
+func (a *announcer) tell(ctx context.Context, d digest.Digest) {
+	a.mu.Lock()
+	b := *a.blobs[d] // this is the only place that removes one
+	a.mu.Unlock()
+	var told []peer.ID
+	var err error
+	if b.hold {
+		told, err = a.announceTo(ctx, b)
+	} else {
+		told, err = a.withdrawFrom(ctx, b)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log.Debug("dht: other sites are not told", "blob", d, "held", b.hold, "error", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now, current := a.now(), a.blobs[d]
+	current.told = told
+	if b.hold {
+		current.ends = now.Add(a.ttl)
+	}
+	switch {
+	case current.change != b.change: // what was told is overtaken
+	case err != nil:
+		current.due = now.Add(a.pace.retry << current.failed)
+		current.failed = min(current.failed+1, 8)
+	default:
+		current.due = now.Add(jitter(a.pace.again))
+		current.failed = 0
+	}
+	if !current.hold && (len(told) == 0 || now.After(current.ends)) {
+		delete(a.blobs, d)
+	}
+}
+
+// announceTo tells the nearest sites. It returns who may know now, and an error if
+// nobody could be told.
+func (a *announcer) announceTo(ctx context.Context, b blob) ([]peer.ID, error) {
+	near, err := a.regions.nearest(ctx, b.key, b.place)
+	if err != nil {
+		return b.told, err
+	}
+	told, errs := b.told, []error(nil)
+	for _, id := range near {
+		if err := a.say(ctx, id, b.key, false); err != nil {
+			a.regions.avoid(id)
+			errs = append(errs, err)
+			continue
+		}
+		told = append(slices.DeleteFunc(slices.Clone(told), func(other peer.ID) bool { return other == id }), id)
+	}
+	told = told[max(0, len(told)-2*copies):]
+	if len(errs) == len(near) {
+		return told, errors.Join(append(errs, errors.New("nobody could be told"))...)
+	}
+	return told, nil
+}
+
+// withdrawFrom takes back what was told. It returns who still is to be.
+func (a *announcer) withdrawFrom(ctx context.Context, b blob) ([]peer.ID, error) {
+	var left []peer.ID
+	var errs []error
+	for _, id := range b.told {
+		if err := a.say(ctx, id, b.key, true); err != nil {
+			left = append(left, id)
+			errs = append(errs, err)
+		}
+	}
+	return left, errors.Join(errs...)
+}
+
+func (a *announcer) say(ctx context.Context, to peer.ID, key []byte, takesBack bool) error {
+	if err := a.limit.Wait(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, sendTime)
+	defer cancel()
+	return a.send(ctx, to, key, takesBack)
+}
+
+// leave tells everybody that was told something, once and at the same time, that it
+// does not hold. run has ended.
+func (a *announcer) leave(ctx context.Context) error {
+	a.mu.Lock()
+	told := make(map[peer.ID]bool)
+	for _, b := range a.blobs {
+		for _, id := range b.told {
+			told[id] = true
+		}
+	}
+	clear(a.blobs)
+	a.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	results := make(chan error, len(told))
+	for id := range told {
+		go func() { results <- a.send(ctx, id, []byte(a.self), true) }()
+	}
+	var errs []error
+	for range told {
+		if err := <-results; err != nil {
+			errs = append(errs, fmt.Errorf("leave: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// jitter spreads what all sites would do at once, by a tenth.
+func jitter(d time.Duration) time.Duration {
+	return d - time.Duration(rand.Int64N(int64(d)/10+1))
+}

@@ -1,0 +1,399 @@
+package dht
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-msgio"
+	"github.com/libp2p/go-msgio/pbio"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/p2p/libp2p"
+	p2psite "github.com/granary-oci/granary/p2p/site"
+	"github.com/granary-oci/granary/tracker"
+	"github.com/granary-oci/granary/tracker/trackertest"
+)
+
+var _ tracker.Tracker = (*Tracker)(nil)
+
+// brisk is for tests.
+var brisk = pace{gather: 10 * time.Millisecond, retry: 50 * time.Millisecond}
+
+// counted are the messages that all sites of a test have got.
+type counted struct {
+	mu    sync.Mutex
+	count map[pb.Message_MessageType]int
+	bytes int
+}
+
+func (c *counted) received(m *pb.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.count == nil {
+		c.count = make(map[pb.Message_MessageType]int)
+	}
+	c.count[m.Type]++
+	c.bytes += len(m.Key)
+	for _, p := range m.ProviderPeers {
+		c.bytes += len(p.Id)
+		for _, a := range p.Addrs {
+			c.bytes += len(a)
+		}
+	}
+}
+
+func (c *counted) take() (count map[pb.Message_MessageType]int, bytes int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	count, bytes = c.count, c.bytes
+	c.count, c.bytes = nil, 0
+	return count, bytes
+}
+
+func newHost(t testing.TB, listen ...string) *p2psite.Host {
+	t.Helper()
+	i, err := libp2p.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := p2psite.Config{Identity: i}
+	for _, a := range listen {
+		cfg.Listen = append(cfg.Listen, ma.StringCast(a))
+	}
+	h, err := p2psite.NewHost(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+const loopback = "/ip4/127.0.0.1/tcp/0"
+
+type node struct {
+	*Tracker
+	host *p2psite.Host
+	seen *counted
+}
+
+func (n *node) info() peer.AddrInfo { return peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()} }
+func (n *node) id() tracker.ID      { return tracker.ID(n.host.ID().String()) }
+
+// newNode starts a site that others can dial, and that knows these.
+func newNode(t testing.TB, set func(*Config), knows ...*node) *node {
+	t.Helper()
+	cfg := Config{Network: "test", Mode: Server, Rate: 1e6, Loopback: true}
+	for _, k := range knows {
+		cfg.Bootstrap = append(cfg.Bootstrap, k.info())
+	}
+	if set != nil {
+		set(&cfg)
+	}
+	n := &node{host: newHost(t, loopback), seen: &counted{}}
+	if len(knows) > 0 {
+		n.seen = knows[0].seen
+	}
+	var err error
+	if n.Tracker, err = start(t.Context(), n.host, cfg, brisk, n.seen.received); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+// meet starts sites that know the first, and waits until they know each other.
+func meet(t testing.TB, n int) []*node {
+	t.Helper()
+	nodes := []*node{newNode(t, nil)}
+	for range n - 1 {
+		nodes = append(nodes, newNode(t, nil, nodes[0]))
+	}
+	for _, a := range nodes {
+		eventually(t, "it knows others", func() bool {
+			if a.dht.RoutingTable().Size() >= min(n-1, nearest) {
+				return true
+			}
+			a.dht.RefreshRoutingTable()
+			return false
+		})
+	}
+	return nodes
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatal("in 30 seconds not: ", what)
+}
+
+func blobs(n int) (blobs []digest.Digest) {
+	for i := range n {
+		blobs = append(blobs, digest.FromString(fmt.Sprint("blob ", i)))
+	}
+	return blobs
+}
+
+func TestTracker(t *testing.T) {
+	trackertest.Test(t, func(t *testing.T, n int) (all []trackertest.Node) {
+		for _, n := range meet(t, n) {
+			all = append(all, trackertest.Node{Tracker: n.Tracker, ID: n.id(), Leave: n.Leave})
+		}
+		return all
+	})
+}
+
+func (n *node) finds(t testing.TB, d digest.Digest, want ...*node) bool {
+	t.Helper()
+	peers, err := n.Providers(t.Context(), d, 8)
+	var got, ids []tracker.ID
+	for _, p := range peers {
+		got = append(got, p.ID)
+	}
+	for _, w := range want {
+		ids = append(ids, w.id())
+	}
+	slices.Sort(got)
+	slices.Sort(ids)
+	return err == nil && slices.Equal(got, ids)
+}
+
+// A thousand blobs must not cost a thousand lookups, nor be told to everybody.
+func TestAThousandBlobsAreToldWithFewMessages(t *testing.T) {
+	nodes := meet(t, 20)
+	nodes[0].seen.take()
+	held := blobs(1000)
+	for _, d := range held {
+		nodes[7].Announce(d)
+	}
+	eventually(t, "all are told", func() bool { return nodes[7].announcer.settled() })
+	eventually(t, "the last is found", func() bool { return nodes[13].finds(t, held[999], nodes[7]) })
+	told, bytes := nodes[0].seen.take()
+	t.Logf("%d blobs among %d sites take %v messages, of %d bytes in all", len(held), len(nodes), told, bytes)
+	if n := told[pb.Message_ADD_PROVIDER]; n > copies*len(held) {
+		t.Errorf("%d records are sent of %d blobs", n, len(held))
+	}
+	if n := told[pb.Message_FIND_NODE]; n > len(held) {
+		t.Errorf("%d questions are asked for %d blobs", n, len(held))
+	}
+	for i := range 50 {
+		if d := held[i*20]; !nodes[i%7].finds(t, d, nodes[7]) {
+			t.Errorf("%s is not found", d)
+		}
+	}
+	found, _ := nodes[0].seen.take()
+	t.Logf("50 that somebody has are found with %v messages", found)
+	for i := range 50 {
+		if peers, err := nodes[0].Providers(t.Context(), digest.FromString(fmt.Sprint("nothing ", i)), 3); len(peers) > 0 || err != nil {
+			t.Errorf("what nobody has is found at %v, %v", peers, err)
+		}
+	}
+	missed, _ := nodes[0].seen.take()
+	t.Logf("50 that nobody has are looked for with %v messages", missed)
+	for _, d := range held {
+		nodes[7].Withdraw(d)
+	}
+	eventually(t, "all are withdrawn", func() bool { return nodes[7].announcer.settled() })
+	withdrawn, _ := nodes[0].seen.take()
+	t.Logf("1000 are withdrawn with %v messages", withdrawn)
+	if n := withdrawn[pb.Message_FIND_NODE]; n > 100 {
+		t.Errorf("%d questions are asked to withdraw", n)
+	}
+}
+
+// settled reports whether there are no news.
+func (a *announcer) settled() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range a.blobs {
+		if b.due.IsZero() || !b.hold {
+			return false
+		}
+	}
+	return true
+}
+
+func TestWhoCannotBeDialledAsksOnly(t *testing.T) {
+	nodes := meet(t, 3)
+	edge := &node{host: newHost(t)}
+	var err error
+	cfg := Config{Network: "test", Bootstrap: []peer.AddrInfo{nodes[0].info()}, Loopback: true}
+	if edge.Tracker, err = start(t.Context(), edge.host, cfg, brisk, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer edge.Close()
+	d := blobs(1)[0]
+	nodes[1].Announce(d)
+	eventually(t, "it finds what others have", func() bool { return edge.finds(t, d, nodes[1]) })
+	for _, n := range nodes {
+		if n.dht.RoutingTable().Find(edge.host.ID()) != "" {
+			t.Errorf("%s would ask it", n.id())
+		}
+	}
+}
+
+func TestNetworksDoNotMeet(t *testing.T) {
+	a := newNode(t, nil)
+	b := newNode(t, nil, a)
+	other := newNode(t, func(c *Config) { c.Network = "other" }, a)
+	d := blobs(1)[0]
+	b.Announce(d)
+	eventually(t, "its own network finds it", func() bool { return a.finds(t, d, b) })
+	if err := other.host.Connect(t.Context(), a.info()); err != nil {
+		t.Fatal(err)
+	}
+	if peers, err := other.Providers(t.Context(), d, 8); len(peers) > 0 || !errors.Is(err, ErrAlone) {
+		t.Errorf("another network finds %v, %v", peers, err)
+	}
+	for _, name := range []string{"", "a/b", "ä", string(make([]byte, 65))} {
+		if _, err := New(t.Context(), a.host, Config{Network: name}); err == nil {
+			t.Errorf("a network is called %q", name)
+		}
+	}
+}
+
+func TestTwoSitesOfWhichOneCanBeDialled(t *testing.T) {
+	hub := newNode(t, nil)
+	edge := newNode(t, func(c *Config) { c.Mode = Client }, hub)
+	here, there := blobs(2)[0], blobs(2)[1]
+	hub.Announce(here)
+	edge.Announce(there)
+	eventually(t, "the edge finds what the hub has", func() bool { return edge.finds(t, here, hub) })
+	eventually(t, "the hub finds what the edge has", func() bool { return hub.finds(t, there, edge) })
+}
+
+func TestWhoCameLaterIsTold(t *testing.T) {
+	a := newNode(t, nil)
+	held := blobs(3)
+	for _, d := range held {
+		a.Announce(d)
+	}
+	if _, err := a.Providers(t.Context(), held[0], 3); !errors.Is(err, ErrAlone) {
+		t.Errorf("alone, the error is %v", err)
+	}
+	b := newNode(t, nil, a)
+	c := newNode(t, nil, a, b)
+	for _, d := range held {
+		eventually(t, "it is found", func() bool { return b.finds(t, d, a) && c.finds(t, d, a) })
+	}
+	eventually(t, "it is told", func() bool {
+		own, _ := b.dht.ProviderStore().GetProviders(t.Context(), mustKey(held[0]))
+		return len(own) == 1
+	})
+}
+
+func mustKey(d digest.Digest) []byte {
+	key, ok := keyOf(d)
+	if !ok {
+		panic(d)
+	}
+	return key
+}
+
+// ask sends a site a message as a stranger may, and returns the answer.
+func ask(t *testing.T, from host.Host, to *node, m *pb.Message) (*pb.Message, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := from.Connect(ctx, to.info()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := from.NewStream(ctx, to.host.ID(), "/granary/test/kad/1.0.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	_ = s.SetDeadline(time.Now().Add(5 * time.Second))
+	if err := pbio.NewDelimitedWriter(s).WriteMsg(m); err != nil {
+		return nil, err
+	}
+	if m.Type == pb.Message_ADD_PROVIDER {
+		return nil, s.CloseWrite()
+	}
+	_ = s.CloseWrite()
+	answer := new(pb.Message)
+	p, err := msgio.NewVarintReaderSize(s, 4<<20).ReadMsg()
+	if err != nil {
+		return nil, err
+	}
+	return answer, unmarshal(p, answer)
+}
+
+func TestHostileRecords(t *testing.T) {
+	a := newNode(t, nil)
+	b := newNode(t, nil, a)
+	stranger := newHost(t, loopback)
+	d := blobs(1)[0]
+	say := func(key []byte, infos ...peer.AddrInfo) {
+		m := pb.NewMessage(pb.Message_ADD_PROVIDER, key, 0)
+		m.ProviderPeers = pb.RawPeerInfosToPBPeers(infos)
+		_, _ = ask(t, stranger, a, m)
+	}
+	addr := []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/tcp/1")}
+	var many []ma.Multiaddr
+	for i := range 10_000 {
+		many = append(many, ma.StringCast(fmt.Sprintf("/ip4/192.0.2.1/tcp/%d", i+1)))
+	}
+	b.Announce(d)
+	eventually(t, "who has it is found", func() bool { return a.finds(t, d, b) })
+	say(mustKey(d), peer.AddrInfo{ID: b.host.ID(), Addrs: addr})                      // for somebody else
+	say(mustKey(d), peer.AddrInfo{ID: b.host.ID(), Addrs: []ma.Multiaddr{withdrawn}}) // the same
+	say([]byte(b.host.ID()), peer.AddrInfo{ID: b.host.ID(), Addrs: []ma.Multiaddr{withdrawn}})
+	say(mustKey(d), peer.AddrInfo{ID: stranger.ID(), Addrs: []ma.Multiaddr{ma.StringCast("/ip4/0.0.0.0/tcp/1")}})
+	say(mustKey(d), peer.AddrInfo{ID: stranger.ID()})
+	say([]byte("chunk"), peer.AddrInfo{ID: stranger.ID(), Addrs: addr})
+	say(make([]byte, 1<<20), peer.AddrInfo{ID: stranger.ID(), Addrs: addr})
+	last := digest.FromString("last")
+	say(mustKey(last), peer.AddrInfo{ID: stranger.ID(), Addrs: many})
+	eventually(t, "the last is found", func() bool {
+		peers, err := b.Providers(t.Context(), last, 3)
+		return err == nil && len(peers) == 1 && len(peers[0].Addrs) == maxAddrs
+	})
+	if !a.finds(t, d, b) {
+		peers, err := a.Providers(t.Context(), d, 8)
+		t.Errorf("who has it are %v, %v", peers, err)
+	}
+}
+
+func TestNothingButProvidersIsKept(t *testing.T) {
+	a := newNode(t, nil)
+	stranger := newHost(t, loopback)
+	for _, kind := range []pb.Message_MessageType{pb.Message_PUT_VALUE, pb.Message_GET_VALUE} {
+		if answer, err := ask(t, stranger, a, pb.NewMessage(kind, []byte("/pk/x"), 0)); err == nil {
+			t.Errorf("to %v it answers %v", kind, answer)
+		}
+	}
+}
+
+func TestHostileAnswers(t *testing.T) {
+	a := newNode(t, nil)
+	liar := newHost(t, loopback)
+	liar.SetStreamHandler("/granary/test/kad/1.0.0", lie())
+	if err := liar.Connect(t.Context(), a.info()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is asked", func() bool {
+		peers, _ := a.Providers(t.Context(), blobs(1)[0], 5)
+		if len(peers) > 5 {
+			t.Fatalf("asked for 5, it returns %d", len(peers))
+		}
+		for _, p := range peers {
+			if len(p.Addrs) == 0 || len(p.Addrs) > maxAddrs {
+				t.Fatalf("%s has the addresses %v", p.ID, p.Addrs)
+			}
+		}
+		return len(peers) == 5
+	})
+}

@@ -1,0 +1,104 @@
+package dht
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multihash"
+)
+
+const (
+	regionFor  = 10 * time.Minute // that the sites of a region are taken to be the same
+	sureOf     = 2                // how many of a key's nearest sites a region must know for certain
+	lookupTime = 30 * time.Second
+)
+
+var errNobody = errors.New("no other site is found")
+
+// regions finds the sites that are nearest to keys, with one lookup for all that are in
+// one region of the key space. Keys come in order, so one region is remembered. It is
+// used by one goroutine.
+type regions struct {
+	lookup func(context.Context, multihash.Multihash) ([]peer.ID, error)
+	now    func() time.Time
+	retry  time.Duration // how long nobody is looked up after that has failed
+	silent time.Time     // until when that is
+	last   region
+}
+
+// region is the part of the key space that begins with the same bits as around.
+type region struct {
+	around kb.ID
+	bits   int
+	sites  []peer.ID // all in it, and others that are near
+	until  time.Time
+}
+
+func newRegions(lookup func(context.Context, multihash.Multihash) ([]peer.ID, error), retry time.Duration, now func() time.Time) *regions {
+	return &regions{lookup: lookup, retry: retry, now: now}
+}
+
+// nearest returns the sites that are to be told of a key.
+func (r *regions) nearest(ctx context.Context, key multihash.Multihash, place kb.ID) ([]peer.ID, error) {
+	now := r.now()
+	if !now.Before(r.last.until) || len(r.last.sites) == 0 || kb.CommonPrefixLen(r.last.around, place) < r.last.bits {
+		if now.Before(r.silent) {
+			return nil, errNobody
+		}
+		if err := r.explore(ctx, key, place); err != nil {
+			r.silent = r.now().Add(r.retry)
+			return nil, err
+		}
+	}
+	near := kb.SortClosestPeers(r.last.sites, place)
+	return near[:min(len(near), copies)], nil
+}
+
+func (r *regions) explore(ctx context.Context, key multihash.Multihash, place kb.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	sites, err := r.lookup(ctx, key)
+	if err != nil {
+		return err
+	}
+	if len(sites) == 0 {
+		return errNobody
+	}
+	r.last = region{place, covers(place, sites), sites, r.now().Add(regionFor)}
+	return nil
+}
+
+// avoid forgets a site that could not be told, until the next lookup.
+func (r *regions) avoid(id peer.ID) {
+	r.last.sites = slices.DeleteFunc(r.last.sites, func(other peer.ID) bool { return other == id })
+}
+
+// covers returns how many leading bits a key must have in common with place for the
+// sites nearest to place to be the nearest to it as well. Fewer than were asked for are
+// all there are. Else none but these has one bit more in common with place than the
+// farthest of them: these are the nearest to each key that has that bit, too, and if they are
+// a few, what is missing to [copies] may be others that are as good. Who looks for the key asks
+// [nearest] sites, so he meets them.
+func covers(place kb.ID, sites []peer.ID) int {
+	if len(sites) < nearest {
+		return 0
+	}
+	bits := len(place) * 8
+	for _, id := range sites {
+		bits = min(bits, kb.CommonPrefixLen(place, kb.ConvertPeerID(id))+1)
+	}
+	within := 0
+	for _, id := range sites {
+		if kb.CommonPrefixLen(place, kb.ConvertPeerID(id)) >= bits {
+			within++
+		}
+	}
+	if within < sureOf {
+		return len(place) * 8
+	}
+	return bits
+}
