@@ -31,6 +31,7 @@ const (
 	maxBatch  = 256 // blobs that are told of in one pass over the key space
 	sendTime  = 10 * time.Second
 	leaveTime = 5 * time.Second
+	maxFailed = 8
 )
 
 // announcer tells the nearest sites what this one has.
@@ -51,12 +52,15 @@ type announcer struct {
 
 // blob is one that is announced, or has been and is to be withdrawn.
 type blob struct {
-	key   multihash.Multihash
-	place kb.ID
-	hold  bool
-	due   time.Time // when somebody is to be told next; zero: it is news
-	ends  time.Time // when the last that was said of it has ended
-	told  []peer.ID // who may think that it is held
+	digest digest.Digest
+	key    multihash.Multihash
+	place  kb.ID
+
+	// Guarded by announcer.mu.
+	hold bool
+	due  time.Time // when somebody is to be told next; zero: it is news
+	ends time.Time // when the last that was said of it has ended
+	told []peer.ID // who may think that it is held; replaced, never changed
 
 	change int // how often it has become news
 	failed int // times in a row
@@ -91,7 +95,7 @@ func (a *announcer) announce(d digest.Digest) {
 	defer a.mu.Unlock()
 	b := a.blobs[d]
 	if b == nil {
-		b = &blob{key: key, place: placeOf(key)}
+		b = &blob{digest: d, key: key, place: placeOf(key)}
 		a.blobs[d] = b
 	}
 	if !b.hold {
@@ -170,18 +174,18 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // take returns blobs that are due, in order of the key space, and how long until one
 // is if none is. News go before what is only told again.
-func (a *announcer) take() (batch []digest.Digest, wait time.Duration) {
+func (a *announcer) take() (batch []*blob, wait time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
 	wait = a.pace.again
-	var news, again []digest.Digest
-	for d, b := range a.blobs {
+	var news, again []*blob
+	for _, b := range a.blobs {
 		switch left := b.due.Sub(now); {
 		case b.due.IsZero():
-			news = append(news, d)
+			news = append(news, b)
 		case left <= 0:
-			again = append(again, d)
+			again = append(again, b)
 		default:
 			wait = min(wait, left)
 		}
@@ -190,44 +194,43 @@ func (a *announcer) take() (batch []digest.Digest, wait time.Duration) {
 	if len(news) == 0 {
 		batch = again
 	}
-	slices.SortFunc(batch, func(x, y digest.Digest) int { return bytes.Compare(a.blobs[x].place, a.blobs[y].place) })
+	slices.SortFunc(batch, func(x, y *blob) int { return bytes.Compare(x.place, y.place) })
 	return batch[:min(len(batch), maxBatch)], wait
 }
 
 // tell tells whom it concerns what holds of a blob now. What holds may change
 // meanwhile: then it is news again, and the next to be told is the change.
-func (a *announcer) tell(ctx context.Context, d digest.Digest) {
+func (a *announcer) tell(ctx context.Context, b *blob) {
 	a.mu.Lock()
-	b := *a.blobs[d] // this is the only place that removes one
+	was := *b
 	a.mu.Unlock()
 	var told []peer.ID
 	var err error
-	if b.hold {
-		told, err = a.announceTo(ctx, b)
+	if was.hold {
+		told, err = a.announceTo(ctx, was)
 	} else {
-		told, err = a.withdrawFrom(ctx, b)
+		told, err = a.withdrawFrom(ctx, was)
 	}
 	if err != nil && ctx.Err() == nil {
-		a.log.Debug("dht: other sites are not told", "blob", d, "held", b.hold, "error", err)
+		a.log.Debug("dht: other sites are not told", "blob", was.digest, "held", was.hold, "error", err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now, current := a.now(), a.blobs[d]
-	current.told = told
-	if b.hold {
-		current.ends = now.Add(a.ttl)
+	now := a.now()
+	b.told = told
+	if was.hold {
+		b.ends = now.Add(a.ttl)
 	}
 	switch {
-	case current.change != b.change: // what was told is overtaken
+	case b.change != was.change: // what was told is overtaken
 	case err != nil:
-		current.due = now.Add(a.pace.retry << current.failed)
-		current.failed = min(current.failed+1, 8)
+		b.due = now.Add(a.pace.retry << b.failed)
+		b.failed = min(b.failed+1, maxFailed)
 	default:
-		current.due = now.Add(jitter(a.pace.again))
-		current.failed = 0
+		b.due, b.failed = now.Add(jitter(a.pace.again)), 0
 	}
-	if !current.hold && (len(told) == 0 || now.After(current.ends)) {
-		delete(a.blobs, d)
+	if !b.hold && (len(told) == 0 || now.After(b.ends)) {
+		delete(a.blobs, b.digest)
 	}
 }
 

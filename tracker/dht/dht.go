@@ -78,6 +78,7 @@ type Tracker struct {
 	dht       *kad.IpfsDHT
 	loopback  bool
 	announcer *announcer
+	kept      *records
 
 	cancel context.CancelFunc // of the announcer
 	tasks  sync.WaitGroup
@@ -108,9 +109,9 @@ func start(ctx context.Context, h host.Host, cfg Config, p pace, received func(*
 	ctx, cancel := context.WithCancel(ctx)
 	t := &Tracker{host: h, loopback: cfg.Loopback, cancel: cancel}
 	t.announcer = newAnnouncer(t, cfg, p) // before the DHT, which answers others from the beginning
-	kept := newRecords(cfg.MaxRecords, cfg.TTL, cfg.Now, t.own)
+	t.kept = newRecords(cfg.MaxRecords, cfg.TTL, cfg.Now, t.own)
 	var err error
-	if t.dht, err = kad.New(ctx, h, t.options(cfg, kept, received)...); err != nil {
+	if t.dht, err = kad.New(ctx, h, t.options(cfg, received)...); err != nil {
 		cancel()
 		return nil, err
 	}
@@ -120,12 +121,12 @@ func start(ctx context.Context, h host.Host, cfg Config, p pace, received func(*
 	return t, nil
 }
 
-func (t *Tracker) options(cfg Config, kept *records, received func(*pb.Message)) []kad.Option {
+func (t *Tracker) options(cfg Config, received func(*pb.Message)) []kad.Option {
 	options := []kad.Option{
 		kad.ProtocolPrefix(protocol.ID("/granary/" + cfg.Network)),
 		kad.Mode(map[Mode]kad.ModeOpt{Client: kad.ModeClient, Server: kad.ModeServer}[cfg.Mode]),
 		kad.DisableValues(),
-		kad.ProviderStore(kept),
+		kad.ProviderStore(t.kept),
 		kad.BucketSize(nearest),
 		kad.Resiliency(copies),
 		kad.BootstrapPeers(cfg.Bootstrap...),

@@ -13,7 +13,6 @@ import (
 
 const (
 	regionFor  = 10 * time.Minute // that the sites of a region are taken to be the same
-	sureOf     = 2                // how many of a key's nearest sites a region must know for certain
 	lookupTime = 30 * time.Second
 )
 
@@ -34,7 +33,7 @@ type regions struct {
 type region struct {
 	around kb.ID
 	bits   int
-	sites  []peer.ID // all in it, and others that are near
+	sites  []peer.ID // the nearest to around; those that are nearest to any key of the region are among them
 	until  time.Time
 }
 
@@ -78,27 +77,23 @@ func (r *regions) avoid(id peer.ID) {
 }
 
 // covers returns how many leading bits a key must have in common with place for the
-// sites nearest to place to be the nearest to it as well. Fewer than were asked for are
-// all there are. Else none but these has one bit more in common with place than the
-// farthest of them: these are the nearest to each key that has that bit, too, and if they are
-// a few, what is missing to [copies] may be others that are as good. Who looks for the key asks
-// [nearest] sites, so he meets them.
+// [copies] of the sites that are nearest to the key to be among these, which are the nearest
+// to place. Fewer than were asked for are all there are.
+//
+// Distances to both keys are the same in those bits. Of a site that is not among these they
+// are no less than the farthest one's, so each that is nearer than that one by
+// these bits alone is nearer to the key than all that are not known. Two sites differ
+// in a bit of the distance where they differ in it themselves.
 func covers(place kb.ID, sites []peer.ID) int {
 	if len(sites) < nearest {
 		return 0
 	}
-	bits := len(place) * 8
-	for _, id := range sites {
-		bits = min(bits, kb.CommonPrefixLen(place, kb.ConvertPeerID(id))+1)
+	sites = kb.SortClosestPeers(sites, place)
+	farthest := kb.ConvertPeerID(sites[len(sites)-1])
+	var alike []int
+	for _, id := range sites[:len(sites)-1] {
+		alike = append(alike, kb.CommonPrefixLen(farthest, kb.ConvertPeerID(id)))
 	}
-	within := 0
-	for _, id := range sites {
-		if kb.CommonPrefixLen(place, kb.ConvertPeerID(id)) >= bits {
-			within++
-		}
-	}
-	if within < sureOf {
-		return len(place) * 8
-	}
-	return bits
+	slices.Sort(alike)
+	return alike[copies-1] + 1
 }
