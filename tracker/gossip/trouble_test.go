@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"encoding/binary"
 	"slices"
 	"strings"
 	"testing"
@@ -53,8 +54,7 @@ func TestOtherMembersClock(t *testing.T) {
 	for _, m := range nodes[0].roster.current().members {
 		name = m.node.Name
 	}
-	payload := w.AckPayload()
-	payload[3]++ // 2^32 ns
+	payload := binary.BigEndian.AppendUint64(nil, binary.BigEndian.Uint64(w.AckPayload())+1<<32)
 	n := *nodes[1].list.LocalNode()
 	if n.Name != name {
 		t.Fatalf("%s is not %s", n.Name, name)
