@@ -58,6 +58,7 @@ func (h *Host) keepReserved(ctx context.Context, hubs []peer.AddrInfo) error {
 	for i, hub := range hubs {
 		places[i].hub = hub
 	}
+	lost := h.lost(hubs)
 	h.tasks.Go(func() {
 		var said []ma.Multiaddr
 		for ctx.Err() == nil {
@@ -71,11 +72,30 @@ func (h *Host) keepReserved(ctx context.Context, hubs []peer.AddrInfo) error {
 			}
 			select {
 			case <-ctx.Done():
+			case <-lost:
+				for i := range places {
+					places[i].asked = time.Time{}
+				}
 			case <-time.After(lookEvery):
 			}
 		}
 	})
 	return nil
+}
+
+// lost returns a channel that tells when a connection to a hub has ended: the hub
+// forgets the place with the last.
+func (h *Host) lost(hubs []peer.AddrInfo) <-chan struct{} {
+	lost := make(chan struct{}, 1)
+	h.Network().Notify(&network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) {
+		if slices.ContainsFunc(hubs, func(hub peer.AddrInfo) bool { return hub.ID == c.RemotePeer() }) {
+			select {
+			case lost <- struct{}{}:
+			default:
+			}
+		}
+	}})
+	return lost
 }
 
 // reserve sees to it that there is a place at a hub.

@@ -79,6 +79,7 @@ type Tracker struct {
 	loopback  bool
 	announcer *announcer
 	kept      *records
+	prefix    protocol.ID
 
 	cancel context.CancelFunc // of the announcer
 	tasks  sync.WaitGroup
@@ -107,11 +108,11 @@ func start(ctx context.Context, h host.Host, cfg Config, p pace, received func(*
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	t := &Tracker{host: h, loopback: cfg.Loopback, cancel: cancel}
+	t := &Tracker{host: h, loopback: cfg.Loopback, prefix: protocol.ID("/granary/" + cfg.Network), cancel: cancel}
 	t.announcer = newAnnouncer(t, cfg, p) // before the DHT, which answers others from the beginning
 	t.kept = newRecords(cfg.MaxRecords, cfg.TTL, cfg.Now, t.own)
 	var err error
-	if t.dht, err = kad.New(ctx, h, t.options(cfg, received)...); err != nil {
+	if t.dht, err = kad.New(ctx, newDoor(h), t.options(cfg, received)...); err != nil {
 		cancel()
 		return nil, err
 	}
@@ -123,8 +124,8 @@ func start(ctx context.Context, h host.Host, cfg Config, p pace, received func(*
 
 func (t *Tracker) options(cfg Config, received func(*pb.Message)) []kad.Option {
 	options := []kad.Option{
-		kad.ProtocolPrefix(protocol.ID("/granary/" + cfg.Network)),
-		kad.Mode(map[Mode]kad.ModeOpt{Client: kad.ModeClient, Server: kad.ModeServer}[cfg.Mode]),
+		kad.ProtocolPrefix(t.prefix),
+		kad.Mode(map[Mode]kad.ModeOpt{Auto: kad.ModeAutoServer, Client: kad.ModeClient, Server: kad.ModeServer}[cfg.Mode]),
 		kad.DisableValues(),
 		kad.ProviderStore(t.kept),
 		kad.BucketSize(nearest),
@@ -132,9 +133,6 @@ func (t *Tracker) options(cfg Config, received func(*pb.Message)) []kad.Option {
 		kad.BootstrapPeers(cfg.Bootstrap...),
 		kad.RoutingTableRefreshPeriod(idleRefresh),
 		kad.AddressFilter(t.taken),
-	}
-	if cfg.Mode == Auto {
-		options = append(options, kad.Mode(kad.ModeAutoServer))
 	}
 	if received != nil {
 		options = append(options, kad.OnRequestHook(func(_ context.Context, _ network.Stream, m *pb.Message) { received(m) }))
@@ -226,7 +224,9 @@ func (t *Tracker) Leave(ctx context.Context) error {
 func (t *Tracker) Close() error {
 	t.cancel()
 	t.tasks.Wait()
-	return t.dht.Close()
+	err := t.dht.Close()
+	t.host.RemoveStreamHandler(t.prefix + "/kad/1.0.0") // which kad-dht leaves
+	return err
 }
 
 // own returns this site as a provider of what it has.

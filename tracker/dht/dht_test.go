@@ -325,7 +325,7 @@ func ask(t *testing.T, from host.Host, to *node, m *pb.Message) (*pb.Message, er
 	}
 	s, err := from.NewStream(ctx, to.host.ID(), "/granary/test/kad/1.0.0")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	defer s.Reset()
 	_ = s.SetDeadline(time.Now().Add(5 * time.Second))
@@ -387,6 +387,44 @@ func TestNothingButProvidersIsKept(t *testing.T) {
 		if answer, err := ask(t, stranger, a, pb.NewMessage(kind, []byte("/pk/x"), 0)); err == nil {
 			t.Errorf("to %v it answers %v", kind, answer)
 		}
+	}
+}
+
+func TestStreamsOfOneSiteAreBounded(t *testing.T) {
+	a := newNode(t, nil)
+	stranger := newHost(t, loopback)
+	if err := stranger.Connect(t.Context(), a.info()); err != nil {
+		t.Fatal(err)
+	}
+	answered := 0
+	for range 3 * maxStreams {
+		s, err := stranger.NewStream(t.Context(), a.host.ID(), "/granary/test/kad/1.0.0")
+		if err != nil {
+			continue
+		}
+		defer s.Reset()
+		_ = s.SetDeadline(time.Now().Add(5 * time.Second))
+		if pbio.NewDelimitedWriter(s).WriteMsg(pb.NewMessage(pb.Message_PING, nil, 0)) != nil {
+			continue
+		}
+		if _, err := msgio.NewVarintReaderSize(s, 4<<20).ReadMsg(); err == nil {
+			answered++
+		}
+	}
+	if answered != maxStreams {
+		t.Errorf("%d streams are answered at a time", answered)
+	}
+}
+
+func TestWhoHasClosedAnswersNoMore(t *testing.T) {
+	a := newNode(t, nil)
+	b := newNode(t, nil, a)
+	d := blobs(1)[0]
+	b.Announce(d)
+	eventually(t, "it is found", func() bool { return a.finds(t, d, b) })
+	b.Close()
+	if answer, err := ask(t, newHost(t), b, pb.NewMessage(pb.Message_GET_PROVIDERS, mustKey(d), 0)); err == nil {
+		t.Errorf("it answers %v", answer)
 	}
 }
 
