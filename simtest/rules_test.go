@@ -53,10 +53,13 @@ var allowed = map[string][]string{
 	"cmd/granary/doctor":              {"cmd/granary/configure", "cmd/granary/node"},
 	"tracker":                         {},
 	"tracker/gossip":                  {"tracker"},
+	"tracker/dht":                     {"tracker"},
+	"tracker/trackertest":             {"tracker"},
 	"p2p/wire":                        {"chunkstore/chunk", "tracker"},
 	"p2p":                             {"chunkstore/chunk", "p2p/wire", "proxy/trace", "tracker"},
 	"p2p/p2ptest":                     {"p2p", "tracker"},
 	"p2p/libp2p":                      {"p2p", "tracker"},
+	"p2p/site":                        {"p2p/libp2p"},
 	"cmd/granary/node/dashboard":      {},
 	"cmd/granary/node":                {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "cmd/granary/node/dashboard", "fuse/mounter", "fuse/snapshotter", "p2p", "p2p/libp2p", "p2p/wire", "proxy", "proxy/access", "proxy/catalog", "proxy/gateway", "proxy/graph", "proxy/layout", "proxy/lazy", "proxy/ref", "proxy/trace", "proxy/upstream", "toc", "tracker", "tracker/gossip"},
 	"cmd/granary":                     {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "cmd/granary/configure", "cmd/granary/demo", "cmd/granary/doctor", "cmd/granary/node", "fuse", "fuse/mounter", "fuse/snapshotter", "p2p", "proxy", "proxy/catalog", "proxy/compat", "proxy/flight", "proxy/graph", "proxy/layout", "proxy/ref", "proxy/upstream", "toc"},
@@ -115,7 +118,7 @@ func TestImportsGoDownOnly(t *testing.T) {
 			if name == "chunkstore/chunk" && outside && !slices.Contains(vocabulary, i) {
 				t.Errorf("%s imports %s", name, i)
 			}
-			if i == "testing" && !strings.HasPrefix(name, "simtest") && name != "chunkstore/storetest" && name != "proxy/upstreamtest" {
+			if i == "testing" && !strings.HasPrefix(name, "simtest") && name != "chunkstore/storetest" && name != "proxy/upstreamtest" && name != "tracker/trackertest" {
 				t.Errorf("%s imports testing", name)
 			}
 		}

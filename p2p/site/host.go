@@ -82,6 +82,10 @@ func (h *Host) start(ctx context.Context, cfg Config) error {
 		return err
 	}
 	h.close = append(h.close, resources.Close)
+	ports, err := h.newPorts(cfg, resources)
+	if err != nil {
+		return err
+	}
 	bus := eventbus.NewBus()
 	net, err := h.newSwarm(cfg, bus, resources)
 	if err != nil {
@@ -106,7 +110,7 @@ func (h *Host) start(ctx context.Context, cfg Config) error {
 	}
 	h.Host = basic
 	h.close = append(h.close, basic.Close)
-	if err := h.addTransports(cfg, net, resources); err != nil {
+	if err := h.addTransports(cfg, net, ports, resources); err != nil {
 		return err
 	}
 	for _, a := range cfg.Listen {
@@ -142,7 +146,7 @@ func (h *Host) newSwarm(cfg Config, bus event.Bus, resources network.ResourceMan
 }
 
 // addTransports adds TCP, QUIC and circuits through relays.
-func (h *Host) addTransports(cfg Config, net *swarm.Swarm, resources network.ResourceManager) error {
+func (h *Host) addTransports(cfg Config, net *swarm.Swarm, ports *quicreuse.ConnManager, resources network.ResourceManager) error {
 	up, err := libp2p.NewUpgrader(cfg.Identity, resources, cfg.Allow)
 	if err != nil {
 		return err
@@ -151,7 +155,7 @@ func (h *Host) addTransports(cfg Config, net *swarm.Swarm, resources network.Res
 	if err != nil {
 		return err
 	}
-	overQUIC, err := h.newQUIC(cfg, resources)
+	overQUIC, err := quic.NewTransport(cfg.Identity.Key(), ports, nil, libp2p.Gate(cfg.Allow), resources)
 	if err != nil {
 		return err
 	}
@@ -163,9 +167,9 @@ func (h *Host) addTransports(cfg Config, net *swarm.Swarm, resources network.Res
 	return relayclient.AddTransport(h.Host, up)
 }
 
-func (h *Host) newQUIC(cfg Config, resources network.ResourceManager) (transport.Transport, error) {
-	key := cfg.Identity.Key()
-	raw, err := key.Raw()
+// newPorts returns the UDP ports that QUIC is spoken on.
+func (h *Host) newPorts(cfg Config, resources network.ResourceManager) (*quicreuse.ConnManager, error) {
+	raw, err := cfg.Identity.Key().Raw()
 	if err != nil {
 		return nil, err
 	}
@@ -177,11 +181,10 @@ func (h *Host) newQUIC(cfg Config, resources network.ResourceManager) (transport
 	}
 	ports, err := quicreuse.NewConnManager(quicgo.StatelessResetKey(derived[:32]), quicgo.TokenGeneratorKey(derived[32:]),
 		quicreuse.VerifySourceAddress(resources.VerifySourceAddress))
-	if err != nil {
-		return nil, err
+	if err == nil {
+		h.close = append(h.close, ports.Close)
 	}
-	h.close = append(h.close, ports.Close)
-	return quic.NewTransport(key, ports, nil, libp2p.Gate(cfg.Allow), resources)
+	return ports, err
 }
 
 // sayReachable tells the parts of the host whether the site can be dialled, which is

@@ -18,15 +18,25 @@ var withdrawn = ma.StringCast("/dns/withdrawn.invalid")
 
 func takesBack(addrs []ma.Multiaddr) bool { return len(addrs) == 1 && addrs[0].Equal(withdrawn) }
 
-// sound returns those of a site's addresses that others may dial, [maxAddrs] at most.
-// Without loopback such are left out: they would lead everybody to himself.
+// sound returns those of a site's addresses that others may dial, [maxAddrs] at most:
+// those that are reached from everywhere first. Without loopback such are left out: they
+// would lead everybody to himself.
 func sound(addrs []ma.Multiaddr, loopback bool) []ma.Multiaddr {
-	var kept []ma.Multiaddr
+	var near, far []ma.Multiaddr
 	for _, a := range addrs {
-		if len(kept) < maxAddrs && len(a) > 0 && len(a.Bytes()) <= maxAddrSize &&
-			!a.Equal(withdrawn) && !manet.IsIPUnspecified(a) && (loopback || !manet.IsIPLoopback(a)) {
-			kept = append(kept, a)
+		switch {
+		case len(a) == 0, len(a.Bytes()) > maxAddrSize, a.Equal(withdrawn), manet.IsIPUnspecified(a), manet.IsIPLoopback(a) && !loopback:
+		case manet.IsPublicAddr(a) || throughHub(a):
+			far = append(far, a)
+		default:
+			near = append(near, a)
 		}
 	}
-	return kept
+	all := append(far, near...)
+	return all[:min(len(all), maxAddrs)]
+}
+
+func throughHub(a ma.Multiaddr) bool {
+	_, err := a.ValueForProtocol(ma.P_CIRCUIT)
+	return err == nil
 }

@@ -61,11 +61,16 @@ func (c *counted) take() (count map[pb.Message_MessageType]int, bytes int) {
 
 func newHost(t testing.TB, listen ...string) *p2psite.Host {
 	t.Helper()
+	return newHostWith(t, p2psite.Config{}, listen...)
+}
+
+func newHostWith(t testing.TB, cfg p2psite.Config, listen ...string) *p2psite.Host {
+	t.Helper()
 	i, err := libp2p.NewIdentity()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := p2psite.Config{Identity: i}
+	cfg.Identity = i
 	for _, a := range listen {
 		cfg.Listen = append(cfg.Listen, ma.StringCast(a))
 	}
@@ -255,6 +260,38 @@ func TestWhoCannotBeDialledAsksOnly(t *testing.T) {
 		if n.dht.RoutingTable().Find(edge.host.ID()) != "" {
 			t.Errorf("%s would ask it", n.id())
 		}
+	}
+}
+
+// What a site behind NAT has is found by another one, which reaches it through their hub.
+func TestASiteThatCannotBeDialledIsFoundAtItsHub(t *testing.T) {
+	hub := newHostWith(t, p2psite.Config{RelayService: true}, loopback)
+	cfg := Config{Network: "test", Loopback: true}
+	center, err := start(t.Context(), hub, cfg, brisk, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer center.Close()
+	cfg.Bootstrap = []peer.AddrInfo{{ID: hub.ID(), Addrs: hub.Addrs()}}
+	var edges []*node
+	for range 2 {
+		e := &node{host: newHostWith(t, p2psite.Config{Relays: cfg.Bootstrap})}
+		if e.Tracker, err = start(t.Context(), e.host, cfg, brisk, nil); err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		edges = append(edges, e)
+	}
+	d := blobs(1)[0]
+	edges[0].Announce(d)
+	eventually(t, "it is found", func() bool { return edges[1].finds(t, d, edges[0]) })
+	peers, _ := edges[1].Providers(t.Context(), d, 1)
+	info := peer.AddrInfo{ID: edges[0].host.ID()}
+	for _, a := range peers[0].Addrs {
+		info.Addrs = append(info.Addrs, ma.StringCast(a))
+	}
+	if err := edges[1].host.Connect(t.Context(), info); err != nil {
+		t.Errorf("at %v: %v", info.Addrs, err)
 	}
 }
 
