@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,8 +37,9 @@ type Signer interface {
 // process unless it is handed on ([Claims.Encode]): a chunk of an unproven blob of
 // which nothing is remembered is read here, and not lent.
 type Claims struct {
-	signer Signer
-	blame  func(id tracker.ID, err error)
+	signer  Signer
+	blame   func(id tracker.ID, err error)
+	parents Parents // nil for none
 
 	mu sync.Mutex
 	// By offset. One of this node without a signature is signed when it is lent, and
@@ -50,6 +52,14 @@ type Claims struct {
 	fetched atomic.Int64 // bytes from the upstream, of all blobs
 }
 
+// Parents are the sites that members fetch from before the registry itself.
+type Parents interface {
+	// Believed reports whether there is a parent of that name which is not at fault.
+	Believed(name string) bool
+	// Blame is told what a parent did wrong.
+	Blame(name string, err error)
+}
+
 // claimed is a blob as a registry has it.
 type claimed struct {
 	host string
@@ -59,6 +69,7 @@ type claimed struct {
 // fault is a claim of which the upstream's bytes are not.
 type fault struct {
 	signer tracker.ID
+	parent string // that the signer had it from, who is then not at fault
 	err    error
 }
 
@@ -84,7 +95,10 @@ type HostClaims struct {
 
 // Own records that this node has fetched a chunk from the upstream, and compares it
 // with what others have said of it if the blob has been refuted.
-func (h HostClaims) Own(ref chunk.Ref, p []byte) {
+func (h HostClaims) Own(ref chunk.Ref, p []byte) { h.OwnBy("", ref, p) }
+
+// OwnBy is Own for a chunk that a parent gave; "" is the registry itself.
+func (h HostClaims) OwnBy(parent string, ref chunk.Ref, p []byte) {
 	c, k := h.c, claimed{h.host, ref.Blob}
 	c.fetched.Add(int64(len(p)))
 	if ref.Whole() {
@@ -97,13 +111,17 @@ func (h HostClaims) Own(ref chunk.Ref, p []byte) {
 		c.count--
 		if suspect.Signer != c.signer.ID() && suspect.Check("", ref, p) != nil {
 			err := &chunk.CorruptError{Source: "peer " + string(suspect.Signer), Ref: ref, Reason: "it vouched for other bytes than the upstream's"}
-			c.faults[k] = append(c.faults[k], fault{suspect.Signer, err})
+			if suspect.Parent != "" {
+				err.Source = "parent " + suspect.Parent
+				err.Reason = "it gave other bytes than the upstream, as " + string(suspect.Signer) + " says"
+			}
+			c.faults[k] = append(c.faults[k], fault{suspect.Signer, suspect.Parent, err})
 		}
 	}
 	if before := c.blobs[k][ref.Offset]; c.mapped(before) && before.Check("", ref, p) != nil {
 		return // what is stored may be what the map says
 	}
-	c.put(k, ref.Offset, wire.Claim{Signer: c.signer.ID()})
+	c.put(k, ref.Offset, wire.Claim{Signer: c.signer.ID(), Parent: parent})
 }
 
 // Keep records a claim of another that has been checked.
@@ -181,6 +199,7 @@ type Proof struct {
 func (h HostClaims) For(ref chunk.Ref, p []byte, proof Proof) (claim wire.Claim, ok bool) {
 	proven := proof.Proven
 	claim, known := h.get(ref)
+	parent := claim.Parent
 	if h.c.mapped(claim) {
 		claim, known = wire.Claim{}, false
 	}
@@ -196,6 +215,9 @@ func (h HostClaims) For(ref chunk.Ref, p []byte, proof Proof) (claim wire.Claim,
 		claim = wire.Claim{Before: proof.Before, After: proof.After, Signer: h.c.signer.ID()}
 	default:
 		claim = wire.Claim{Digest: digest.FromBytes(p), Signer: h.c.signer.ID()}
+		if known && !proven {
+			claim.Parent = parent
+		}
 	}
 	signature, err := h.c.signer.Sign(claim.Text(ref))
 	if err != nil {
@@ -262,12 +284,18 @@ func (h HostClaims) Suspected(d digest.Digest) bool {
 // node's own word: theirs is worth nothing when they have left. Who had signed for
 // something else is to blame now, once for all of it: before, it might have been the upstream.
 func (h HostClaims) Proven(d digest.Digest) {
-	blamed := make(map[tracker.ID]bool)
+	blamed := make(map[string]bool)
 	for _, f := range h.c.proven(claimed{h.host, d}) {
-		if !blamed[f.signer] {
-			blamed[f.signer] = true
+		who := cmp.Or(f.parent, string(f.signer))
+		switch {
+		case blamed[who]:
+			continue
+		case f.parent == "":
 			h.c.blame(f.signer, f.err)
+		case h.c.parents != nil:
+			h.c.parents.Blame(f.parent, f.err)
 		}
+		blamed[who] = true
 	}
 }
 
@@ -286,7 +314,7 @@ func (c *Claims) proven(k claimed) []fault {
 		if c.mapped(claim) { // maybe not of the chunk that has turned out to be right
 			delete(c.blobs[k], offset)
 			c.count--
-		} else if claim.Signer != c.signer.ID() {
+		} else if claim.Signer != c.signer.ID() || claim.Parent != "" {
 			c.blobs[k][offset] = wire.Claim{Digest: claim.Digest, Before: claim.Before, After: claim.After, Signer: c.signer.ID()}
 		}
 	}
@@ -294,7 +322,8 @@ func (c *Claims) proven(k claimed) []fault {
 }
 
 // Check returns nil if p is the chunk that a claim is about, and the claim is its
-// signer's. The error is a [*chunk.CorruptError] that blames whoever sent both.
+// signer's. The error is a [*chunk.CorruptError] that blames whoever sent both, or says that
+// the claim rests on a parent that is not believed, which is nobody's fault.
 func (c *Claims) Check(ref chunk.Ref, p []byte, claim wire.Claim, from tracker.ID) error {
 	source := "peer " + string(from)
 	if ref.Whole() {
@@ -307,6 +336,8 @@ func (c *Claims) Check(ref chunk.Ref, p []byte, claim wire.Claim, from tracker.I
 		return &chunk.CorruptError{Source: source, Ref: ref, Reason: "nobody vouches for it"}
 	case !c.signer.Verify(claim.Signer, claim.Text(ref), claim.Signature):
 		return &chunk.CorruptError{Source: source, Ref: ref, Reason: "its claim has a wrong signature"}
+	case claim.Parent != "" && (c.parents == nil || !c.parents.Believed(claim.Parent)):
+		return fmt.Errorf("%s: what it has from the parent %q is not believed", source, claim.Parent)
 	}
 	if ref.Digest != "" && ref.Digest != claim.Digest {
 		if err := ref.Check(source, p); err != nil {
@@ -326,6 +357,7 @@ type remembered struct {
 	After     []byte        `json:"after,omitempty"`
 	Signer    tracker.ID    `json:"signer"`
 	Signature []byte        `json:"signature,omitempty"`
+	Parent    string        `json:"parent,omitempty"`
 }
 
 // Encode writes what is remembered, for the next process to read by [Claims.Decode]:
@@ -336,7 +368,7 @@ func (c *Claims) Encode(w io.Writer) error {
 	lines := json.NewEncoder(w)
 	for k, of := range c.blobs {
 		for offset, claim := range of {
-			if err := lines.Encode(remembered{k.host, k.blob, offset, claim.Digest, []byte(claim.Before), []byte(claim.After), claim.Signer, claim.Signature}); err != nil {
+			if err := lines.Encode(remembered{k.host, k.blob, offset, claim.Digest, []byte(claim.Before), []byte(claim.After), claim.Signer, claim.Signature, claim.Parent}); err != nil {
 				return err
 			}
 		}
@@ -360,7 +392,7 @@ func (c *Claims) Decode(r io.Reader) error {
 			return errors.New("claims: one is malformed")
 		}
 		c.put(claimed{m.Host, m.Blob}, m.Offset, wire.Claim{
-			Digest: m.Digest, Before: chunk.Link(m.Before), After: chunk.Link(m.After), Signer: m.Signer, Signature: m.Signature,
+			Digest: m.Digest, Before: chunk.Link(m.Before), After: chunk.Link(m.After), Signer: m.Signer, Signature: m.Signature, Parent: m.Parent,
 		})
 	}
 }

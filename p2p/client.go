@@ -34,6 +34,8 @@ type Config struct {
 	Download *Limiter
 	// Upload bounds what goes to all members. nil does not.
 	Upload *Limiter
+	// Parents are the sites that members fetch from. nil is for a cluster without.
+	Parents Parents
 	// Report is told of wrong bytes and wrong claims, after which their origin is in
 	// quarantine. nil ignores them.
 	Report func(error)
@@ -69,6 +71,7 @@ func NewClient(cfg Config) *Client {
 	c := &Client{cfg: cfg, random: cfg.Random, providers: make(map[digest.Digest]*known)}
 	c.peers = newPeers(cfg.Transport, cfg.Members, cfg.Traffic)
 	c.claims = NewClaims(cfg.Signer, c.blame)
+	c.claims.parents = cfg.Parents
 	return c
 }
 

@@ -22,8 +22,15 @@ const mirrorPatience = 8 * time.Second
 // what one cannot or will not give is asked of the next. The last that is a registry,
 // an [upstream.Repository], is taken to be the registry itself, whose refusal is what
 // callers see; before it are mirrors of it. Other places may be before or behind it,
-// and lack what they like.
+// and lack what they like. Where the registry has no say, or none is among them, a refusal by a
+// [Deputy] stands for its own.
 type Mirrors []Upstream
+
+// Deputy is an upstream that speaks for the registry while that cannot be asked.
+type Deputy interface{ Deputy() }
+
+// Wrapper is an upstream that adds something to another.
+type Wrapper interface{ Unwrap() Upstream }
 
 var _ Upstream = Mirrors{}
 
@@ -74,11 +81,22 @@ func (m Mirrors) Doubt(d digest.Digest) {
 // those before it is a word of the registry.
 func (m Mirrors) registry() int {
 	for i := len(m) - 1; i > 0; i-- {
-		if _, ok := m[i].(*upstream.Repository); ok {
+		if isRegistry(m[i]) {
 			return i
 		}
 	}
 	return 0
+}
+
+func isRegistry(up Upstream) bool {
+	for {
+		if w, ok := up.(Wrapper); ok {
+			up = w.Unwrap()
+			continue
+		}
+		_, ok := up.(*upstream.Repository)
+		return ok
+	}
 }
 
 // mirror is a source whose errors are no word of the registry itself.
@@ -128,10 +146,12 @@ func timeOver(ctx context.Context, err error) bool {
 }
 
 // anyOf returns the first answer of several places. When there is none, the error is that
-// of the registry itself and of what is behind it; those of mirrors are only told.
+// of the registry itself and of what is behind it; those of mirrors are only told. A deputy's
+// word takes the place of a registry's that has none.
 func anyOf[T any](ctx context.Context, all Mirrors, ask func(context.Context, Upstream) (T, error)) (T, error) {
 	var v T
 	var before, said []error
+	var word error // of the first deputy that refused
 	for i, up := range all {
 		within, cancel := ctx, context.CancelFunc(func() {})
 		if i < len(all)-1 {
@@ -152,12 +172,24 @@ func anyOf[T any](ctx context.Context, all Mirrors, ask func(context.Context, Up
 		default:
 			said = append(said, err)
 		}
+		if _, speaks := up.(Deputy); speaks && word == nil && isAnswer(err) {
+			word = err
+		}
 	}
 	err := telling(said)
+	if word != nil && hasNoSay(err) {
+		return v, fmt.Errorf("%w (the registry itself: %v)", word, err)
+	}
 	if len(before) > 0 {
 		err = fmt.Errorf("%w (before: %v)", err, errors.Join(before...))
 	}
 	return v, err
+}
+
+// isAnswer reports whether an error is what somebody who was reached has said.
+func isAnswer(err error) bool {
+	var status *upstream.StatusError
+	return errors.As(err, &status) && !upstream.Unreachable(err)
 }
 
 // telling joins errors without those that only say that a place does not have it: next

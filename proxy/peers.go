@@ -32,8 +32,8 @@ type Peers interface {
 	// Vouched reports whether a chunk that is stored may be lent: somebody has signed
 	// for it, or this node can.
 	Vouched(host string, ref chunk.Ref) bool
-	// Fetched is told of each chunk that came from a host itself.
-	Fetched(host string, ref chunk.Ref, p []byte)
+	// Fetched is told of each chunk that came from a host itself, or from a parent; "" is the host.
+	Fetched(host string, ref chunk.Ref, p []byte, parent string)
 	// Upstream returns up with questions answered by the member that asks for all,
 	// if that is not this node.
 	Upstream(in In, up Upstream) Upstream

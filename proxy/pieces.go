@@ -305,8 +305,8 @@ func (r *pieces) complete(ctx context.Context, from int64) {
 		if !ok {
 			continue
 		}
-		if registry.cfg.Peers != nil {
-			registry.cfg.Peers.Fetched(r.repository.Host, ref, p)
+		if registry.cfg.Peers != nil && !registry.cfg.Deputies { // else nobody knows any more whose pieces they are
+			registry.cfg.Peers.Fetched(r.repository.Host, ref, p, "")
 		}
 		err := r.blob.near.Put(ctx, ref, p)
 		registry.report(err)

@@ -95,6 +95,8 @@ type Config struct {
 	// Upstream returns a repository as it is read with a value of Authorization,
 	// "" being the node itself. [ErrRefused] is for registries that are not read.
 	Upstream func(repo ref.Repository, authorization string) (Upstream, error)
+	// Deputies says that what Upstream returns has some.
+	Deputies bool
 	Store    Store
 	Catalog  *catalog.Catalog
 	// Keeps says whether a chunk of a blob that somebody pulls stays in the store. nil is for

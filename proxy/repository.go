@@ -305,17 +305,26 @@ func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question
 }
 
 // heed takes note of whether the registry served somebody: from is where the answer comes
-// from, unless another member gave it.
+// from, unless another member gave it. A parent answers for the registry.
 func (p *Repository) heed(as access.Caller, err error, up Upstream, from string) {
 	var said *upstream.StatusError
 	switch {
 	case err == nil:
-		if _, granted, hearsay := heard(up); hearsay || from == upstream.Origin {
+		if _, granted, hearsay := heard(up); hearsay || from == upstream.Origin || parentOf(from) != "" {
 			p.registry.ledger.Allow(p.Host, p.String(), as, granted)
 		}
 	case errors.As(err, &said) && errors.Is(err, chunk.ErrDenied):
 		p.registry.ledger.Deny(p.Host, p.String(), as, said.Header.Values("Www-Authenticate"))
 	}
+}
+
+// parentOf returns the parent that an origin names, see package parent, or "".
+func parentOf(origin string) string {
+	name, is := strings.CutPrefix(origin, "parent ")
+	if !is {
+		return ""
+	}
+	return name
 }
 
 // parse returns what a manifest names, wherever in it. One that is not JSON names nothing.

@@ -53,14 +53,15 @@ func (s *inOne) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 // the others. What it fetches is kept, but takes the place of nothing that is stored.
 func (p *Repository) strict(near ours, far chunk.Source) chunk.Source {
 	r := p.registry
-	return chunk.Cache(fetchedOnly{near, r.cfg.Peers, p.Host}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
+	return chunk.Cache(fetchedOnly{near, r.cfg.Peers, p.Host, r.cfg.Deputies}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
 }
 
 // fetchedOnly is the store as far as it holds what this node has fetched itself.
 type fetchedOnly struct {
 	ours
-	peers Peers
-	host  string
+	peers    Peers
+	host     string
+	deputies bool // may have sent it
 }
 
 func (s fetchedOnly) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
@@ -74,11 +75,13 @@ func (s fetchedOnly) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
 	if _, err := s.ours.Get(ctx, ref); !errors.Is(err, chunk.ErrNotFound) {
 		return err // somebody else's is there
 	}
-	s.peers.Fetched(s.host, ref, p)
+	if !s.deputies {
+		s.peers.Fetched(s.host, ref, p, "")
+	}
 	return s.ours.Put(ctx, ref, p)
 }
 
-// recorded tells the other members' keeper of claims what the upstream has sent.
+// recorded tells the other members' keeper of claims what the upstream has sent, or a parent.
 type recorded struct {
 	src   chunk.Source
 	peers Peers
@@ -86,16 +89,14 @@ type recorded struct {
 }
 
 func (s recorded) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
-	p, err := s.src.Get(ctx, ref)
-	if err == nil {
-		s.peers.Fetched(s.host, ref, p)
-	}
-	return p, err
+	return chunk.GetOne(ctx, s, ref)
 }
 
 func (s recorded) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	return chunk.GetRun(ctx, s.src, refs, func(ref chunk.Ref, p []byte) error {
-		s.peers.Fetched(s.host, ref, p)
+	asked, from := chunk.WithOrigin(ctx)
+	return chunk.GetRun(asked, s.src, refs, func(ref chunk.Ref, p []byte) error {
+		chunk.SetOrigin(ctx, from())
+		s.peers.Fetched(s.host, ref, p, parentOf(from()))
 		return yield(ref, p)
 	})
 }

@@ -145,13 +145,14 @@ func ReadGet(header []byte) (g Get, err error) {
 }
 
 // Claim is a member's word on the bytes of a chunk of a blob: it fetched the chunk from
-// the upstream, or has proven the blob. It gives the chunk's digest, or, of a proven
+// the upstream, or from a parent that it names, or has proven the blob. It gives the chunk's digest, or, of a proven
 // blob, the links between which it fits, which are there without hashing it once more.
 type Claim struct {
 	Digest        digest.Digest // SHA-256 of the chunk
 	Before, After chunk.Link    // without a Digest: none before the first chunk, none after the last
 	Signer        tracker.ID
 	Signature     []byte // of [Claim.Text]
+	Parent        string // that the signer had the chunk from; "" for the registry itself, and of what is proven
 }
 
 // Says reports whether the claim says what the chunk is.
@@ -181,11 +182,14 @@ func (c Claim) Text(ref chunk.Ref) []byte {
 	w.text(7, string(c.Signer))
 	w.text(8, string(c.Before))
 	w.text(9, string(c.After))
+	w.text(10, c.Parent)
 	return w
 }
 
-// maxLink bounds a link, in bytes: one of SHA-512.
-const maxLink = 64
+const (
+	maxLink   = 64  // bytes of a link: one of SHA-512
+	maxParent = 255 // bytes of the name of a parent
+)
 
 // Data is one chunk, whose bytes are the frame's body.
 type Data struct {
@@ -204,6 +208,7 @@ func (d Data) Header() []byte {
 	w.bytes(5, d.Claim.Signature)
 	w.text(6, string(d.Claim.Before))
 	w.text(7, string(d.Claim.After))
+	w.text(8, d.Claim.Parent)
 	return w
 }
 
@@ -225,6 +230,8 @@ func ReadData(header []byte) (d Data, err error) {
 			d.Claim.Before = chunk.Link(f.bytes(maxLink))
 		case 7:
 			d.Claim.After = chunk.Link(f.bytes(maxLink))
+		case 8:
+			d.Claim.Parent = f.text(maxParent)
 		}
 	})
 	return d, err

@@ -28,7 +28,7 @@ var kinds = map[string]struct {
 	read    func([]byte) (any, error)
 }{
 	"get":         {Get{where, ToOwnerAgain, blob, 9 << 20, 3, 2, []digest.Digest{blob, other}}, as(ReadGet)},
-	"data":        {Data{7, true, Claim{other, "before", "after", "12D3KooW", []byte("signature")}}, as(ReadData)},
+	"data":        {Data{7, true, Claim{other, "before", "after", "12D3KooW", []byte("signature"), "hub"}}, as(ReadData)},
 	"progress":    {Progress{1 << 40}, as(ReadProgress)},
 	"busy":        {Busy{[]tracker.ID{"a", "b"}}, as(ReadBusy)},
 	"unavailable": {Unavailable{CauseUnreachable, "no route to host"}, as(ReadUnavailable)},

@@ -74,7 +74,7 @@ func blobSize(d digest.Digest, n int64) (int64, error) {
 // in the way the package comment tells, and may yield other chunks of the blob before
 // those that were asked for.
 func (p *Repository) Blob() chunk.Source {
-	return chunk.Named(Origin, chunk.Verify("upstream "+p.registry.base.Host, &source{p}))
+	return chunk.Named(p.registry.cfg.Origin, chunk.Verify("upstream "+p.registry.base.Host, &source{p}))
 }
 
 type source struct{ repository *Repository }

@@ -84,6 +84,9 @@ func (c Config) named(address string) bool {
 // environment's proxy. There the proxy resolves names, so that what can be
 // checked is an address in the URL itself.
 func (c Config) throughProxy(ctx context.Context, req *http.Request) (context.Context, error) {
+	if c.Dial != nil {
+		return ctx, nil
+	}
 	via, err := proxyFromEnvironment(req)
 	if err != nil || via == nil || c.Control == nil {
 		return ctx, err

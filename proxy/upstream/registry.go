@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -49,6 +50,16 @@ type Config struct {
 	// AnswerTimeout is how long the registry may take from the end of a request to the
 	// beginning of its answer. 0 is 30 s.
 	AnswerTimeout time.Duration
+	// Origin is what its answers and chunks are called (chunk.SetOrigin). Empty is [Origin].
+	Origin string
+	// Header is sent to the registry itself with each request.
+	Header http.Header
+	// Relay sends the authorization of whoever asks as it is, and meets no challenge: it is for a
+	// server that relays those of another.
+	Relay bool
+	// Dial connects to the registry, at host:port of URL. nil is by TCP, as Control and Named
+	// allow; with it nothing else is connected to, and redirects lead nowhere.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// UserAgent is sent with each request. Empty is "granary".
 	UserAgent string
 	// Control is called with the address of each connection before it is made,
@@ -79,6 +90,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.AnswerTimeout <= 0 {
 		c.AnswerTimeout = defaultAnswerTimeout
+	}
+	if c.Origin == "" {
+		c.Origin = Origin
 	}
 	if c.UserAgent == "" {
 		c.UserAgent = "granary"
@@ -139,11 +153,12 @@ func (r *Registry) Repository(name string) *Repository { return &Repository{regi
 // image-layout.md), and every other path is that of a file. It has no manifests.
 func (r *Registry) Static() *Repository { return &Repository{registry: r, static: true} }
 
-// Origin names what a registry has said or sent, see [chunk.SetOrigin].
+// Origin names what a registry has said or sent, see [chunk.SetOrigin], if [Config.Origin] says
+// nothing else.
 const Origin = "upstream"
 
 // Repository is one repository of a registry. It is safe for concurrent use. Its
-// answers and chunks have the name of [Origin].
+// answers and chunks have the name of [Config.Origin].
 type Repository struct {
 	registry *Registry
 	name     string
@@ -164,6 +179,9 @@ func (p *Repository) As(authorization string) *Repository {
 
 // carriesToken reports whether the caller's authorization is to be sent as it is.
 func (p *Repository) carriesToken() bool {
+	if p.registry.cfg.Relay {
+		return true
+	}
 	scheme, _, _ := strings.Cut(p.caller, " ")
 	return p.caller != "" && !strings.EqualFold(scheme, "Basic")
 }
@@ -240,9 +258,13 @@ func parseBase(s string) (*url.URL, error) {
 func newTransport(cfg Config) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	proxy, dial := proxyFromEnvironment, cfg.dial()
+	if cfg.Dial != nil {
+		proxy, dial = nil, cfg.Dial
+	}
 	return &http.Transport{
-		Proxy:       proxyFromEnvironment,
-		DialContext: cfg.dial(),
+		Proxy:       proxy,
+		DialContext: dial,
 		TLSClientConfig: &tls.Config{
 			MinVersion:         tls.VersionTLS12,
 			RootCAs:            cfg.RootCAs,

@@ -63,9 +63,9 @@ func (p *Repository) do(ctx context.Context, method, path string, query url.Valu
 		return nil, err
 	}
 	for round := 1; ; round++ {
-		a, err := r.follow(ctx, method, u, g.authorize(header))
+		a, err := r.follow(ctx, method, u, r.introduced(g.authorize(header)))
 		if err == nil {
-			chunk.SetOrigin(ctx, Origin)
+			chunk.SetOrigin(ctx, r.cfg.Origin)
 		}
 		if err != nil || a.StatusCode != http.StatusUnauthorized || a.away {
 			return a, err
@@ -83,6 +83,14 @@ func (p *Repository) do(ctx context.Context, method, path string, query url.Valu
 			return nil, err
 		}
 	}
+}
+
+// introduced returns header with that of the settings.
+func (r *Registry) introduced(header http.Header) http.Header {
+	for name, values := range r.cfg.Header {
+		header[name] = values
+	}
+	return header
 }
 
 // follow makes a request, and those that it is redirected to. Authorization goes
@@ -139,6 +147,9 @@ func (r *Registry) hop(a *answer, u *url.URL, header http.Header) error {
 			return fmt.Errorf("%s: %w", a.subject(), err)
 		}
 		if !sameOrigin(u, at) {
+			if r.cfg.Dial != nil {
+				return fmt.Errorf("%s: redirected to %s, which is not connected to", a.subject(), at.Host)
+			}
 			if a.form != "" {
 				return fmt.Errorf("%s: redirected to %s, which is not told an identity token", a.subject(), at.Host)
 			}
@@ -146,6 +157,9 @@ func (r *Registry) hop(a *answer, u *url.URL, header http.Header) error {
 			header = header.Clone() // the last request's is still its own
 			header.Del(authorization)
 			header.Del("Cookie")
+			for name := range r.cfg.Header {
+				header.Del(name)
+			}
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/tracker"
 	"github.com/granary-oci/granary/tracker/gossip"
@@ -55,6 +56,8 @@ type Status struct {
 	Preheats []PreheatStatus `json:"preheats,omitempty"`
 	// Mounts are the images that are mounted through the node.
 	Mounts []proxy.MountStatus `json:"mounts,omitempty"`
+	// Parents are the sites that are asked before registries, in order of preference.
+	Parents []parent.Status `json:"parents,omitempty"`
 	// Cluster is nil for a node alone.
 	Cluster *ClusterStatus `json:"cluster,omitempty"`
 }
@@ -103,6 +106,9 @@ func (n *Node) Status() Status {
 		UnderWay:  n.registry.UnderWay(context.Background()), // from memory and the store's index
 		Mounts:    n.registry.Mounts(),
 		Cluster:   n.clusterStatus(),
+	}
+	if n.parents != nil {
+		s.Parents = n.parents.Status()
 	}
 	s.Traffic, _ = n.traffic.latest()
 	room := maxShownParts

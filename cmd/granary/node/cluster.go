@@ -18,6 +18,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/p2p/libp2p"
+	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/tracker"
 	"github.com/granary-oci/granary/tracker/gossip"
 
@@ -59,7 +60,7 @@ func (signer) Verify(id tracker.ID, p, signature []byte) bool {
 }
 
 // newCluster opens the ports of a member. It does not wait for others.
-func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, t tracing, links func(chunk.Ref) (before, after chunk.Link, ok bool), log *slog.Logger, report func(error)) (c *cluster, err error) {
+func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, t tracing, links func(chunk.Ref) (before, after chunk.Link, ok bool), parents *parent.Parents, log *slog.Logger, report func(error)) (c *cluster, err error) {
 	c = &cluster{cfg: cfg, log: log, providers: tracker.NewProviders(maxProvided, providersLive), begun: make(chan struct{})}
 	secrets, err := c.readSecrets()
 	if err != nil {
@@ -87,7 +88,12 @@ func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, t trac
 		return nil, &SettingError{"gossip-listen", err}
 	}
 	close(c.begun)
+	believed := p2p.Parents(parents)
+	if parents == nil {
+		believed = nil
+	}
 	c.client = p2p.NewClient(p2p.Config{
+		Parents:   believed,
 		Transport: c.host,
 		Members:   membership{c},
 		Signer:    signer{c.identity},

@@ -39,6 +39,11 @@ type DataConfig struct {
 	DefaultUpstream    string            `name:"default-upstream" default:"docker.io" placeholder:"HOST" help:"Registry of requests that name none."`
 	Registries         []string          `name:"registries" placeholder:"PATTERN" help:"Registries that are served: * stands for any characters, and !PATTERN refuses. May be repeated. Default: all."`
 
+	Parent          []string `name:"parent" placeholder:"ADDR" help:"Granary of another site, which is asked before registries: https://HOST:PORT, or a multiaddr as its status tells it, /ip4/192.0.2.1/udp/5054/quic-v1/p2p/ID. May be repeated, in order of preference."`
+	ParentTokenFile string   `name:"parent-token-file" placeholder:"FILE" help:"Token that parents know this site by; of several lines the first."`
+	ParentCAFile    string   `name:"parent-ca-file" placeholder:"FILE" help:"PEM certificates that parents are trusted by, instead of the system's."`
+	ParentsOnly     bool     `name:"parents-only" help:"Ask no registry, but parents alone: for a site that reaches nothing else."`
+
 	TagPolicy []string      `name:"tag-policy" placeholder:"PATTERN=POLICY" help:"When to ask the upstream about tags, as in docker.io/library/*=ttl=10m: revalidate (each time, the default), ttl=DURATION or pin. The first pattern of HOST/NAME[:TAG] that matches holds. May be repeated."`
 	MaxStale  time.Duration `name:"max-stale" default:"168h" placeholder:"DURATION" help:"How long after its last word an upstream that cannot be reached is taken at it, for tags and for what is public."`
 	PublicFor time.Duration `name:"public-for" default:"10m" placeholder:"DURATION" help:"How long a repository that is served to everybody is taken to be public without asking again."`

@@ -74,6 +74,9 @@ type pulled struct {
 	count *atomic.Int64
 }
 
+// Unwrap implements [proxy.Wrapper].
+func (p pulled) Unwrap() proxy.Upstream { return p.Upstream }
+
 func (p pulled) Manifest(ctx context.Context, reference string) (upstream.Manifest, error) {
 	p.count.Add(1)
 	return p.Upstream.Manifest(ctx, reference)

@@ -20,6 +20,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/proxy/layout"
+	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/toc"
 )
 
@@ -34,6 +35,7 @@ type metrics struct {
 	corrupt          *prometheus.CounterVec // by source
 	peers            *prometheus.CounterVec // by direction
 	faults           *prometheus.CounterVec // by kind
+	parentBytes      *prometheus.CounterVec // by parent
 	answered         *prometheus.CounterVec // by method and code
 	answerTime       *prometheus.HistogramVec
 	answering        prometheus.Gauge
@@ -48,7 +50,7 @@ type metrics struct {
 }
 
 // sources are where bytes come from; the metrics' label.
-var sources = [...]string{"memory", "disk", "peer", "layout", "upstream"}
+var sources = [...]string{"memory", "disk", "peer", "layout", "parent", "upstream"}
 
 func newMetrics() *metrics {
 	m := &metrics{
@@ -71,6 +73,9 @@ func newMetrics() *metrics {
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "granary_store_faults_total", Help: "Failed reads and writes of the store that were worked around.",
 		}, []string{"kind"}),
+		parentBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_parent_bytes_total", Help: "Bytes of bodies that were read from parents.",
+		}, []string{"parent"}),
 		answered: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "granary_http_requests_total", Help: "Requests of clients that were answered to the end.",
 		}, []string{"method", "code"}),
@@ -88,7 +93,7 @@ func newMetrics() *metrics {
 			Name: "granary_gateway_bytes_total", Help: "Bytes of chunks that left the gateway: for all, or for who has shown a token.",
 		}, []string{"readers"}),
 	}
-	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults, m.gatewayRequests, m.gatewayBytes,
+	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults, m.gatewayRequests, m.gatewayBytes, m.parentBytes,
 		m.answered, m.answerTime, m.answering, m.pullsBy("client", &m.demand.pulls), m.pullsBy("node", &m.demand.upstreamPulls),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What never happened is 0, not absent.
@@ -100,7 +105,7 @@ func newMetrics() *metrics {
 	for _, d := range []string{"in", "out"} {
 		m.peers.WithLabelValues(d)
 	}
-	for _, s := range []string{"disk", "layout", "peer", "table", "upstream"} {
+	for _, s := range []string{"disk", "layout", "parent", "peer", "table", "upstream"} {
 		m.corrupt.WithLabelValues(s)
 	}
 	for _, k := range []string{"full", "unwritable", "io", "other"} {
@@ -139,7 +144,29 @@ func (m *metrics) watch(usage, contents func() chunkstore.Usage) {
 	gauge("granary_contents_bytes", "Bytes of files' contents and of what was derived from layers, on disk.", func() float64 { return float64(contents().Bytes) })
 }
 
+func (m *metrics) countParent(name string, n int64) {
+	m.parentBytes.WithLabelValues(name).Add(float64(n))
+}
+
+// watchParents adds gauges of what is made of parents.
+func (m *metrics) watchParents(status func() []parent.Status) {
+	for i, p := range status() {
+		m.parentBytes.WithLabelValues(p.Name)
+		for _, state := range []string{"up", "down", "quarantined"} {
+			m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "granary_parents", Help: "Parents, by what this node makes of them: 1 for what one is.", ConstLabels: prometheus.Labels{"parent": p.Name, "state": state},
+			}, func() float64 {
+				if status()[i].State == state {
+					return 1
+				}
+				return 0
+			}))
+		}
+	}
+}
+
 func (m *metrics) countServed(face, source string, n int64) {
+	source, _, _ = strings.Cut(source, " ") // a parent's name follows
 	m.served.WithLabelValues(source, face).Add(float64(n))
 	for i, s := range sources {
 		if s == source {

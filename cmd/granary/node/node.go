@@ -30,6 +30,7 @@ import (
 	"github.com/granary-oci/granary/proxy/catalog"
 	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/lazy"
+	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/toc"
 	"github.com/granary-oci/granary/tracker"
@@ -59,6 +60,7 @@ type Node struct {
 	faults  *faultLog
 
 	upstreams *upstreams
+	parents   *parent.Parents // nil for none
 	store     *chunkstore.Stack
 	contents  *chunkstore.Disk // of files of layers, and what is derived from layers; nil when nothing is kept
 	beside    contentDirs
@@ -104,6 +106,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 	face := proxy.Config{
 		DefaultHost: n.cfg.DefaultUpstream,
 		Upstream:    n.upstreams.repository,
+		Deputies:    n.parents != nil,
 		Store:       n.store,
 		Keeps:       n.keepsOf(),
 		Catalog:     n.catalog,
@@ -169,6 +172,9 @@ func (n *Node) open() (err error) {
 	if n.store.Disk != nil {
 		n.metrics.watch(n.store.Disk.Usage, n.contents.Usage)
 	}
+	if err := n.openParents(); err != nil {
+		return err
+	}
 	if err := n.openContentDirs(); err != nil {
 		return err
 	}
@@ -178,7 +184,7 @@ func (n *Node) open() (err error) {
 	if !n.cfg.clustered() {
 		return nil
 	}
-	n.cluster, err = newCluster(n.cfg.ClusterConfig, n.cfg.DataDir, n.store.Disk != nil, n.metrics, n.tracing, n.links, n.log, n.faults.report)
+	n.cluster, err = newCluster(n.cfg.ClusterConfig, n.cfg.DataDir, n.store.Disk != nil, n.metrics, n.tracing, n.links, n.parents, n.log, n.faults.report)
 	if err != nil {
 		return err
 	}

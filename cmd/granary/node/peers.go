@@ -49,7 +49,9 @@ func (p peers) Vouched(host string, ref chunk.Ref) bool {
 
 func (p peers) Own(host string, ref chunk.Ref) bool { return p.client.Claims().Of(host).Fetched(ref) }
 
-func (p peers) Fetched(host string, ref chunk.Ref, b []byte) { p.client.Claims().Of(host).Own(ref, b) }
+func (p peers) Fetched(host string, ref chunk.Ref, b []byte, parent string) {
+	p.client.Claims().Of(host).OwnBy(parent, ref, b)
+}
 
 func (p peers) Upstream(in proxy.In, up proxy.Upstream) proxy.Upstream {
 	return &asked{Upstream: up, client: p.client, in: in}

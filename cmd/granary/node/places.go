@@ -31,6 +31,7 @@ type place struct {
 	repository func(name, authorization string) proxy.Upstream
 	check      func() error // at the start
 	close      func()
+	local      bool // it is on this machine
 }
 
 func (u *upstreams) place(host, at string) (place, error) {
@@ -75,6 +76,7 @@ func (u *upstreams) local(host, at string) (place, error) {
 	files, _ := layout.At(kind+":"+path, u.faults.report)
 	l := layout.New(host, files, u.faults.report)
 	return place{
+		local:      true,
 		repository: func(name, _ string) proxy.Upstream { return l.Repository(name) },
 		check: func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), checkLayoutFor)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -35,6 +36,7 @@ type upstreams struct {
 	pseudonym   string // of this process, in Via
 	metrics     *metrics
 	faults      *faultLog
+	parents     *parent.Parents // nil for none
 
 	mu     sync.Mutex
 	byHost map[string][]place
@@ -142,7 +144,7 @@ func (u *upstreams) repository(repo ref.Repository, authorization string) (proxy
 	for i, p := range places {
 		all[i] = p.repository(repo.Name, authorization)
 	}
-	return all, nil
+	return u.throughParents(repo, authorization, places, all)
 }
 
 // serves reports whether the settings let clients name host.

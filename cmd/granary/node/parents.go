@@ -1,0 +1,177 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/parent"
+	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+// tokenHeader is the field in which one site shows another that it may ask.
+const tokenHeader = "Granary-Token"
+
+const maxParents = 16
+
+// parents makes what is asked before the registries; nil without settings.
+func (n *Node) openParents() error {
+	cfg := n.cfg.DataConfig
+	if len(cfg.Parent) == 0 {
+		if cfg.ParentsOnly {
+			return &SettingError{"parents-only", errors.New("there is no --parent")}
+		}
+		return nil
+	}
+	if len(cfg.Parent) > maxParents {
+		return &SettingError{"parent", fmt.Errorf("there are more than %d", maxParents)}
+	}
+	var configs []parent.Config
+	for _, address := range cfg.Parent {
+		c, err := n.parentConfig(address)
+		if err != nil {
+			return &SettingError{"parent", err}
+		}
+		if slices.ContainsFunc(configs, func(other parent.Config) bool { return other.Name == c.Name }) {
+			return &SettingError{"parent", fmt.Errorf("%s is named twice", c.Name)}
+		}
+		configs = append(configs, c)
+	}
+	var err error
+	if n.parents, err = parent.New(configs, n.sizeOf, n.faults.report); err != nil {
+		return &SettingError{"parent", err}
+	}
+	n.closers = append(n.closers, func() error { n.parents.Close(); return nil })
+	n.upstreams.parents = n.parents
+	n.metrics.watchParents(n.parents.Status)
+	return nil
+}
+
+// sizeOf returns the size of a blob by the manifests of a repository.
+func (n *Node) sizeOf(repo ref.Repository, d digest.Digest) (int64, bool) {
+	m, known := n.catalog.Member(repo.String(), d)
+	return m.Size, known
+}
+
+// parentConfig says how a parent is connected to.
+func (n *Node) parentConfig(address string) (c parent.Config, err error) {
+	c.Upstream = upstream.Config{
+		URL:       address,
+		UserAgent: "granary/" + Version,
+		Pseudonym: n.upstreams.pseudonym,
+		Received:  func(k int64) { n.metrics.countParent(c.Name, k) },
+		Header:    make(http.Header),
+	}
+	if n.cfg.ParentTokenFile != "" {
+		token, err := firstToken(n.cfg.ParentTokenFile)
+		if err != nil {
+			return c, err
+		}
+		c.Upstream.Header.Set(tokenHeader, token)
+	}
+	if strings.HasPrefix(address, "/") {
+		return c, n.overLibp2p(&c, address)
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" {
+		return c, fmt.Errorf("%q is neither a URL nor a multiaddr", address)
+	}
+	if c.Name = u.Host; u.Scheme != "https" && !loopbackAddress(upstream.Address(u)) {
+		return c, fmt.Errorf("%s: a parent is sent clients' credentials, and is asked by https", address)
+	}
+	if n.cfg.ParentCAFile != "" {
+		pem, err := os.ReadFile(n.cfg.ParentCAFile)
+		if err != nil {
+			return c, err
+		}
+		c.Upstream.RootCAs = x509.NewCertPool()
+		if !c.Upstream.RootCAs.AppendCertsFromPEM(pem) {
+			return c, fmt.Errorf("%s holds no PEM certificate", n.cfg.ParentCAFile)
+		}
+	}
+	return c, nil
+}
+
+// firstToken returns the first token of a file that has one on each line.
+func firstToken(name string) (string, error) {
+	p, err := os.ReadFile(name)
+	if err != nil {
+		return "", err
+	}
+	all, err := parseSecrets(p, minToken, maxTokens)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	if bytes.ContainsFunc(all[0], func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+		return "", fmt.Errorf("%s: the token has characters that no header has", name)
+	}
+	return string(all[0]), nil
+}
+
+// throughParents returns the places of a repository, with the parents before the first that is
+// not on this machine, or in the place of all such.
+func (u *upstreams) throughParents(repo ref.Repository, authorization string, places []place, all proxy.Mirrors) (proxy.Mirrors, error) {
+	if u.parents == nil || u.public(repo.Host) {
+		return all, nil
+	}
+	if authorization == "" && u.credentials.shared(repo.Host) {
+		var err error
+		if authorization, err = u.basic(repo.Host); err != nil {
+			return nil, err
+		}
+	}
+	var through proxy.Mirrors
+	for _, r := range u.parents.Repositories(repo, authorization) {
+		through = append(through, r)
+	}
+	first := slices.IndexFunc(places, func(p place) bool { return !p.local })
+	if u.cfg.ParentsOnly {
+		return append(slices.Clip(all[:first]), through...), nil
+	}
+	for i, up := range all {
+		all[i] = comparing{up, u.parents, repo.Host}
+	}
+	return slices.Insert(all, first, through...), nil
+}
+
+// basic returns the node's own credentials for a registry as a value of Authorization.
+func (u *upstreams) basic(host string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	name, password, err := u.credentials.get(ctx, host)
+	if err != nil || name == "" && password == "" {
+		return "", err
+	}
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(name+":"+password)), nil
+}
+
+// comparing is a registry whose chunks are compared with what parents gave.
+type comparing struct {
+	proxy.Upstream
+	parents *parent.Parents
+	host    string
+}
+
+// Unwrap implements [proxy.Wrapper].
+func (c comparing) Unwrap() proxy.Upstream { return c.Upstream }
+
+func (c comparing) Blob() chunk.Source { return c.parents.Compared(c.host, c.Upstream.Blob()) }
+
+// overLibp2p says how a parent at a multiaddr is connected to.
+func (n *Node) overLibp2p(c *parent.Config, address string) error {
+	return errors.New("not yet")
+}

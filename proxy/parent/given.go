@@ -1,0 +1,151 @@
+package parent
+
+import (
+	"context"
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+)
+
+const (
+	maxGiven = 1 << 16         // chunks that are remembered, 100 bytes each
+	doubtFor = 5 * time.Minute // no parent is asked for a blob that was wrong
+)
+
+// blob is a blob as a registry has it.
+type blob struct {
+	host   string
+	digest digest.Digest
+}
+
+// given remembers what parents gave of blobs, to know who is at fault when one turns out wrong.
+// The zero value is ready to use.
+type given struct {
+	mu    sync.Mutex
+	blobs map[blob]*givenBlob
+	count int
+}
+
+type givenBlob struct {
+	chunks map[int64]givenChunk // by offset
+	doubt  time.Time            // until when no parent is asked for it
+}
+
+type givenChunk struct {
+	parent *Parent
+	sum    [sha256.Size]byte
+}
+
+// add remembers a chunk. One that is a whole blob has been checked.
+func (g *given) add(k blob, ref chunk.Ref, parent *Parent, p []byte) {
+	if ref.Whole() {
+		return
+	}
+	sum := sha256.Sum256(p)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	b := g.of(k)
+	if _, known := b.chunks[ref.Offset]; !known {
+		if g.count >= maxGiven {
+			return
+		}
+		g.count++
+	}
+	b.chunks[ref.Offset] = givenChunk{parent, sum}
+}
+
+// of returns what is remembered of a blob, and makes room by forgetting others. g.mu is held.
+func (g *given) of(k blob) *givenBlob {
+	for other, b := range g.blobs {
+		if g.count < maxGiven && len(g.blobs) < maxGiven {
+			break
+		}
+		if other != k {
+			g.count -= len(b.chunks)
+			delete(g.blobs, other)
+		}
+	}
+	b := g.blobs[k]
+	if b == nil {
+		if g.blobs == nil {
+			g.blobs = make(map[blob]*givenBlob)
+		}
+		b = &givenBlob{chunks: make(map[int64]givenChunk)}
+		g.blobs[k] = b
+	}
+	return b
+}
+
+// doubted reports whether no parent is to be asked for a blob.
+func (g *given) doubted(k blob) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	b := g.blobs[k]
+	return b != nil && time.Now().Before(b.doubt)
+}
+
+// compare returns the parent that gave other bytes of a doubted blob than these, or nil.
+func (g *given) compare(k blob, ref chunk.Ref, p []byte) *Parent {
+	g.mu.Lock()
+	b := g.blobs[k]
+	var c givenChunk
+	if b != nil && time.Now().Before(b.doubt) {
+		var known bool
+		if c, known = b.chunks[ref.Offset]; known {
+			delete(b.chunks, ref.Offset)
+			g.count--
+		}
+	}
+	g.mu.Unlock()
+	if c.parent == nil || sha256.Sum256(p) == c.sum {
+		return nil
+	}
+	return c.parent
+}
+
+// Doubt has no parent asked for a blob for five minutes, which did not match its digest. What
+// they gave of it is compared with what the registry gives meanwhile.
+func (ps *Parents) Doubt(host string, d digest.Digest) {
+	ps.given.mu.Lock()
+	defer ps.given.mu.Unlock()
+	ps.given.of(blob{host, d}).doubt = time.Now().Add(doubtFor)
+}
+
+// Compared returns src, which gives what a registry itself has, with its chunks compared to what
+// parents gave of blobs that turned out wrong.
+func (ps *Parents) Compared(host string, src chunk.Source) chunk.Source {
+	return compared{ps, host, src}
+}
+
+type compared struct {
+	parents *Parents
+	host    string
+	src     chunk.Source
+}
+
+// Get implements [chunk.Source].
+func (c compared) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	p, err := c.src.Get(ctx, ref)
+	if err == nil {
+		c.look(ref, p)
+	}
+	return p, err
+}
+
+// GetRun implements [chunk.Runner].
+func (c compared) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	return chunk.GetRun(ctx, c.src, refs, func(ref chunk.Ref, p []byte) error {
+		c.look(ref, p)
+		return yield(ref, p)
+	})
+}
+
+func (c compared) look(ref chunk.Ref, p []byte) {
+	if who := c.parents.given.compare(blob{c.host, ref.Blob}, ref, p); who != nil {
+		c.parents.fault(who, &chunk.CorruptError{Source: who.origin, Ref: ref, Reason: "it gave other bytes than the registry"})
+	}
+}

@@ -1,0 +1,200 @@
+package parent
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+// Origin begins the name of whatever a parent has said or sent (chunk.SetOrigin); its own
+// name follows after a space.
+const Origin = "parent"
+
+// Limits of a parent at fault.
+const (
+	firstBan  = time.Minute
+	longBan   = time.Hour
+	forgotten = 24 * time.Hour // after which a fault counts no more
+)
+
+// Config describes a parent.
+type Config struct {
+	// Name is what it is called: in logs, metrics, the status and answers.
+	Name string
+	// Upstream says how it is connected to, and by what it knows this site. Origin and Relay are
+	// set here.
+	Upstream upstream.Config
+}
+
+// Parents are the sites that are asked before the registries, in order of preference. It is
+// safe for concurrent use.
+type Parents struct {
+	all    []*Parent
+	report func(error)
+	size   Sizes
+	given  given
+}
+
+// Sizes returns the size in bytes that a blob has by what is known of a repository.
+type Sizes func(repo ref.Repository, d digest.Digest) (size int64, known bool)
+
+// New returns the parents that configs describe, in their order. It asks none. report is told
+// of faults; size may be nil.
+func New(configs []Config, size Sizes, report func(error)) (*Parents, error) {
+	if size == nil {
+		size = func(ref.Repository, digest.Digest) (int64, bool) { return 0, false }
+	}
+	ps := &Parents{report: report, size: size}
+	for _, cfg := range configs {
+		p := &Parent{name: cfg.Name, origin: Origin + " " + cfg.Name}
+		cfg.Upstream.Origin, cfg.Upstream.Relay = p.origin, true
+		received := cfg.Upstream.Received
+		cfg.Upstream.Received = func(n int64) {
+			p.count(n)
+			if received != nil {
+				received(n)
+			}
+		}
+		var err error
+		if p.registry, err = upstream.New(cfg.Upstream); err != nil {
+			return nil, fmt.Errorf("parent %s: %w", cfg.Name, err)
+		}
+		ps.all = append(ps.all, p)
+	}
+	return ps, nil
+}
+
+// Close closes the connections that are not in use. What is under way goes on.
+func (ps *Parents) Close() {
+	for _, p := range ps.all {
+		p.registry.Close()
+	}
+}
+
+// Blame puts the parent of a name at fault, which another member has found.
+func (ps *Parents) Blame(name string, err error) {
+	for _, p := range ps.all {
+		if p.name == name {
+			ps.fault(p, err)
+		}
+	}
+}
+
+// Believed reports whether there is a parent of that name which is not at fault.
+func (ps *Parents) Believed(name string) bool {
+	for _, p := range ps.all {
+		if p.name == name {
+			return p.usable() == nil
+		}
+	}
+	return false
+}
+
+func (ps *Parents) fault(p *Parent, err error) {
+	if p.ban(err) {
+		ps.report(err)
+	}
+}
+
+// Status is what is made of a parent.
+type Status struct {
+	Name     string    `json:"name"`
+	State    string    `json:"state"` // up, down or quarantined
+	Error    string    `json:"error,omitempty"`
+	Received int64     `json:"received"` // bytes, since the node was started
+	Faults   int       `json:"faults"`   // within a day
+	Until    time.Time `json:"quarantined,omitzero"`
+}
+
+// Status returns what is made of each parent, in order of preference.
+func (ps *Parents) Status() (all []Status) {
+	for _, p := range ps.all {
+		all = append(all, p.status())
+	}
+	return all
+}
+
+// Parent is one site.
+type Parent struct {
+	name, origin string
+	registry     *upstream.Registry
+
+	mu       sync.Mutex
+	received int64
+	faults   int
+	last     error     // fault
+	at       time.Time // of it
+	until    time.Time // not asked
+	failed   error     // its last failure to answer, since it answered last
+}
+
+func (p *Parent) count(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.received += n
+}
+
+// ban has a parent not asked for a while. It reports whether that is news: of several wrong
+// answers that were under way one counts.
+func (p *Parent) ban(err error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if now.Before(p.until) {
+		return false
+	}
+	if now.Sub(p.at) > forgotten {
+		p.faults = 0
+	}
+	p.until = now.Add(min(firstBan<<min(p.faults, 10), longBan))
+	p.faults++
+	p.last, p.at = err, now
+	return true
+}
+
+// usable returns why a parent is not asked now, as an answer that did not come.
+func (p *Parent) usable() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Now().Before(p.until) {
+		return &upstream.NoAnswerError{Subject: p.origin, Err: fmt.Errorf("it is at fault and not asked before %s: %w", p.until.UTC().Format(time.RFC3339), quiet(p.last))}
+	}
+	return nil
+}
+
+// quiet is err as text alone: what a parent once did wrong is not what is wrong now.
+func quiet(err error) error { return errors.New(err.Error()) }
+
+// heed takes note of an answer.
+func (p *Parent) heed(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if upstream.Unreachable(err) {
+		p.failed = err
+	} else if err == nil || errors.Is(err, chunk.ErrNotFound) || errors.Is(err, chunk.ErrDenied) {
+		p.failed = nil
+	}
+}
+
+func (p *Parent) status() Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := Status{Name: p.name, State: "up", Received: p.received}
+	if time.Since(p.at) <= forgotten {
+		s.Faults = p.faults
+	}
+	if p.failed != nil {
+		s.State, s.Error = "down", p.failed.Error()
+	}
+	if time.Now().Before(p.until) {
+		s.State, s.Error, s.Until = "quarantined", p.last.Error(), p.until
+	}
+	return s
+}

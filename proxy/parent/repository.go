@@ -1,0 +1,125 @@
+package parent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
+)
+
+// Repository is a repository of a registry as a parent has it. Its methods are those of an
+// [upstream.Repository], and its answers and chunks have the name of [Origin] and the parent.
+type Repository struct {
+	parents *Parents
+	parent  *Parent
+	name    ref.Repository
+	up      *upstream.Repository
+}
+
+// Repositories returns a repository as each parent has it, in order of preference, as it is read
+// with a value of Authorization.
+func (ps *Parents) Repositories(name ref.Repository, authorization string) (all []*Repository) {
+	for _, p := range ps.all {
+		up := p.registry.Repository(name.Host + "/" + name.Name).As(authorization)
+		all = append(all, &Repository{ps, p, name, up})
+	}
+	return all
+}
+
+// Deputy marks answers as those of somebody who speaks for the registry while that cannot be
+// asked.
+func (r *Repository) Deputy() {}
+
+// Resolve returns the descriptor of a manifest, by tag or digest.
+func (r *Repository) Resolve(ctx context.Context, reference string) (upstream.Resolved, error) {
+	return asked(r, func() (upstream.Resolved, error) { return r.up.Resolve(ctx, reference) })
+}
+
+// Manifest returns a manifest's exact bytes too, checked against its digest.
+func (r *Repository) Manifest(ctx context.Context, reference string) (upstream.Manifest, error) {
+	return asked(r, func() (upstream.Manifest, error) { return r.up.Manifest(ctx, reference) })
+}
+
+// Stat returns the size of a blob in bytes. One that is not what the manifests say is no answer.
+func (r *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
+	return asked(r, func() (int64, error) {
+		size, err := r.up.Stat(ctx, d)
+		if want, known := r.parents.size(r.name, d); err == nil && known && want != size {
+			err = &chunk.CorruptError{Ref: chunk.Ref{Blob: d, Total: want, Size: want}, Reason: fmt.Sprintf("it is said to have %d bytes", size)}
+		}
+		return size, err
+	})
+}
+
+// Get asks for any other path below the repository.
+func (r *Repository) Get(ctx context.Context, path string, query url.Values, header http.Header) (*http.Response, error) {
+	return asked(r, func() (*http.Response, error) { return r.up.Get(ctx, path, query, header) })
+}
+
+// asked asks the parent if it is to be asked, and takes note of the answer.
+func asked[T any](r *Repository, ask func() (T, error)) (v T, err error) {
+	if err := r.parent.usable(); err != nil {
+		return v, err
+	}
+	v, err = ask()
+	return v, r.heed(err)
+}
+
+// heed takes note of an answer, and returns what its error is to who asked.
+func (r *Repository) heed(err error) error {
+	var corrupt *chunk.CorruptError
+	if errors.As(err, &corrupt) {
+		named := *corrupt
+		named.Source = r.parent.origin
+		r.parents.fault(r.parent, &named)
+		return &named
+	}
+	r.parent.heed(err)
+	return err
+}
+
+// Blob returns a source of the chunks of blobs, checked as far as each can be alone.
+func (r *Repository) Blob() chunk.Source { return source{r, r.up.Blob()} }
+
+// Doubt has no parent asked for a blob for a while, which did not match its digest.
+func (r *Repository) Doubt(d digest.Digest) { r.parents.Doubt(r.name.Host, d) }
+
+type source struct {
+	*Repository
+	up chunk.Source
+}
+
+// Get implements [chunk.Source].
+func (s source) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	return chunk.GetOne(ctx, s, ref)
+}
+
+// GetRun implements [chunk.Runner].
+func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	if err := s.parent.usable(); err != nil {
+		return err
+	}
+	if s.parents.given.doubted(blob{s.name.Host, refs[0].Blob}) {
+		return fmt.Errorf("%s: what it gave of %s was wrong, or somebody else's was: %w", s.parent.origin, refs[0].Blob, chunk.ErrNotFound)
+	}
+	var stop error // what yield returned is not the parent's
+	err := chunk.GetRun(ctx, s.up, refs, func(ref chunk.Ref, p []byte) error {
+		s.parents.given.add(blob{s.name.Host, ref.Blob}, ref, s.parent, p)
+		stop = yield(ref, p)
+		return stop
+	})
+	if stop != nil {
+		return err
+	}
+	return s.heed(err)
+}

@@ -1,0 +1,287 @@
+package peers
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/granary-oci/granary/cmd/granary/node"
+	"github.com/granary-oci/granary/proxy/parent"
+)
+
+// hub is a node of another site, and the line to it.
+type hub struct {
+	*member
+	*httptest.Server // the line
+	sent             atomic.Int64
+	spoil            atomic.Pointer[func(q *http.Request, resp *http.Response)]
+}
+
+// newHub starts a node of another site before a registry.
+func newHub(t *testing.T, r *registry, changes ...func(*node.Config)) *hub {
+	t.Helper()
+	alone := &cluster{T: t, registry: r}
+	cfg := alone.settings(append(changes, func(c *node.Config) { c.ClusterConfig = node.ClusterConfig{} })...)
+	h := &hub{member: run(t, cfg)}
+	at, err := url.Parse(h.URLs()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := httputil.NewSingleHostReverseProxy(at)
+	line.ModifyResponse = func(resp *http.Response) error {
+		if spoil := h.spoil.Load(); spoil != nil {
+			(*spoil)(resp.Request, resp)
+		}
+		resp.Body = &countedBody{resp.Body, &h.sent}
+		return nil
+	}
+	line.ErrorLog = log.New(io.Discard, "", 0)
+	h.Server = httptest.NewServer(line)
+	t.Cleanup(h.Close)
+	return h
+}
+
+type countedBody struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n.Add(int64(n))
+	return n, err
+}
+
+// under gives members parents.
+func under(hubs ...*hub) func(*node.Config) {
+	return func(c *node.Config) {
+		for _, h := range hubs {
+			c.Parent = append(c.Parent, h.Server.URL)
+		}
+	}
+}
+
+// unreachable is a registry that these members do not reach.
+func unreachable(c *node.Config) { c.Upstream = map[string]string{host: "http://127.0.0.1:1"} }
+
+func parentsOf(m *member) []parent.Status { return m.Status().Parents }
+
+// TestASiteCrossesTheLineOnce: a cold image that all members of a site pull at once comes from the
+// parent once, and nothing comes from the registry, which the site does not reach.
+func TestASiteCrossesTheLineOnce(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	img := pushLarge(r, "v1")
+	h := newHub(t, r)
+	r.rate = 16 << 20
+	c := newCluster(t, r, 3, unreachable, under(h))
+	pullAtOnce(t, img, 2, c.members...)
+	if sent := r.sent.Load(); sent > img.size()*105/100 && !slow {
+		t.Errorf("%d bytes left the registry for an image of %d", sent, img.size())
+	}
+	if sent := h.sent.Load(); sent > img.size()*105/100 && !slow {
+		t.Errorf("%d bytes crossed the line for an image of %d", sent, img.size())
+	}
+	served := int64(0)
+	for _, m := range c.members {
+		s := m.Status()
+		if served += s.Served["parent"]; s.Received != 0 {
+			t.Errorf("a member has %d bytes from the registry", s.Received)
+		}
+	}
+	if served == 0 {
+		t.Error("nothing is said to have come from the parent")
+	}
+	// Without the line, and for those that come later, the site serves what it has.
+	h.Close()
+	late := c.join()
+	soon(t, img, late)
+	pullAtOnce(t, img, 1, late)
+}
+
+// TestAParentGivesWhatItsChildMayRead: to whom the registry gives a private image, by the child's
+// credentials, and to nobody else; the challenge is the registry's.
+func TestAParentGivesWhatItsChildMayRead(t *testing.T) {
+	t.Parallel()
+	for name, changes := range map[string][]func(*node.Config){
+		"the registry is not reached":  {unreachable},
+		"no registry is asked":         {func(c *node.Config) { c.ParentsOnly = true }},
+		"the registry is reached, too": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry(t)
+			img := r.push("secret", "v1", random(3<<20, 5))
+			r.set(func() { r.private["secret"], r.rights["mine"] = "bearer", []string{"secret"} })
+			h := newHub(t, r)
+			c := newCluster(t, r, 2, append(changes, under(h))...)
+			for _, m := range c.members {
+				a := m.get("/v2/secret/manifests/v1")
+				if a.status != http.StatusUnauthorized || a.header.Get("Www-Authenticate") != r.challenge("secret") {
+					t.Errorf("to nobody: %d %v", a.status, a.header)
+				}
+				if err := m.pull(img, "Bearer mine"); err != nil {
+					t.Errorf("to whom it is for: %v", err)
+				}
+				for d := range img.blobs {
+					if a := m.get(img.path(d), "Authorization", "Bearer other"); a.status == http.StatusOK {
+						t.Error("another token gets a blob that is here")
+					}
+					if a := m.get(img.path(d)); a.status == http.StatusOK {
+						t.Error("nobody gets a blob that is here")
+					}
+				}
+			}
+			h.Close()
+			r.kill()
+			for _, m := range c.members {
+				if err := m.pull(img, "Bearer mine"); err != nil {
+					t.Errorf("to whom it was given, with all lines cut: %v", err)
+				}
+				if a := m.get("/v2/secret/manifests/v1", "Authorization", "Bearer other"); a.status == http.StatusOK {
+					t.Error("with all lines cut another token gets it")
+				}
+			}
+		})
+	}
+}
+
+// TestParentsTakeTurns: what the first does not answer the next does, then the registry; and the first
+// is the first again when it is back.
+func TestParentsTakeTurns(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	first, second := newHub(t, r), newHub(t, r)
+	e := newCluster(t, r, 1, under(first, second)).members[0]
+	pull := func(tag string, seed byte) {
+		t.Helper()
+		if err := e.pull(r.push("app", tag, random(2<<20, seed)), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pull("v1", 1)
+	if first.sent.Load() < 2<<20 || second.sent.Load() > 1<<20 {
+		t.Errorf("the first sent %d bytes, the second %d", first.sent.Load(), second.sent.Load())
+	}
+	away := func(_ *http.Request, resp *http.Response) {
+		resp.StatusCode, resp.Body = http.StatusServiceUnavailable, io.NopCloser(strings.NewReader(""))
+		resp.ContentLength = 0
+		resp.Header.Set("Content-Length", "0")
+	}
+	first.spoil.Store(&away)
+	pull("v2", 2)
+	if second.sent.Load() < 2<<20 {
+		t.Errorf("the second sent %d bytes", second.sent.Load())
+	}
+	second.spoil.Store(&away)
+	before := e.Status().Received
+	pull("v3", 3)
+	if got := e.Status().Received - before; got < 2<<20 {
+		t.Errorf("%d bytes came from the registry", got)
+	}
+	if s := parentsOf(e); s[0].State != "down" || s[1].State != "down" || s[0].Error == "" {
+		t.Errorf("parents are %+v", s)
+	}
+	first.spoil.Store(nil)
+	before, seed := first.sent.Load(), byte(4)
+	eventually(t, "the first is asked again", func() bool {
+		pull(fmt.Sprint("v", seed), seed)
+		seed++
+		return first.sent.Load() > before+2<<20
+	})
+	if s := parentsOf(e); s[0].State != "up" {
+		t.Errorf("parents are %+v", s)
+	}
+}
+
+// TestAHostileParent: wrong bytes, wrong manifests, sizes and endless answers never reach a client as if they
+// were right; the parent is named and counted, no member is at fault, and the pull ends from elsewhere.
+func TestAHostileParent(t *testing.T) {
+	t.Parallel()
+	flip := func(resp *http.Response) {
+		p, _ := io.ReadAll(resp.Body)
+		if len(p) > 0 {
+			p[len(p)/2] ^= 1
+		}
+		resp.Body = io.NopCloser(bytes.NewReader(p))
+	}
+	is := func(q *http.Request, kind string) bool {
+		return q.Method == http.MethodGet && strings.Contains(q.URL.Path, "/"+kind+"/")
+	}
+	for name, spoil := range map[string]func(q *http.Request, resp *http.Response){
+		"a wrong chunk": func(q *http.Request, resp *http.Response) {
+			if is(q, "blobs") && resp.StatusCode == http.StatusPartialContent {
+				flip(resp)
+			}
+		},
+		"a wrong manifest": func(q *http.Request, resp *http.Response) {
+			if is(q, "manifests") {
+				flip(resp)
+			}
+		},
+		"endless": func(q *http.Request, resp *http.Response) {
+			if is(q, "blobs") && resp.StatusCode == http.StatusPartialContent {
+				resp.Body = io.NopCloser(io.MultiReader(resp.Body, endless{}))
+				resp.ContentLength = -1
+				resp.Header.Del("Content-Length")
+			}
+		},
+		"a wrong size": func(q *http.Request, resp *http.Response) {
+			if q.Method == http.MethodHead && strings.Contains(q.URL.Path, "/blobs/") {
+				resp.Header.Set("Content-Length", "123456")
+				resp.ContentLength = 123456
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			img := r.push("app", "v1", random(9<<20, 6), random(5<<20, 7))
+			h := newHub(t, r)
+			h.spoil.Store(&spoil)
+			c := newCluster(t, r, 3, under(h))
+			for _, m := range c.members {
+				eventually(t, "the pull ends", func() bool { return m.pull(img, "") == nil })
+			}
+			named, counted := false, false
+			for _, m := range c.members {
+				s := m.Status()
+				named = named || s.Parents[0].Faults > 0 && strings.Contains(s.Parents[0].Error, "parent ")
+				counted = counted || strings.Contains(metricsOf(t, m), `granary_corrupt_total{source="parent"} 1`)
+				for _, k := range s.Cluster.Members {
+					if k.State == "quarantined" || k.Strikes > 0 {
+						t.Errorf("a member is at fault: %+v", k)
+					}
+				}
+			}
+			if !named || !counted {
+				t.Errorf("the parent is named: %v, counted: %v", named, counted)
+			}
+		})
+	}
+}
+
+// endless is a body without an end.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+func metricsOf(t *testing.T, m *member) string {
+	t.Helper()
+	resp, err := http.Get(m.AdminURL() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := readAll(resp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(p)
+}
