@@ -31,6 +31,9 @@ type Config struct {
 	// Upstream says how it is connected to, and by what it knows this site. Origin and Relay are
 	// set here.
 	Upstream upstream.Config
+	// Allow returns why the parent is not to be asked now, such as that its link has carried enough
+	// today. nil is for always.
+	Allow func() error
 }
 
 // Parents are the sites that are asked before the registries, in order of preference. It is
@@ -53,7 +56,10 @@ func New(configs []Config, size Sizes, report func(error)) (*Parents, error) {
 	}
 	ps := &Parents{report: report, size: size}
 	for _, cfg := range configs {
-		p := &Parent{name: cfg.Name, origin: Origin + " " + cfg.Name}
+		p := &Parent{name: cfg.Name, origin: Origin + " " + cfg.Name, allow: cfg.Allow}
+		if p.allow == nil {
+			p.allow = func() error { return nil }
+		}
 		cfg.Upstream.Origin, cfg.Upstream.Relay = p.origin, true
 		received := cfg.Upstream.Received
 		cfg.Upstream.Received = func(n int64) {
@@ -106,7 +112,7 @@ func (ps *Parents) fault(p *Parent, err error) {
 // Status is what is made of a parent.
 type Status struct {
 	Name     string    `json:"name"`
-	State    string    `json:"state"` // up, down or quarantined
+	State    string    `json:"state"` // up, down, resting (it is not to be asked now) or quarantined
 	Error    string    `json:"error,omitempty"`
 	Received int64     `json:"received"` // bytes, since the node was started
 	Faults   int       `json:"faults"`   // within a day
@@ -125,6 +131,7 @@ func (ps *Parents) Status() (all []Status) {
 type Parent struct {
 	name, origin string
 	registry     *upstream.Registry
+	allow        func() error
 
 	mu       sync.Mutex
 	received int64
@@ -161,6 +168,9 @@ func (p *Parent) ban(err error) bool {
 
 // usable returns why a parent is not asked now, as an answer that did not come.
 func (p *Parent) usable() error {
+	if err := p.allow(); err != nil {
+		return &upstream.NoAnswerError{Subject: p.origin, Err: err}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if time.Now().Before(p.until) {
@@ -192,6 +202,9 @@ func (p *Parent) status() Status {
 	}
 	if p.failed != nil {
 		s.State, s.Error = "down", p.failed.Error()
+	}
+	if err := p.allow(); err != nil {
+		s.State, s.Error = "resting", err.Error()
 	}
 	if time.Now().Before(p.until) {
 		s.State, s.Error, s.Until = "quarantined", p.last.Error(), p.until

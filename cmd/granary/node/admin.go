@@ -56,6 +56,8 @@ type Status struct {
 	Preheats []PreheatStatus `json:"preheats,omitempty"`
 	// Mounts are the images that are mounted through the node.
 	Mounts []proxy.MountStatus `json:"mounts,omitempty"`
+	// Links are what crossed each link to the outside.
+	Links []Link `json:"links,omitempty"`
 	// Parents are the sites that are asked before registries, in order of preference.
 	Parents []parent.Status `json:"parents,omitempty"`
 	// Cluster is nil for a node alone.
@@ -107,6 +109,7 @@ func (n *Node) Status() Status {
 		Mounts:    n.registry.Mounts(),
 		Cluster:   n.clusterStatus(),
 	}
+	s.Links = n.ledger.sums()
 	if n.parents != nil {
 		s.Parents = n.parents.Status()
 	}

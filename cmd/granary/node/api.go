@@ -34,6 +34,7 @@ func (n *Node) routes() []route {
 		}},
 		{"GET /api/v1/openapi.json", serveOpenAPI},
 		{"GET /api/v1/history", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, n.traffic.history(), nil) }},
+		{"GET /api/v1/links", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, n.ledger.history(), nil) }},
 		{"GET /api/v1/events", n.serveEvents},
 		{"GET /api/v1/images", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, n.Images(r.Context()), nil) }},
 		{"POST /api/v1/evict", n.serveEvict},

@@ -42,6 +42,7 @@ type DataConfig struct {
 	Parent          []string `name:"parent" placeholder:"ADDR" help:"Granary of another site, which is asked before registries: https://HOST:PORT, or a multiaddr as its status tells it, /ip4/192.0.2.1/udp/5054/quic-v1/p2p/ID. May be repeated, in order of preference."`
 	ParentTokenFile string   `name:"parent-token-file" placeholder:"FILE" help:"Token that parents know this site by; of several lines the first."`
 	ParentCAFile    string   `name:"parent-ca-file" placeholder:"FILE" help:"PEM certificates that parents are trusted by, instead of the system's."`
+	ParentLimit     []string `name:"parent-limit" placeholder:"LIMIT" help:"How much comes from parents, as [PARENT=]SIZE/s, SIZE/hour or SIZE/day, with @HH:MM-HH:MM at these hours of the node's clock alone: 5MiB/s@08:00-18:00, or hub.example:5054=2GiB/day. What is used up is asked of the next parent, or of the registry; 0/s is not at all. Without PARENT it is for each. May be repeated."`
 	ParentsOnly     bool     `name:"parents-only" help:"Ask no registry, but parents alone: for a site that reaches nothing else."`
 
 	TagPolicy []string      `name:"tag-policy" placeholder:"PATTERN=POLICY" help:"When to ask the upstream about tags, as in docker.io/library/*=ttl=10m: revalidate (each time, the default), ttl=DURATION or pin. The first pattern of HOST/NAME[:TAG] that matches holds. May be repeated."`

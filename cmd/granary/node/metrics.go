@@ -152,7 +152,7 @@ func (m *metrics) countParent(name string, n int64) {
 func (m *metrics) watchParents(status func() []parent.Status) {
 	for i, p := range status() {
 		m.parentBytes.WithLabelValues(p.Name)
-		for _, state := range []string{"up", "down", "quarantined"} {
+		for _, state := range []string{"up", "down", "resting", "quarantined"} {
 			m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "granary_parents", Help: "Parents, by what this node makes of them: 1 for what one is.", ConstLabels: prometheus.Labels{"parent": p.Name, "state": state},
 			}, func() float64 {

@@ -61,6 +61,7 @@ type Node struct {
 
 	upstreams *upstreams
 	parents   *parent.Parents // nil for none
+	ledger    *ledger
 	store     *chunkstore.Stack
 	contents  *chunkstore.Disk // of files of layers, and what is derived from layers; nil when nothing is kept
 	beside    contentDirs
@@ -172,6 +173,9 @@ func (n *Node) open() (err error) {
 	if n.store.Disk != nil {
 		n.metrics.watch(n.store.Disk.Usage, n.contents.Usage)
 	}
+	if err := n.openLedger(); err != nil {
+		return err
+	}
 	if err := n.openParents(); err != nil {
 		return err
 	}
@@ -190,6 +194,20 @@ func (n *Node) open() (err error) {
 	}
 	n.closers = append(n.closers, n.cluster.close)
 	n.watching.Store(n.cluster)
+	return nil
+}
+
+// openLedger opens the ledger of links, and has registries counted in it.
+func (n *Node) openLedger() (err error) {
+	dir := ""
+	if n.store.Disk != nil {
+		dir = n.cfg.DataDir
+	}
+	if n.ledger, err = openLedger(dir); err != nil {
+		n.log.Warn("what crossed the links is counted anew", "error", err)
+	}
+	n.closers = append(n.closers, n.ledger.save)
+	n.upstreams.ledger.Store(n.ledger)
 	return nil
 }
 
@@ -421,6 +439,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.scrub(gctx) })
 	g.Go(func() error { n.checkLayers(gctx); return nil })
 	g.Go(func() error { n.watchTraffic(gctx); return nil })
+	g.Go(func() error { n.ledger.run(gctx, n.faults.report); return nil })
 	g.Go(func() error { n.runPreheats(gctx); return nil })
 	if n.lending != nil {
 		g.Go(func() error { n.lender.run(gctx); return nil })

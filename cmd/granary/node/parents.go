@@ -28,7 +28,7 @@ const tokenHeader = "Granary-Token"
 
 const maxParents = 16
 
-// parents makes what is asked before the registries; nil without settings.
+// openParents makes what is asked before the registries, if there are settings for that.
 func (n *Node) openParents() error {
 	cfg := n.cfg.DataConfig
 	if len(cfg.Parent) == 0 {
@@ -51,7 +51,23 @@ func (n *Node) openParents() error {
 		}
 		configs = append(configs, c)
 	}
-	var err error
+	var names []string
+	for _, c := range configs {
+		names = append(names, c.Name)
+	}
+	limits, err := newLinkLimits(cfg.ParentLimit, names, n.ledger)
+	if err != nil {
+		return &SettingError{"parent-limit", err}
+	}
+	for i := range configs {
+		name := configs[i].Name
+		configs[i].Allow = func() error { return limits.allow(name) }
+		configs[i].Upstream.Received = func(k int64) {
+			n.metrics.countParent(name, k)
+			n.ledger.add(parentLink(name), k, 0)
+			limits.pass(name, k)
+		}
+	}
 	if n.parents, err = parent.New(configs, n.sizeOf, n.faults.report); err != nil {
 		return &SettingError{"parent", err}
 	}
@@ -73,7 +89,6 @@ func (n *Node) parentConfig(address string) (c parent.Config, err error) {
 		URL:       address,
 		UserAgent: "granary/" + Version,
 		Pseudonym: n.upstreams.pseudonym,
-		Received:  func(k int64) { n.metrics.countParent(c.Name, k) },
 		Header:    make(http.Header),
 	}
 	if n.cfg.ParentTokenFile != "" {

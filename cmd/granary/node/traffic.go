@@ -144,6 +144,7 @@ func (n *Node) sample(now time.Time) {
 		self, peers = c.identity.ID(), c.client.Peers().Status()
 	}
 	n.traffic.add(n.metrics.totals(now), self, peers)
+	n.ledger.addZones(n.cfg.Zone, peers)
 }
 
 // watchTraffic takes samples until ctx ends, and tells whoever watches.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/proxy"
@@ -37,6 +38,7 @@ type upstreams struct {
 	metrics     *metrics
 	faults      *faultLog
 	parents     *parent.Parents // nil for none
+	ledger      atomic.Pointer[ledger]
 
 	mu     sync.Mutex
 	byHost map[string][]place
@@ -217,6 +219,9 @@ func (u *upstreams) config(host, at string) upstream.Config {
 		Observe:            func(method string, code int) { u.metrics.countRequest(label, method, code) },
 		Received: func(n int64) {
 			u.metrics.countReceived(label, n)
+			if l := u.ledger.Load(); l != nil {
+				l.add("registry "+label, n, 0)
+			}
 			_ = u.limit.Wait(context.Background(), int(n)) // between two reads of a body
 		},
 	}
