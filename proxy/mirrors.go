@@ -186,10 +186,10 @@ func anyOf[T any](ctx context.Context, all Mirrors, ask func(context.Context, Up
 	return v, err
 }
 
-// isAnswer reports whether an error is what somebody who was reached has said.
+// isAnswer reports whether an error is what a registry has said of what was asked.
 func isAnswer(err error) bool {
 	var status *upstream.StatusError
-	return errors.As(err, &status) && !upstream.Unreachable(err)
+	return errors.As(err, &status) && (errors.Is(err, chunk.ErrDenied) || errors.Is(err, chunk.ErrNotFound))
 }
 
 // telling joins errors without those that only say that a place does not have it: next

@@ -81,8 +81,19 @@ func (r *Repository) heed(err error) error {
 		r.parents.fault(r.parent, &named)
 		return &named
 	}
+	err = r.atTheDoor(err)
 	r.parent.heed(err)
 	return err
+}
+
+// atTheDoor makes an error that no registry has given one of a parent that does not answer: it, or
+// what is before it, does not let this site ask.
+func (r *Repository) atTheDoor(err error) error {
+	var said *upstream.StatusError
+	if !errors.As(err, &said) || said.Header.Get("Docker-Distribution-Api-Version") != "" || upstream.Unreachable(err) {
+		return err
+	}
+	return &upstream.NoAnswerError{Subject: r.parent.origin, Err: fmt.Errorf("this site may not ask: %w", quiet(err))}
 }
 
 // Blob returns a source of the chunks of blobs, checked as far as each can be alone.

@@ -25,7 +25,8 @@ type StatusError struct {
 	Code   int    // the HTTP status
 	// Header has those fields of the answer that concern a client too:
 	// WWW-Authenticate, Retry-After, Warning, RateLimit-*,
-	// Docker-RateLimit-Source and Content-Type.
+	// Docker-RateLimit-Source and Content-Type; and Docker-Distribution-Api-Version, by which
+	// a registry is known.
 	Header http.Header
 	// Body is the beginning of the answer's, at most 8 KiB: usually the error
 	// JSON of the distribution specification. Neither it nor WWW-Authenticate is
@@ -176,7 +177,7 @@ func (a *answer) failure() error {
 			if a.away {
 				continue
 			}
-		case "Retry-After", "Warning", "Docker-Ratelimit-Source", "Content-Type":
+		case "Retry-After", "Warning", "Docker-Ratelimit-Source", "Content-Type", "Docker-Distribution-Api-Version":
 		default:
 			if !strings.HasPrefix(name, "Ratelimit-") {
 				continue

@@ -107,6 +107,51 @@ func TestASiteCrossesTheLineOnce(t *testing.T) {
 	pullAtOnce(t, img, 1, late)
 }
 
+// TestChildrenDialTheirParent by QUIC and by TCP: those that it names, and those that show a token. What
+// crosses the link is counted at both ends.
+func TestChildrenDialTheirParent(t *testing.T) {
+	t.Parallel()
+	for _, transport := range []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"} {
+		t.Run(transport, func(t *testing.T) {
+			r := newRegistry(t)
+			img := r.push("app", "v1", random(9<<20, 6), random(5<<20, 7))
+			tokens := write(t, t.TempDir(), "tokens", "token-of-this-site\n")
+			h := newHub(t, r, func(c *node.Config) { c.SiteListen, c.GatewayTokenFile = []string{transport}, tokens })
+			at := h.Status().Site
+			if len(at) == 0 {
+				t.Fatal("it does not tell where it is")
+			}
+			r.rate = 16 << 20
+			c := newCluster(t, r, 3, unreachable, func(c *node.Config) { c.Parent, c.ParentTokenFile = at, tokens })
+			pullAtOnce(t, img, 1, c.members...)
+			in, out := int64(0), int64(0)
+			for _, l := range h.Status().Links {
+				if strings.HasPrefix(l.Link, "child ") {
+					out += l.Today.Out
+				}
+			}
+			for _, m := range c.members {
+				for _, l := range m.Status().Links {
+					if strings.HasPrefix(l.Link, "parent ") {
+						in += l.Today.In
+					}
+				}
+			}
+			if out < img.size() || out > img.size()*105/100 && !slow || in < img.size() || in > out {
+				t.Errorf("of %d bytes %d left the parent, and %d arrived", img.size(), out, in)
+			}
+			other := write(t, t.TempDir(), "other", "another-token-than-that\n")
+			stranger := newCluster(t, r, 1, unreachable, func(c *node.Config) { c.Parent, c.ParentTokenFile = at, other }).members[0]
+			if a := stranger.get("/v2/app/manifests/v1"); a.status != http.StatusServiceUnavailable && a.status != http.StatusBadGateway {
+				t.Errorf("a stranger is answered %d %s", a.status, a.body)
+			}
+			if s := parentsOf(stranger)[0]; s.State != "down" || !strings.Contains(s.Error, "this site may not ask") {
+				t.Errorf("to a stranger the parent is %+v", s)
+			}
+		})
+	}
+}
+
 // TestAParentGivesWhatItsChildMayRead: to whom the registry gives a private image, by the child's
 // credentials, and to nobody else; the challenge is the registry's.
 func TestAParentGivesWhatItsChildMayRead(t *testing.T) {

@@ -56,6 +56,8 @@ type Status struct {
 	Preheats []PreheatStatus `json:"preheats,omitempty"`
 	// Mounts are the images that are mounted through the node.
 	Mounts []proxy.MountStatus `json:"mounts,omitempty"`
+	// Site are multiaddrs at which other sites reach the node, each to be given as --parent.
+	Site []string `json:"site,omitempty"`
 	// Links are what crossed each link to the outside.
 	Links []Link `json:"links,omitempty"`
 	// Parents are the sites that are asked before registries, in order of preference.
@@ -109,7 +111,7 @@ func (n *Node) Status() Status {
 		Mounts:    n.registry.Mounts(),
 		Cluster:   n.clusterStatus(),
 	}
-	s.Links = n.ledger.sums()
+	s.Links, s.Site = n.ledger.sums(), n.SiteAddrs()
 	if n.parents != nil {
 		s.Parents = n.parents.Status()
 	}

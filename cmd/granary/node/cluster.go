@@ -60,14 +60,11 @@ func (signer) Verify(id tracker.ID, p, signature []byte) bool {
 }
 
 // newCluster opens the ports of a member. It does not wait for others.
-func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, t tracing, links func(chunk.Ref) (before, after chunk.Link, ok bool), parents *parent.Parents, log *slog.Logger, report func(error)) (c *cluster, err error) {
-	c = &cluster{cfg: cfg, log: log, providers: tracker.NewProviders(maxProvided, providersLive), begun: make(chan struct{})}
+func newCluster(cfg ClusterConfig, id *libp2p.Identity, dataDir string, keep bool, m *metrics, t tracing, links func(chunk.Ref) (before, after chunk.Link, ok bool), parents *parent.Parents, log *slog.Logger, report func(error)) (c *cluster, err error) {
+	c = &cluster{cfg: cfg, identity: id, log: log, providers: tracker.NewProviders(maxProvided, providersLive), begun: make(chan struct{})}
 	secrets, err := c.readSecrets()
 	if err != nil {
 		return nil, &SettingError{"cluster-secret-file", err}
-	}
-	if c.identity, err = openIdentity(dataDir, keep); err != nil {
-		return nil, &SettingError{"data-dir", err}
 	}
 	c.host, err = libp2p.New(libp2p.Config{Identity: c.identity, Listen: cfg.P2PListen, Members: membership{c}, Log: log})
 	if err != nil {
@@ -114,12 +111,20 @@ func newCluster(cfg ClusterConfig, dataDir string, keep bool, m *metrics, t trac
 	return c, nil
 }
 
-// openIdentity opens the node's key, or makes one that lasts as long as the node.
-func openIdentity(dataDir string, keep bool) (*libp2p.Identity, error) {
-	if !keep {
-		return libp2p.NewIdentity()
+// openIdentity opens the node's key, or makes one that lasts as long as the node, if somebody is to know it.
+func (n *Node) openIdentity() (err error) {
+	switch {
+	case !n.cfg.clustered() && !n.needsSite():
+		return nil
+	case n.store.Disk == nil:
+		n.identity, err = libp2p.NewIdentity()
+	default:
+		n.identity, err = libp2p.LoadIdentity(filepath.Join(n.cfg.DataDir, identityName), chunkstore.WriteDurably)
 	}
-	return libp2p.LoadIdentity(filepath.Join(dataDir, identityName), chunkstore.WriteDurably)
+	if err != nil {
+		return &SettingError{"data-dir", err}
+	}
+	return nil
 }
 
 // run is a member until ctx ends.

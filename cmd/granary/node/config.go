@@ -20,6 +20,7 @@ type Config struct {
 	ListenConfig      `embed:""`
 	GatewayConfig     `embed:""`
 	ClusterConfig     `embed:""`
+	SiteConfig        `embed:""`
 	SnapshotterConfig `embed:""`
 	KeepConfig        `embed:""`
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/chunkstore/lend"
 	"github.com/granary-oci/granary/p2p"
+	"github.com/granary-oci/granary/p2p/libp2p"
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
@@ -62,6 +63,8 @@ type Node struct {
 	upstreams *upstreams
 	parents   *parent.Parents // nil for none
 	ledger    *ledger
+	identity  *libp2p.Identity // nil if nobody is to know it
+	site      *siteHost        // nil without other sites that are met by libp2p
 	store     *chunkstore.Stack
 	contents  *chunkstore.Disk // of files of layers, and what is derived from layers; nil when nothing is kept
 	beside    contentDirs
@@ -176,6 +179,12 @@ func (n *Node) open() (err error) {
 	if err := n.openLedger(); err != nil {
 		return err
 	}
+	if err := n.openIdentity(); err != nil {
+		return err
+	}
+	if err := n.openSite(); err != nil {
+		return err
+	}
 	if err := n.openParents(); err != nil {
 		return err
 	}
@@ -188,7 +197,7 @@ func (n *Node) open() (err error) {
 	if !n.cfg.clustered() {
 		return nil
 	}
-	n.cluster, err = newCluster(n.cfg.ClusterConfig, n.cfg.DataDir, n.store.Disk != nil, n.metrics, n.tracing, n.links, n.parents, n.log, n.faults.report)
+	n.cluster, err = newCluster(n.cfg.ClusterConfig, n.identity, n.cfg.DataDir, n.store.Disk != nil, n.metrics, n.tracing, n.links, n.parents, n.log, n.faults.report)
 	if err != nil {
 		return err
 	}
@@ -428,6 +437,10 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.gateway != nil {
 		g.Go(func() error { return ignoreShutdown(gate.Serve(n.gateway)) })
 	}
+	children := n.server(n.siteFace())
+	if len(n.cfg.SiteListen) > 0 {
+		g.Go(func() error { return ignoreShutdown(n.serveSite(children)) })
+	}
 	admin := n.server(n.adminHandler())
 	if n.admin != nil {
 		admin.Handler = n.guard.wrap(admin.Handler)
@@ -457,7 +470,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error {
 		<-gctx.Done()
 		defer leave()
-		return n.drain(admin, registry, gate)
+		return n.drain(admin, registry, gate, children)
 	})
 	n.log.Info("serving", "registry", strings.Join(n.URLs(), " "), "admin", n.AdminURL(), "gateway", n.GatewayURL(),
 		"data", n.cfg.DataDir, "version", Version)

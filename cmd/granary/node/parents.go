@@ -11,20 +11,18 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/gateway"
 	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
-
-// tokenHeader is the field in which one site shows another that it may ask.
-const tokenHeader = "Granary-Token"
 
 const maxParents = 16
 
@@ -40,16 +38,9 @@ func (n *Node) openParents() error {
 	if len(cfg.Parent) > maxParents {
 		return &SettingError{"parent", fmt.Errorf("there are more than %d", maxParents)}
 	}
-	var configs []parent.Config
-	for _, address := range cfg.Parent {
-		c, err := n.parentConfig(address)
-		if err != nil {
-			return &SettingError{"parent", err}
-		}
-		if slices.ContainsFunc(configs, func(other parent.Config) bool { return other.Name == c.Name }) {
-			return &SettingError{"parent", fmt.Errorf("%s is named twice", c.Name)}
-		}
-		configs = append(configs, c)
+	configs, err := n.parentConfigs()
+	if err != nil {
+		return &SettingError{"parent", err}
 	}
 	var names []string
 	for _, c := range configs {
@@ -77,6 +68,34 @@ func (n *Node) openParents() error {
 	return nil
 }
 
+// parentConfigs says how the parents are connected to. Several multiaddrs of one ID are one parent.
+func (n *Node) parentConfigs() (configs []parent.Config, err error) {
+	byID := make(map[peer.ID]*peer.AddrInfo)
+	for _, address := range n.cfg.Parent {
+		c, err := n.parentConfig(address)
+		if err != nil {
+			return nil, err
+		}
+		if isMultiaddr(address) {
+			info, err := peer.AddrInfoFromString(address)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", address, err)
+			}
+			if known := byID[info.ID]; known != nil {
+				known.Addrs = append(known.Addrs, info.Addrs...)
+				continue
+			}
+			byID[info.ID] = info
+			n.overLibp2p(&c, info)
+		}
+		if slices.ContainsFunc(configs, func(other parent.Config) bool { return other.Name == c.Name }) {
+			return nil, fmt.Errorf("%s is named twice", c.Name)
+		}
+		configs = append(configs, c)
+	}
+	return configs, nil
+}
+
 // sizeOf returns the size of a blob by the manifests of a repository.
 func (n *Node) sizeOf(repo ref.Repository, d digest.Digest) (int64, bool) {
 	m, known := n.catalog.Member(repo.String(), d)
@@ -96,10 +115,10 @@ func (n *Node) parentConfig(address string) (c parent.Config, err error) {
 		if err != nil {
 			return c, err
 		}
-		c.Upstream.Header.Set(tokenHeader, token)
+		c.Upstream.Header.Set(gateway.TokenHeader, token)
 	}
-	if strings.HasPrefix(address, "/") {
-		return c, n.overLibp2p(&c, address)
+	if isMultiaddr(address) {
+		return c, nil
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" {
@@ -185,8 +204,3 @@ type comparing struct {
 func (c comparing) Unwrap() proxy.Upstream { return c.Upstream }
 
 func (c comparing) Blob() chunk.Source { return c.parents.Compared(c.host, c.Upstream.Blob()) }
-
-// overLibp2p says how a parent at a multiaddr is connected to.
-func (n *Node) overLibp2p(c *parent.Config, address string) error {
-	return errors.New("not yet")
-}

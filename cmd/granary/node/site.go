@@ -1,0 +1,163 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/granary-oci/granary/p2p/site"
+	"github.com/granary-oci/granary/proxy/gateway"
+	"github.com/granary-oci/granary/proxy/parent"
+)
+
+// SiteConfig says what a node is to other sites, and where it is reached by them.
+type SiteConfig struct {
+	SiteListen []string `name:"site-listen" placeholder:"MULTIADDR" help:"Address at which nodes of other sites reach this one as a parent, as /ip4/0.0.0.0/udp/5054/quic-v1 or /ip4/0.0.0.0/tcp/5054. May be repeated. Default: none."`
+	Child      []string `name:"child" placeholder:"ID" help:"Node of another site that may ask this one at --site-listen, by the ID that its status tells. May be repeated. Others show a token of --gateway-token-file."`
+}
+
+// site is a node as other sites meet it.
+type siteHost struct {
+	*site.Host
+	children map[peer.ID]bool
+}
+
+// needsSite reports whether the node meets other sites by libp2p.
+func (n *Node) needsSite() bool {
+	return len(n.cfg.SiteListen) > 0 || slices.ContainsFunc(n.cfg.Parent, isMultiaddr)
+}
+
+func isMultiaddr(address string) bool { return strings.HasPrefix(address, "/") }
+
+// openSite makes the host for other sites, if there is to be one.
+func (n *Node) openSite() error {
+	if !n.needsSite() {
+		if len(n.cfg.Child) > 0 {
+			return &SettingError{"child", errors.New("there is no --site-listen at which it could ask")}
+		}
+		return nil
+	}
+	cfg := site.Config{Log: n.log}
+	for _, text := range n.cfg.SiteListen {
+		a, err := ma.NewMultiaddr(text)
+		if err != nil {
+			return &SettingError{"site-listen", err}
+		}
+		cfg.Listen = append(cfg.Listen, a)
+	}
+	s := &siteHost{children: make(map[peer.ID]bool)}
+	for _, text := range n.cfg.Child {
+		id, err := peer.Decode(text)
+		if err != nil {
+			return &SettingError{"child", fmt.Errorf("%q: %w", text, err)}
+		}
+		s.children[id] = true
+	}
+	if len(cfg.Listen) > 0 && len(s.children) == 0 && n.tokens == nil {
+		return &SettingError{"site-listen", errors.New("nobody may ask there without --child or --gateway-token-file")}
+	}
+	met := make(map[peer.ID]bool) // that this node dials
+	for _, address := range slices.DeleteFunc(slices.Clone(n.cfg.Parent), func(a string) bool { return !isMultiaddr(a) }) {
+		info, err := peer.AddrInfoFromString(address)
+		if err != nil {
+			return &SettingError{"parent", fmt.Errorf("%s: %w", address, err)}
+		}
+		met[info.ID] = true
+	}
+	cfg.Allow = func(id peer.ID) bool { return s.children[id] || met[id] || n.tokens != nil && len(cfg.Listen) > 0 }
+	cfg.Identity = n.identity
+	var err error
+	if s.Host, err = site.NewHost(cfg); err != nil {
+		return &SettingError{"site-listen", err}
+	}
+	n.site = s
+	n.closers = append(n.closers, s.Close)
+	return nil
+}
+
+// SiteAddrs returns the multiaddrs at which other sites reach the node, to be given as --parent, or none.
+func (n *Node) SiteAddrs() (all []string) {
+	if n.site == nil || len(n.cfg.SiteListen) == 0 {
+		return nil
+	}
+	for _, a := range n.site.Addrs() {
+		all = append(all, a.String()+"/p2p/"+n.site.ID().String())
+	}
+	return all
+}
+
+// overLibp2p says how parents at multiaddrs of one ID are connected to.
+func (n *Node) overLibp2p(c *parent.Config, to *peer.AddrInfo) {
+	c.Name = to.ID.String()
+	c.Upstream.URL = "http://" + c.Name // inside an encrypted stream
+	c.Upstream.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return site.Dial(ctx, n.site, *to) }
+}
+
+// siteFace is the registry face as children see it.
+func (n *Node) siteFace() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, _ := r.Context().Value(childKey{}).(peer.ID)
+		if !n.site.children[id] && (n.tokens == nil || !n.tokens.has(r.Header.Get(gateway.TokenHeader))) {
+			w.Header().Set("Cache-Control", "no-store")
+			http.Error(w, "this site is none of this node's children", http.StatusForbidden)
+			return
+		}
+		r.Header.Del(gateway.TokenHeader)
+		n.handler.ServeHTTP(w, r)
+	})
+}
+
+// childKey is for the ID of the child that asks, in the context of its connection.
+type childKey struct{}
+
+// serveSite answers children until the server is closed.
+func (n *Node) serveSite(s *http.Server) error {
+	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if counted, ok := c.(crossing); ok {
+			return context.WithValue(ctx, childKey{}, counted.Conn.Peer())
+		}
+		return ctx
+	}
+	return s.Serve(crossings{site.Listen(n.site), n.ledger})
+}
+
+// crossings counts what crosses the connections of children.
+type crossings struct {
+	*site.Listener
+	ledger *ledger
+}
+
+// Accept implements [net.Listener].
+func (l crossings) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	s := c.(site.Conn)
+	return crossing{s, l.ledger, "child " + s.Peer().String()}, nil
+}
+
+type crossing struct {
+	site.Conn
+	ledger *ledger
+	link   string
+}
+
+func (c crossing) Read(p []byte) (int, error) {
+	k, err := c.Conn.Read(p)
+	c.ledger.add(c.link, int64(k), 0)
+	return k, err
+}
+
+func (c crossing) Write(p []byte) (int, error) {
+	k, err := c.Conn.Write(p)
+	c.ledger.add(c.link, 0, int64(k))
+	return k, err
+}
