@@ -35,7 +35,7 @@ func (m *mapmaker) Source(_ proxy.In, own chunk.Source) chunk.Source       { ret
 func (m *mapmaker) Held(string) chunk.Source                               { return noSource{} }
 func (m *mapmaker) First(proxy.In) chunk.Source                            { return noSource{} }
 func (m *mapmaker) Own(string, chunk.Ref) bool                             { return false }
-func (m *mapmaker) Fetched(string, chunk.Ref, []byte, string)                      {}
+func (m *mapmaker) Fetched(string, chunk.Ref, []byte, string)              {}
 func (m *mapmaker) Upstream(_ proxy.In, up proxy.Upstream) proxy.Upstream  { return up }
 func (m *mapmaker) Recall(context.Context, proxy.In, string, func([]byte)) {}
 func (m *mapmaker) Tell(proxy.In, []byte)                                  {}

@@ -35,7 +35,9 @@ func as(authorization string) access.Caller {
 	return c
 }
 
-func in(repository string) ref.Repository { return ref.Repository{Host: "origin.test", Name: repository} }
+func in(repository string) ref.Repository {
+	return ref.Repository{Host: "origin.test", Name: repository}
+}
 
 func TestAMapNamesTheChunksOfABlob(t *testing.T) {
 	o, layer := newOrigin(), random(5<<20+3, 1)

@@ -31,6 +31,9 @@ type Config struct {
 	// Upstream says how it is connected to, and by what it knows this site. Origin and Relay are
 	// set here.
 	Upstream upstream.Config
+	// Gateway says that chunks of public repositories are got by their CID, where the parent has a
+	// map of the blob, for caches on the way to have them (package gateway).
+	Gateway bool
 	// Allow returns why the parent is not to be asked now, such as that its link has carried enough
 	// today. nil is for always.
 	Allow func() error
@@ -56,7 +59,7 @@ func New(configs []Config, size Sizes, report func(error)) (*Parents, error) {
 	}
 	ps := &Parents{report: report, size: size}
 	for _, cfg := range configs {
-		p := &Parent{name: cfg.Name, origin: Origin + " " + cfg.Name, allow: cfg.Allow}
+		p := &Parent{name: cfg.Name, origin: Origin + " " + cfg.Name, allow: cfg.Allow, gateway: cfg.Gateway}
 		if p.allow == nil {
 			p.allow = func() error { return nil }
 		}
@@ -132,6 +135,8 @@ type Parent struct {
 	name, origin string
 	registry     *upstream.Registry
 	allow        func() error
+	gateway      bool
+	maps         maps
 
 	mu       sync.Mutex
 	received int64

@@ -21,6 +21,7 @@ type Repository struct {
 	parent  *Parent
 	name    ref.Repository
 	up      *upstream.Repository
+	public  bool // it is read in nobody's name
 }
 
 // Repositories returns a repository as each parent has it, in order of preference, as it is read
@@ -28,7 +29,7 @@ type Repository struct {
 func (ps *Parents) Repositories(name ref.Repository, authorization string) (all []*Repository) {
 	for _, p := range ps.all {
 		up := p.registry.Repository(name.Host + "/" + name.Name).As(authorization)
-		all = append(all, &Repository{ps, p, name, up})
+		all = append(all, &Repository{ps, p, name, up, authorization == ""})
 	}
 	return all
 }
@@ -104,7 +105,7 @@ func (r *Repository) Doubt(d digest.Digest) { r.parents.Doubt(r.name.Host, d) }
 
 type source struct {
 	*Repository
-	up chunk.Source
+	ranges chunk.Source
 }
 
 // Get implements [chunk.Source].
@@ -124,11 +125,27 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 		return fmt.Errorf("%s: what it gave of %s was wrong, or somebody else's was: %w", s.parent.origin, refs[0].Blob, chunk.ErrNotFound)
 	}
 	var stop error // what yield returned is not the parent's
-	err := chunk.GetRun(ctx, s.up, refs, func(ref chunk.Ref, p []byte) error {
+	give := func(ref chunk.Ref, p []byte) error {
 		s.parents.given.add(blob{s.name.Host, ref.Blob}, ref, s.parent, p)
 		stop = yield(ref, p)
 		return stop
-	})
+	}
+	if s.parent.gateway && s.public && !refs[0].Whole() {
+		if named, ok := s.named(ctx, refs); ok {
+			given, err := s.byCID(ctx, named, give)
+			if stop != nil || given == len(refs) || chunk.IsCorrupt(err) || ctx.Err() != nil {
+				return s.told(stop, err)
+			}
+			s.parent.maps.of(blob{s.name.Host, refs[0].Blob}).forget() // it has lost some of them, or has no gateway
+			refs = refs[given:]
+		}
+	}
+	err := chunk.GetRun(ctx, s.ranges, refs, give)
+	return s.told(stop, err)
+}
+
+// told returns err, after the parent was held to it unless it is stop, which whoever reads has returned.
+func (s source) told(stop, err error) error {
 	if stop != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package peers
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -10,8 +11,11 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/cmd/granary/node"
 	"github.com/granary-oci/granary/proxy/parent"
@@ -31,7 +35,11 @@ func newHub(t *testing.T, r *registry, changes ...func(*node.Config)) *hub {
 	alone := &cluster{T: t, registry: r}
 	cfg := alone.settings(append(changes, func(c *node.Config) { c.ClusterConfig = node.ClusterConfig{} })...)
 	h := &hub{member: run(t, cfg)}
-	at, err := url.Parse(h.URLs()[0])
+	face := h.URLs()[0]
+	if h.GatewayURL() != "" {
+		face = h.GatewayURL()
+	}
+	at, err := url.Parse(face)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +158,98 @@ func TestChildrenDialTheirParent(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestACacheInFrontOfAParent: of what a parent has all of, sites get public chunks by their CID, which a cache on
+// the way gives to the second site. Nothing private is at such an address.
+func TestACacheInFrontOfAParent(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	public := r.push("app", "v1", random(9<<20, 6), random(5<<20, 7))
+	secret := r.push("secret", "v1", random(3<<20, 8))
+	r.set(func() { r.private["secret"], r.rights["mine"] = "bearer", []string{"secret"} })
+	tokens := write(t, t.TempDir(), "tokens", "token-of-this-site\n")
+	h := newHub(t, r, func(c *node.Config) { c.GatewayListen, c.GatewayTokenFile = "127.0.0.1:0", tokens })
+	for _, err := range []error{h.pull(public, ""), h.pull(secret, "Bearer mine")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cache := newCache(t, h.Server.URL)
+	var sites [2]*member
+	for i := range sites {
+		sites[i] = newCluster(t, r, 1, unreachable, func(c *node.Config) { c.Parent, c.ParentTokenFile = []string{cache.URL}, tokens }).members[0]
+		eventually(t, "the blobs are known to be all there", func() bool { return sites[i].pull(public, "") == nil })
+		if err := sites[i].pull(secret, "Bearer mine"); err != nil {
+			t.Error(err)
+		}
+	}
+	if cache.hits.Load() < 12 {
+		t.Errorf("the cache gave %d chunks", cache.hits.Load())
+	}
+	if sent := h.sent.Load(); sent > public.size()+2*secret.size()+1<<20 {
+		t.Errorf("%d bytes left the parent", sent)
+	}
+	for body := range cache.kept() {
+		for _, p := range secret.blobs {
+			if len(p) > 1<<10 && bytes.Contains([]byte(body), p[:1<<10]) {
+				t.Error("the cache has what is private")
+			}
+		}
+	}
+}
+
+// cache is a proxy that keeps what says of itself that everybody may have it.
+type cache struct {
+	*httptest.Server
+	hits atomic.Int64
+	mu   sync.Mutex
+	all  map[string][]byte
+}
+
+func newCache(t *testing.T, at string) *cache {
+	t.Helper()
+	to, err := url.Parse(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cache{all: make(map[string][]byte)}
+	through := httputil.NewSingleHostReverseProxy(to)
+	through.ErrorLog = log.New(io.Discard, "", 0)
+	through.ModifyResponse = func(resp *http.Response) error {
+		if resp.StatusCode != http.StatusOK || !strings.Contains(resp.Header.Get("Cache-Control"), "public") {
+			return nil
+		}
+		p, err := io.ReadAll(resp.Body)
+		resp.Body = io.NopCloser(bytes.NewReader(p))
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.all[resp.Request.URL.RequestURI()] = p
+		return err
+	}
+	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		c.mu.Lock()
+		p, hit := c.all[q.URL.RequestURI()]
+		c.mu.Unlock()
+		if hit {
+			c.hits.Add(1)
+			_, _ = w.Write(p)
+			return
+		}
+		through.ServeHTTP(w, q)
+	}))
+	t.Cleanup(c.Close)
+	return c
+}
+
+func (c *cache) kept() map[string]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := make(map[string]bool)
+	for _, p := range c.all {
+		all[string(p)] = true
+	}
+	return all
 }
 
 // TestAParentGivesWhatItsChildMayRead: to whom the registry gives a private image, by the child's
@@ -278,6 +378,31 @@ func TestAHostileParent(t *testing.T) {
 				resp.Header.Del("Content-Length")
 			}
 		},
+		"by CID, a wrong chunk": func(q *http.Request, resp *http.Response) {
+			if strings.HasPrefix(q.URL.Path, "/ipfs/") {
+				flip(resp)
+			}
+		},
+		"by CID, endless": func(q *http.Request, resp *http.Response) {
+			if strings.HasPrefix(q.URL.Path, "/ipfs/") {
+				resp.Body = io.NopCloser(io.MultiReader(resp.Body, endless{}))
+				resp.ContentLength = -1
+				resp.Header.Del("Content-Length")
+			}
+		},
+		"by CID, a wrong map": func(q *http.Request, resp *http.Response) {
+			if !strings.Contains(q.URL.Path, "/_granary/map/") || resp.StatusCode != http.StatusOK {
+				return
+			}
+			var part map[string]any
+			_ = json.NewDecoder(resp.Body).Decode(&part)
+			if chunks, ok := part["chunks"].([]any); ok && len(chunks) > 3 {
+				chunks[1], chunks[2] = chunks[2], chunks[1]
+			}
+			p, _ := json.Marshal(part)
+			resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(p)), int64(len(p))
+			resp.Header.Set("Content-Length", fmt.Sprint(len(p)))
+		},
 		"a wrong size": func(q *http.Request, resp *http.Response) {
 			if q.Method == http.MethodHead && strings.Contains(q.URL.Path, "/blobs/") {
 				resp.Header.Set("Content-Length", "123456")
@@ -289,11 +414,17 @@ func TestAHostileParent(t *testing.T) {
 			t.Parallel()
 			r := newRegistry(t)
 			img := r.push("app", "v1", random(9<<20, 6), random(5<<20, 7))
-			h := newHub(t, r)
+			tokens := write(t, t.TempDir(), "tokens", "token-of-this-site\n")
+			h := newHub(t, r, func(c *node.Config) { c.GatewayListen, c.GatewayTokenFile = "127.0.0.1:0", tokens })
+			if strings.HasPrefix(name, "by CID") { // of what it has all of
+				if err := h.pull(img, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
 			h.spoil.Store(&spoil)
-			c := newCluster(t, r, 3, under(h))
+			c := newCluster(t, r, 3, under(h), func(c *node.Config) { c.ParentTokenFile = tokens })
 			for _, m := range c.members {
-				eventually(t, "the pull ends", func() bool { return m.pull(img, "") == nil })
+				eventually(t, "the pull ends", func() bool { return m.pullToTheEnd(img) == nil })
 			}
 			named, counted := false, false
 			for _, m := range c.members {
@@ -311,6 +442,22 @@ func TestAHostileParent(t *testing.T) {
 			}
 		})
 	}
+}
+
+// pullToTheEnd pulls blobs as clients do, which know no more of them than their digests: what comes is hashed
+// to its end.
+func (m *member) pullToTheEnd(img *image) error {
+	if a := m.get("/v2/" + img.repository + "/manifests/" + img.tag); a.err != nil || digest.FromBytes(a.body) != img.top {
+		return fmt.Errorf("manifest: %d %v", a.status, a.err)
+	}
+	for d := range img.blobs {
+		if a := m.get(img.path(d)); a.err != nil || a.status != http.StatusOK {
+			return fmt.Errorf("blob: %d %v", a.status, a.err)
+		} else if got := digest.FromBytes(a.body); got != d {
+			panic("a client was given all of a blob that is wrong")
+		}
+	}
+	return nil
 }
 
 // endless is a body without an end.

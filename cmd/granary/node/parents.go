@@ -120,6 +120,7 @@ func (n *Node) parentConfig(address string) (c parent.Config, err error) {
 	if isMultiaddr(address) {
 		return c, nil
 	}
+	c.Gateway = true
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" {
 		return c, fmt.Errorf("%q is neither a URL nor a multiaddr", address)
