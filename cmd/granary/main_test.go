@@ -103,7 +103,7 @@ func get(t *testing.T, url string) (int, string) {
 
 func TestEveryMetricIsInTheArchitecture(t *testing.T) {
 	n := testNode(t, node.Config{
-		DataConfig:    node.DataConfig{Upstream: map[string]string{"registry.test": "http://127.0.0.1:1"}},
+		DataConfig:    node.DataConfig{Upstream: map[string]string{"registry.test": "http://127.0.0.1:1"}, Parent: []string{"http://127.0.0.1:1"}},
 		ClusterConfig: node.ClusterConfig{P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, GossipListen: "127.0.0.1:0", InsecureCluster: true},
 	})
 	if status, _ := get(t, n.URLs()[0]+"/v2/app/manifests/v1"); status != http.StatusBadGateway {

@@ -173,6 +173,7 @@ func (s source) block(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, _ = chunk.WithOrigin(ctx) // of its own: several are asked for at a time
 	resp, err := s.parent.registry.Static().Get(ctx, "ipfs/"+c.String(), url.Values{"format": {"raw"}}, http.Header{"Accept": {"application/vnd.ipld.raw"}})
 	if err != nil {
 		return nil, err
