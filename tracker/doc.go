@@ -11,5 +11,6 @@
 //
 // [View] is one state of the membership and never changes. Where views come from is
 // the business of a [Members]: package gossip for a cluster, [Static] for tests.
-// [Providers] remembers who has said that they hold a blob.
+// [Providers] remembers who has said that they hold a blob. A [Tracker] tells others
+// and finds them: package dht for sites, package gossip as far as keepers are told.
 package tracker

@@ -22,16 +22,18 @@ import (
 type pace struct {
 	gather time.Duration // how long news wait for others
 	retry  time.Duration // until what failed is tried again; twice as long each time, up to 256 times
+	look   time.Duration // until it is seen whether other sites are the nearest now
 	again  time.Duration // until who has been told is told again; 0: a third of the TTL
 }
 
-var usual = pace{gather: time.Second, retry: 15 * time.Second}
+var usual = pace{gather: time.Second, retry: 15 * time.Second, look: 30 * time.Minute}
 
 const (
 	maxBatch  = 256 // blobs that are told of in one pass over the key space
 	sendTime  = 10 * time.Second
 	leaveTime = 5 * time.Second
 	maxFailed = 8
+	maxTold   = 4 * copies // sites that are remembered to have been told of a blob
 )
 
 // announcer tells the nearest sites what this one has.
@@ -48,6 +50,7 @@ type announcer struct {
 
 	mu    sync.Mutex
 	blobs map[digest.Digest]*blob
+	look  time.Time // when all that are held are looked at next
 }
 
 // blob is one that is announced, or has been and is to be withdrawn.
@@ -58,12 +61,18 @@ type blob struct {
 
 	// Guarded by announcer.mu.
 	hold bool
-	due  time.Time // when somebody is to be told next; zero: it is news
+	due  time.Time // when somebody may have to be told next; zero: it is news, for all
 	ends time.Time // when the last that was said of it has ended
-	told []peer.ID // who may think that it is held; replaced, never changed
+	told []telling // who may think that it is held; replaced, never changed
 
 	change int // how often it has become news
 	failed int // times in a row
+}
+
+// telling is a site and when it was told.
+type telling struct {
+	site peer.ID
+	at   time.Time
 }
 
 // news has a blob told of next. The announcer's mu is held.
@@ -78,7 +87,7 @@ func newAnnouncer(t *Tracker, cfg Config, p pace) *announcer {
 	}
 	w := wire{t}
 	return &announcer{
-		self: t.host.ID(), regions: newRegions(w.lookup, p.retry, cfg.Now), send: w.send,
+		self: t.host.ID(), regions: newRegions(p, cfg.Now, w.lookup), send: w.send,
 		limit: rate.NewLimiter(rate.Limit(cfg.Rate), copies),
 		pace:  p, ttl: cfg.TTL, now: cfg.Now, log: cfg.Log,
 		kick:  make(chan struct{}, 1),
@@ -122,10 +131,10 @@ func (a *announcer) moved() {
 	defer a.mu.Unlock()
 	seen := make(map[peer.ID]bool)
 	for _, b := range a.blobs {
-		if b.hold && slices.ContainsFunc(b.told, func(id peer.ID) bool { return !seen[id] }) {
+		if b.hold && slices.ContainsFunc(b.told, func(t telling) bool { return !seen[t.site] }) {
 			b.news()
-			for _, id := range b.told {
-				seen[id] = true
+			for _, t := range b.told {
+				seen[t.site] = true
 			}
 		}
 	}
@@ -178,7 +187,7 @@ func (a *announcer) take() (batch []*blob, wait time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
-	wait = a.pace.again
+	wait = a.pace.look
 	var news, again []*blob
 	for _, b := range a.blobs {
 		switch left := b.due.Sub(now); {
@@ -204,7 +213,7 @@ func (a *announcer) tell(ctx context.Context, b *blob) {
 	a.mu.Lock()
 	was := *b
 	a.mu.Unlock()
-	var told []peer.ID
+	var told []telling
 	var err error
 	if was.hold {
 		told, err = a.announceTo(ctx, was)
@@ -227,43 +236,59 @@ func (a *announcer) tell(ctx context.Context, b *blob) {
 		b.due = now.Add(a.pace.retry << b.failed)
 		b.failed = min(b.failed+1, maxFailed)
 	default:
-		b.due, b.failed = now.Add(jitter(a.pace.again)), 0
+		b.due, b.failed = a.nextLook(now), 0
 	}
 	if !b.hold && (len(told) == 0 || now.After(b.ends)) {
 		delete(a.blobs, b.digest)
 	}
 }
 
-// announceTo tells the nearest sites. It returns who may know now, and an error if
-// nobody could be told.
-func (a *announcer) announceTo(ctx context.Context, b blob) ([]peer.ID, error) {
+// nextLook returns when it is seen next who is the nearest. It is the same time for all
+// blobs, so that they are gone through in order; a.mu is held.
+func (a *announcer) nextLook(now time.Time) time.Time {
+	if !now.Before(a.look) {
+		a.look = now.Add(jitter(a.pace.look))
+	}
+	return a.look
+}
+
+// announceTo tells the nearest sites, or if it is no news those that have not been
+// told, or long ago. It returns who may know now, and an error if nobody does.
+func (a *announcer) announceTo(ctx context.Context, b blob) ([]telling, error) {
 	near, err := a.regions.nearest(ctx, b.key, b.place)
 	if err != nil {
 		return b.told, err
 	}
-	told, errs := b.told, []error(nil)
+	told, errs := slices.Clone(b.told), []error(nil)
 	for _, id := range near {
+		i := slices.IndexFunc(told, func(t telling) bool { return t.site == id })
+		if i >= 0 && !b.due.IsZero() && a.now().Sub(told[i].at) < a.pace.again {
+			continue
+		}
 		if err := a.say(ctx, id, b.key, false); err != nil {
 			a.regions.avoid(id)
 			errs = append(errs, err)
 			continue
 		}
-		told = append(slices.DeleteFunc(slices.Clone(told), func(other peer.ID) bool { return other == id }), id)
+		if i >= 0 {
+			told = slices.Delete(told, i, i+1)
+		}
+		told = append(told, telling{id, a.now()})
 	}
-	told = told[max(0, len(told)-2*copies):]
+	told = told[max(0, len(told)-maxTold):]
 	if len(errs) == len(near) {
-		return told, errors.Join(append(errs, errors.New("nobody could be told"))...)
+		return told, fmt.Errorf("nobody could be told: %w", errors.Join(errs...))
 	}
 	return told, nil
 }
 
 // withdrawFrom takes back what was told. It returns who still is to be.
-func (a *announcer) withdrawFrom(ctx context.Context, b blob) ([]peer.ID, error) {
-	var left []peer.ID
+func (a *announcer) withdrawFrom(ctx context.Context, b blob) ([]telling, error) {
+	var left []telling
 	var errs []error
-	for _, id := range b.told {
-		if err := a.say(ctx, id, b.key, true); err != nil {
-			left = append(left, id)
+	for _, t := range b.told {
+		if err := a.say(ctx, t.site, b.key, true); err != nil {
+			left = append(left, t)
 			errs = append(errs, err)
 		}
 	}
@@ -285,8 +310,8 @@ func (a *announcer) leave(ctx context.Context) error {
 	a.mu.Lock()
 	told := make(map[peer.ID]bool)
 	for _, b := range a.blobs {
-		for _, id := range b.told {
-			told[id] = true
+		for _, t := range b.told {
+			told[t.site] = true
 		}
 	}
 	clear(a.blobs)

@@ -45,7 +45,7 @@ func newWide(n int) *wide {
 		return near[:min(len(near), nearest)], nil
 	}
 	w.announcer = &announcer{
-		self: "self", regions: newRegions(lookup, p.retry, time.Now), send: w.told, limit: rate.NewLimiter(50, copies),
+		self: "self", regions: newRegions(p, time.Now, lookup), send: w.told, limit: rate.NewLimiter(50, copies),
 		pace: p, ttl: 24 * time.Hour, now: time.Now, log: slog.New(slog.DiscardHandler),
 		kick: make(chan struct{}, 1), blobs: make(map[digest.Digest]*blob),
 	}
@@ -137,7 +137,10 @@ func TestAnnouncementsArePaced(t *testing.T) {
 			t.Errorf("%d messages are sent for %d blobs", w.sent(), len(held))
 		}
 		// While these are told again, what is new does not wait for them.
-		w.after(7*time.Hour + 10*time.Minute)
+		w.after(7*time.Hour + 45*time.Minute)
+		if w.sent() != copies*len(held) {
+			t.Errorf("within 8 hours %d messages are sent for %d blobs", w.sent(), len(held))
+		}
 		before := w.sent()
 		w.announce(digest.FromString("new"))
 		w.after(30 * time.Second)
@@ -196,10 +199,11 @@ func TestOtherSitesAreToldWhenTheNearestChange(t *testing.T) {
 		d := blobs(1)[0]
 		w.announce(d)
 		w.after(time.Minute)
-		w.gone(kb.SortClosestPeers(w.sites, placeOf(mustKey(d)))[:copies]...)
-		w.after(9 * time.Hour)
-		if n := w.knowing(d); n != 2*copies {
-			t.Errorf("%d know it, of which %d are away", n, copies)
+		near := kb.SortClosestPeers(w.sites, placeOf(mustKey(d)))
+		w.gone(near[:2]...)
+		w.after(time.Hour)
+		if n := w.knowing(d); n != copies+2 || w.sent() != copies+2 {
+			t.Errorf("%d know it, of which 2 are away, after %d messages", n, w.sent())
 		}
 		w.back()
 		w.withdraw(d)

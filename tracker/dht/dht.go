@@ -59,10 +59,10 @@ type Config struct {
 	// site has none.
 	Bootstrap []peer.AddrInfo
 	Mode      Mode
-	// MaxRecords is how many records are kept for others; 0: 200,000.
+	// MaxRecords is how many records are kept for others, of 500 bytes; 0: 200,000.
 	MaxRecords int
-	// TTL is how long the records of others last. It is three times as long as one's own
-	// take to be told again, so it is the same everywhere; 0: 24 h.
+	// TTL is how long the records of others last. This site's own are told again after a
+	// third of it, so it is the same for all sites of a network; 0: 24 h.
 	TTL time.Duration
 	// Rate is how many messages a second announcements take, of about 200 bytes; 0: 50.
 	Rate float64

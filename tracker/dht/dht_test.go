@@ -22,7 +22,7 @@ import (
 var _ tracker.Tracker = (*Tracker)(nil)
 
 // brisk is for tests.
-var brisk = pace{gather: 10 * time.Millisecond, retry: 50 * time.Millisecond}
+var brisk = pace{gather: 10 * time.Millisecond, retry: 50 * time.Millisecond, look: 500 * time.Millisecond}
 
 // counted are the messages that all sites of a test have got.
 type counted struct {
@@ -123,7 +123,7 @@ func meet(t testing.TB, n int) []*node {
 			if a.dht.RoutingTable().Size() >= min(n-1, nearest) {
 				return true
 			}
-			a.dht.RefreshRoutingTable()
+			<-a.dht.RefreshRoutingTable()
 			return false
 		})
 	}

@@ -11,7 +11,8 @@
 //
 // A site tells the 4 sites that are nearest to the digest, of those that can be dialled
 // (servers); it answers from what it has itself, too, and speaks for itself alone. It
-// tells them again every 8 hours, and a record ends after 24. Records live in memory.
+// tells each again after 8 hours, and a record ends after 24. Whether others are
+// the nearest by now it sees every half hour. Records live in memory.
 //
 // # How it is taken back
 //
@@ -45,7 +46,8 @@
 //
 // # Bounds
 //
-// [Config.MaxRecords] records for others, and 64 providers of a blob; when they are too many, the site with the most
-// loses its oldest. 8 addresses of a site, of 256 bytes. A lookup takes 10 s at most. How much others may send at once
-// is bounded by the host's resource manager.
+// [Config.MaxRecords] records for others, and 64 providers of a blob; when they are too
+// many, the site with the most loses its oldest. 8 addresses of a site, of 256 bytes.
+// 4 streams of a site at once, with a message of 4 MiB each. A lookup takes 10 s at
+// most. How many may be connected is for the host's resource manager.
 package dht

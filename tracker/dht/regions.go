@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	regionFor  = 10 * time.Minute // that the sites of a region are taken to be the same
+	regionFor  = 10 * time.Minute // that the sites of a region are taken to be the same, at most
 	lookupTime = 30 * time.Second
 )
 
@@ -24,6 +24,7 @@ var errNobody = errors.New("no other site is found")
 type regions struct {
 	lookup func(context.Context, multihash.Multihash) ([]peer.ID, error)
 	now    func() time.Time
+	lasts  time.Duration // how long the sites of a region are taken to be the same
 	retry  time.Duration // how long nobody is looked up after that has failed
 	silent time.Time     // until when that is
 	last   region
@@ -37,8 +38,8 @@ type region struct {
 	until  time.Time
 }
 
-func newRegions(lookup func(context.Context, multihash.Multihash) ([]peer.ID, error), retry time.Duration, now func() time.Time) *regions {
-	return &regions{lookup: lookup, retry: retry, now: now}
+func newRegions(p pace, now func() time.Time, lookup func(context.Context, multihash.Multihash) ([]peer.ID, error)) *regions {
+	return &regions{lookup: lookup, now: now, lasts: min(regionFor, p.look), retry: p.retry}
 }
 
 // nearest returns the sites that are to be told of a key.
@@ -67,7 +68,7 @@ func (r *regions) explore(ctx context.Context, key multihash.Multihash, place kb
 	if len(sites) == 0 {
 		return errNobody
 	}
-	r.last = region{place, covers(place, sites), sites, r.now().Add(regionFor)}
+	r.last = region{place, covers(place, sites), sites, r.now().Add(r.lasts)}
 	return nil
 }
 

@@ -20,10 +20,10 @@ func TestRegionsNameTheNearestSites(t *testing.T) {
 			all = append(all, peer.ID(fmt.Sprint("site ", i)))
 		}
 		lookups := 0
-		r := newRegions(func(_ context.Context, key multihash.Multihash) ([]peer.ID, error) {
+		r := newRegions(usual, time.Now, func(_ context.Context, key multihash.Multihash) ([]peer.ID, error) {
 			lookups++
 			return kb.SortClosestPeers(all, placeOf(key))[:min(n, nearest)], nil
-		}, time.Second, time.Now)
+		})
 		keys := blobs(500)
 		slices.Sort(keys)
 		var places []multihash.Multihash
