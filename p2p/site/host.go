@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/event"
@@ -38,6 +39,9 @@ type Config struct {
 	// Listen are addresses of TCP and QUIC, as /ip4/0.0.0.0/udp/5054/quic-v1; port 0
 	// is any free one; none: nobody can dial this site, but through a relay.
 	Listen []ma.Multiaddr
+	// Advertise are addresses at which others reach this site that it cannot know of,
+	// such as a port that a router forwards. They are said before those it listens on.
+	Advertise []ma.Multiaddr
 	// Relays are hubs through which this site is reached. With some it is taken to be
 	// one that cannot be dialled.
 	Relays []peer.AddrInfo
@@ -99,6 +103,7 @@ func (h *Host) start(ctx context.Context, cfg Config) error {
 	h.close = append(h.close, seen.Close)
 	basic, err := basichost.NewHost(net, &basichost.HostOpts{
 		EventBus:             bus,
+		AddrsFactory:         func(addrs []ma.Multiaddr) []ma.Multiaddr { return slices.Concat(cfg.Advertise, addrs) },
 		EnableHolePunching:   true,
 		EnableRelayService:   cfg.RelayService,
 		RelayServiceOpts:     relayOptions(),

@@ -95,6 +95,21 @@ func TestSitesMeetOnTCPAndQUIC(t *testing.T) {
 	}
 }
 
+func TestWhatIsAdvertisedIsSaidFirst(t *testing.T) {
+	forwarded := ma.StringCast("/ip4/127.0.0.1/tcp/1")
+	a := newHost(t, func(c *Config) { c.Advertise = []ma.Multiaddr{forwarded} }, overTCP)
+	b := newHost(t, nil)
+	if addrs := a.Addrs(); len(addrs) != 2 || !addrs[0].Equal(forwarded) {
+		t.Errorf("its addresses are %v", addrs)
+	}
+	if _, err := echo(t.Context(), b, infoOf(a)); err != nil {
+		t.Error(err)
+	}
+	if said := b.Peerstore().Addrs(a.ID()); !slices.ContainsFunc(said, forwarded.Equal) {
+		t.Errorf("others know of %v", said)
+	}
+}
+
 func TestWhoIsNotAllowedIsNotMet(t *testing.T) {
 	stranger := newHost(t, nil, overTCP, overQUIC)
 	friend := newHost(t, nil, overTCP)

@@ -22,7 +22,8 @@ import (
 // wide is a network in memory: what each site has been told, and which are away.
 type wide struct {
 	*announcer
-	sites []peer.ID
+	sites  []peer.ID
+	during func() // called while a site is told
 
 	mu    sync.Mutex
 	away  map[peer.ID]bool
@@ -53,6 +54,9 @@ func newWide(n int) *wide {
 }
 
 func (w *wide) told(_ context.Context, to peer.ID, key []byte, takesBack bool) error {
+	if w.during != nil {
+		w.during()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.said++
@@ -151,6 +155,32 @@ func TestAnnouncementsArePaced(t *testing.T) {
 		if n := w.sent() - before; n < copies*1900 {
 			t.Errorf("after 8 hours %d messages tell it again", n)
 		}
+	})
+}
+
+func TestWhatChangesWhileItIsToldIsToldNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, d := newWide(4), blobs(1)[0]
+		changes := []func(digest.Digest){w.withdraw, w.announce, w.withdraw}
+		w.during = func() {
+			if len(changes) > 0 {
+				changes[0](d)
+				changes = changes[1:]
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go w.run(ctx)
+		w.announce(d)
+		w.after(10 * time.Second)
+		if n := w.knowing(d); n != 0 {
+			t.Errorf("it was withdrawn last, and %d think that it is here", n)
+		}
+		w.announce(d)
+		w.after(10 * time.Second)
+		if n := w.knowing(d); n != 4 {
+			t.Errorf("it was announced last, and %d know it", n)
+		}
+		cancel()
 	})
 }
 
