@@ -56,11 +56,11 @@ for n in 2 3; do
 		}
 	END
 done
-run() { ip netns exec $1 env SITE_TEST_ROLE=$2 $SELF -test.run '^TestSitesBehindNATReachEachOther$' -test.timeout 60s -test.v; }
+run() { exec ip netns exec $1 env SITE_TEST_ROLE=$2 $SELF -test.run '^TestSitesBehindNATReachEachOther$' -test.timeout 60s -test.v; }
 run out1 hub >$SITE_TEST_DIR/hub.log 2>&1 & hub=$!
 run in2 listener >$SITE_TEST_DIR/listener.log 2>&1 & listener=$!
-run in3 dialer || { cat $SITE_TEST_DIR/*.log; kill $hub $listener; exit 1; }
-kill $hub $listener
+trap "kill $hub $listener" EXIT
+(run in3 dialer) || { cat $SITE_TEST_DIR/*.log; exit 1; }
 `
 
 func TestSitesBehindNATReachEachOther(t *testing.T) {
