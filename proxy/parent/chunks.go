@@ -27,8 +27,8 @@ const (
 	chunksAt   = 4                // of a run that are asked for at a time
 )
 
-// maps are those that a parent has given. The zero value is ready to use.
-type maps struct {
+// knownMaps are those that a parent has given. The zero value is ready to use.
+type knownMaps struct {
 	mu    sync.Mutex
 	blobs map[blob]*blobMap
 }
@@ -40,7 +40,7 @@ type blobMap struct {
 	none  time.Time // until when it is not asked for again
 }
 
-func (ms *maps) of(k blob) *blobMap {
+func (ms *knownMaps) of(k blob) *blobMap {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	m := ms.blobs[k]
@@ -71,7 +71,7 @@ func (m *blobMap) forget() {
 
 // named sets the digests of a run of chunks by the parent's map, which it has if it has all of the blob.
 func (s source) named(ctx context.Context, refs []chunk.Ref) (all []chunk.Ref, ok bool) {
-	m := s.parent.maps.of(blob{s.name.Host, refs[0].Blob})
+	m := s.parent.known.of(blob{s.name.Host, refs[0].Blob})
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, ref := range refs {

@@ -3,6 +3,8 @@ package parent
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,6 +48,7 @@ type Parents struct {
 	report func(error)
 	size   Sizes
 	given  given
+	finder finder
 }
 
 // Sizes returns the size in bytes that a blob has by what is known of a repository.
@@ -59,25 +62,38 @@ func New(configs []Config, size Sizes, report func(error)) (*Parents, error) {
 	}
 	ps := &Parents{report: report, size: size}
 	for _, cfg := range configs {
-		p := &Parent{name: cfg.Name, origin: Origin + " " + cfg.Name, allow: cfg.Allow, gateway: cfg.Gateway}
-		if p.allow == nil {
-			p.allow = func() error { return nil }
-		}
-		cfg.Upstream.Origin, cfg.Upstream.Relay = p.origin, true
-		received := cfg.Upstream.Received
-		cfg.Upstream.Received = func(n int64) {
-			p.count(n)
-			if received != nil {
-				received(n)
-			}
-		}
-		var err error
-		if p.registry, err = upstream.New(cfg.Upstream); err != nil {
-			return nil, fmt.Errorf("parent %s: %w", cfg.Name, err)
+		p, err := newParent(cfg)
+		if err != nil {
+			return nil, err
 		}
 		ps.all = append(ps.all, p)
 	}
 	return ps, nil
+}
+
+func newParent(cfg Config) (*Parent, error) {
+	p := &Parent{name: cfg.Name, origin: Origin + " " + cfg.Name, allow: cfg.Allow, gateway: cfg.Gateway}
+	if p.allow == nil {
+		p.allow = func() error { return nil }
+	}
+	cfg.Upstream.Origin, cfg.Upstream.Relay = p.origin, true
+	received := cfg.Upstream.Received
+	cfg.Upstream.Received = func(n int64) {
+		p.count(n)
+		if received != nil {
+			received(n)
+		}
+	}
+	var err error
+	if p.registry, err = upstream.New(cfg.Upstream); err != nil {
+		return nil, fmt.Errorf("parent %s: %w", cfg.Name, err)
+	}
+	return p, nil
+}
+
+// repository returns a registry's repository as the parent has it.
+func (p *Parent) repository(name ref.Repository, authorization string) *upstream.Repository {
+	return p.registry.Repository(name.Host + "/" + name.Name).As(authorization)
 }
 
 // Close closes the connections that are not in use. What is under way goes on.
@@ -85,25 +101,27 @@ func (ps *Parents) Close() {
 	for _, p := range ps.all {
 		p.registry.Close()
 	}
+	ps.finder.mu.Lock()
+	defer ps.finder.mu.Unlock()
+	for _, p := range ps.finder.sites {
+		p.registry.Close()
+	}
 }
 
 // Blame puts the parent of a name at fault, which another member has found.
 func (ps *Parents) Blame(name string, err error) {
-	for _, p := range ps.all {
-		if p.name == name {
-			ps.fault(p, err)
-		}
+	if p := ps.named(name); p != nil {
+		ps.fault(p, err)
+		return
 	}
+	ps.finder.ban(name)
 }
 
-// Believed reports whether there is a parent of that name which is not at fault.
+// Believed reports whether there is a parent of that name which is not at fault, or whether another
+// member may have found a site of that name.
 func (ps *Parents) Believed(name string) bool {
-	for _, p := range ps.all {
-		if p.name == name {
-			return p.usable() == nil
-		}
-	}
-	return false
+	p := ps.named(name)
+	return p != nil && p.usable() == nil || p == nil && ps.finder.mayBe(name)
 }
 
 func (ps *Parents) fault(p *Parent, err error) {
@@ -120,12 +138,20 @@ type Status struct {
 	Received int64     `json:"received"` // bytes, since the node was started
 	Faults   int       `json:"faults"`   // within a day
 	Until    time.Time `json:"quarantined,omitzero"`
+	Found    bool      `json:"found,omitempty"` // by who has what, and in no setting
 }
 
-// Status returns what is made of each parent, in order of preference.
+// Status returns what is made of each parent, in order of preference, and of sites that were found.
 func (ps *Parents) Status() (all []Status) {
 	for _, p := range ps.all {
 		all = append(all, p.status())
+	}
+	ps.finder.mu.Lock()
+	defer ps.finder.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(ps.finder.sites)) {
+		s := ps.finder.sites[name].status()
+		s.Found = true
+		all = append(all, s)
 	}
 	return all
 }
@@ -136,7 +162,7 @@ type Parent struct {
 	registry     *upstream.Registry
 	allow        func() error
 	gateway      bool
-	maps         maps
+	known        knownMaps
 
 	mu       sync.Mutex
 	received int64

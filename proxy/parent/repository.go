@@ -28,8 +28,7 @@ type Repository struct {
 // with a value of Authorization.
 func (ps *Parents) Repositories(name ref.Repository, authorization string) (all []*Repository) {
 	for _, p := range ps.all {
-		up := p.registry.Repository(name.Host + "/" + name.Name).As(authorization)
-		all = append(all, &Repository{ps, p, name, up, authorization == ""})
+		all = append(all, &Repository{ps, p, name, p.repository(name, authorization), authorization == ""})
 	}
 	return all
 }
@@ -136,7 +135,7 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 			if stop != nil || given == len(refs) || chunk.IsCorrupt(err) || ctx.Err() != nil {
 				return s.told(stop, err)
 			}
-			s.parent.maps.of(blob{s.name.Host, refs[0].Blob}).forget() // it has lost some of them, or has no gateway
+			s.parent.known.of(blob{s.name.Host, refs[0].Blob}).forget() // it has lost some of them, or has no gateway
 			refs = refs[given:]
 		}
 	}
