@@ -130,6 +130,19 @@ func (p *Repository) isPublic(ctx context.Context, d digest.Digest, questions *i
 	return p.mayRead(ctx, d) && (!p.imported(d) || ledger.Holds(p.Host, p.String(), access.Caller{}))
 }
 
+// Public reports whether everybody may read a blob in some repository, by what registries have said
+// last, which none is asked about again.
+func (r *Registry) Public(d digest.Digest) bool {
+	for _, home := range r.cfg.Catalog.Homes(d) {
+		host, _, _ := strings.Cut(home, "/")
+		m, known := r.cfg.Catalog.Member(home, d)
+		if known && m.Confirmed && !r.ledger.Shared(host) && r.mayShare(host, d) && r.ledger.Holds(host, home, access.Caller{}) {
+			return true
+		}
+	}
+	return false
+}
+
 // serves reports whether the settings let the node serve the registry.
 func (p *Repository) serves() bool {
 	_, err := p.registry.cfg.Upstream(p.Repository, "")

@@ -65,6 +65,7 @@ type Node struct {
 	ledger    *ledger
 	identity  *libp2p.Identity // nil if nobody is to know it
 	site      *siteHost        // nil without other sites that are met by libp2p
+	network   atomic.Pointer[network]
 	store     *chunkstore.Stack
 	contents  *chunkstore.Disk // of files of layers, and what is derived from layers; nil when nothing is kept
 	beside    contentDirs
@@ -268,6 +269,9 @@ func (n *Node) watch(d digest.Digest, e chunkstore.Event) {
 		}
 		c.watch(d, e, n.catalog.Supplier)
 	}
+	if t := n.network.Load(); t != nil {
+		t.watch(d, e)
+	}
 	if e == chunkstore.Completed {
 		select {
 		case n.completed <- d:
@@ -436,6 +440,9 @@ func (n *Node) Run(ctx context.Context) error {
 	gate := n.server(n.chunks)
 	if n.gateway != nil {
 		g.Go(func() error { return ignoreShutdown(gate.Serve(n.gateway)) })
+	}
+	if t := n.network.Load(); t != nil {
+		g.Go(func() error { t.run(gctx, n); return nil })
 	}
 	children := n.server(n.siteFace())
 	if len(n.cfg.SiteListen) > 0 {

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -29,7 +30,7 @@ const maxParents = 16
 // openParents makes what is asked before the registries, if there are settings for that.
 func (n *Node) openParents() error {
 	cfg := n.cfg.DataConfig
-	if len(cfg.Parent) == 0 {
+	if len(cfg.Parent) == 0 && n.network.Load() == nil {
 		if cfg.ParentsOnly {
 			return &SettingError{"parents-only", errors.New("there is no --parent")}
 		}
@@ -53,19 +54,30 @@ func (n *Node) openParents() error {
 	for i := range configs {
 		name := configs[i].Name
 		configs[i].Allow = func() error { return limits.allow(name) }
-		configs[i].Upstream.Received = func(k int64) {
-			n.metrics.countParent(name, k)
-			n.ledger.add(parentLink(name), k, 0)
-			limits.pass(name, k)
-		}
+		n.counting(&configs[i], parentLink(name), func(k int64) { limits.pass(name, k) })
 	}
 	if n.parents, err = parent.New(configs, n.sizeOf, n.faults.report); err != nil {
 		return &SettingError{"parent", err}
 	}
 	n.closers = append(n.closers, func() error { n.parents.Close(); return nil })
+	if n.network.Load() != nil {
+		n.parents.Find(context.Background(), n.find)
+	}
 	n.upstreams.parents = n.parents
 	n.metrics.watchParents(n.parents.Status)
 	return nil
+}
+
+// counting has what comes from a parent counted, and told to pass, if that is not nil.
+func (n *Node) counting(c *parent.Config, link string, pass func(int64)) {
+	name := strings.TrimPrefix(link, "parent ")
+	c.Upstream.Received = func(k int64) {
+		n.metrics.countParent(name, k)
+		n.ledger.add(link, k, 0)
+		if pass != nil {
+			pass(k)
+		}
+	}
 }
 
 // parentConfigs says how the parents are connected to. Several multiaddrs of one ID are one parent.
@@ -117,7 +129,7 @@ func (n *Node) parentConfig(address string) (c parent.Config, err error) {
 		}
 		c.Upstream.Header.Set(gateway.TokenHeader, token)
 	}
-	if isMultiaddr(address) {
+	if address == "" || isMultiaddr(address) { // it is dialled over libp2p
 		return c, nil
 	}
 	c.Gateway = true
@@ -172,6 +184,9 @@ func (u *upstreams) throughParents(repo ref.Repository, authorization string, pl
 	var through proxy.Mirrors
 	for _, r := range u.parents.Repositories(repo, authorization) {
 		through = append(through, r)
+	}
+	if found := u.parents.Found(repo, authorization); found != nil {
+		through = append(through, found)
 	}
 	first := slices.IndexFunc(places, func(p place) bool { return !p.local })
 	if u.cfg.ParentsOnly {

@@ -19,8 +19,14 @@ import (
 
 // SiteConfig says what a node is to other sites, and where it is reached by them.
 type SiteConfig struct {
-	SiteListen []string `name:"site-listen" placeholder:"MULTIADDR" help:"Address at which nodes of other sites reach this one as a parent, as /ip4/0.0.0.0/udp/5054/quic-v1 or /ip4/0.0.0.0/tcp/5054. May be repeated. Default: none."`
-	Child      []string `name:"child" placeholder:"ID" help:"Node of another site that may ask this one at --site-listen, by the ID that its status tells. May be repeated. Others show a token of --gateway-token-file."`
+	SiteListen    []string `name:"site-listen" placeholder:"MULTIADDR" help:"Address at which nodes of other sites reach this one as a parent, as /ip4/0.0.0.0/udp/5054/quic-v1 or /ip4/0.0.0.0/tcp/5054. May be repeated. Default: none."`
+	SiteAdvertise []string `name:"site-advertise" placeholder:"MULTIADDR" help:"Address at which this node is reached that it cannot know of, such as a port that a router forwards. May be repeated."`
+	Child         []string `name:"child" placeholder:"ID" help:"Node of another site that may ask this one at --site-listen, by the ID that its status tells. May be repeated. Others show a token of --gateway-token-file."`
+
+	SiteNetwork      string   `name:"site-network" placeholder:"NAME" help:"Network of sites that find each other's public blobs, by a distributed hash table. Sites that have a blob are asked for it after the parents and before the registry. Default: none."`
+	SiteJoin    []string `name:"site-join" placeholder:"MULTIADDR" help:"Site of that network, to be met first, as /ip4/192.0.2.1/udp/5054/quic-v1/p2p/ID. Parents are too. May be repeated."`
+	SiteRelay        []string `name:"site-relay" placeholder:"MULTIADDR" help:"Site through which others reach this one, which they cannot dial: then both try to reach each other directly. May be repeated."`
+	SiteRelayService bool     `name:"site-relay-service" help:"Connect others to sites that cannot be dialled. For a site that all can dial."`
 }
 
 // site is a node as other sites meet it.
@@ -31,7 +37,12 @@ type siteHost struct {
 
 // needsSite reports whether the node meets other sites by libp2p.
 func (n *Node) needsSite() bool {
-	return len(n.cfg.SiteListen) > 0 || slices.ContainsFunc(n.cfg.Parent, isMultiaddr)
+	return len(n.cfg.SiteListen) > 0 || n.cfg.SiteNetwork != "" || slices.ContainsFunc(n.cfg.Parent, isMultiaddr)
+}
+
+// dialledParents returns the parents at multiaddrs.
+func (n *Node) dialledParents() []string {
+	return slices.DeleteFunc(slices.Clone(n.cfg.Parent), func(a string) bool { return !isMultiaddr(a) })
 }
 
 func isMultiaddr(address string) bool { return strings.HasPrefix(address, "/") }
@@ -44,13 +55,13 @@ func (n *Node) openSite() error {
 		}
 		return nil
 	}
-	cfg := site.Config{Log: n.log}
-	for _, text := range n.cfg.SiteListen {
-		a, err := ma.NewMultiaddr(text)
-		if err != nil {
-			return &SettingError{"site-listen", err}
-		}
-		cfg.Listen = append(cfg.Listen, a)
+	cfg := site.Config{Log: n.log, RelayService: n.cfg.SiteRelayService}
+	var err error
+	if cfg.Listen, err = multiaddrs(n.cfg.SiteListen); err != nil {
+		return &SettingError{"site-listen", err}
+	}
+	if cfg.Advertise, err = multiaddrs(n.cfg.SiteAdvertise); err != nil {
+		return &SettingError{"site-advertise", err}
 	}
 	s := &siteHost{children: make(map[peer.ID]bool)}
 	for _, text := range n.cfg.Child {
@@ -63,23 +74,50 @@ func (n *Node) openSite() error {
 	if len(cfg.Listen) > 0 && len(s.children) == 0 && n.tokens == nil {
 		return &SettingError{"site-listen", errors.New("nobody may ask there without --child or --gateway-token-file")}
 	}
-	met := make(map[peer.ID]bool) // that this node dials
-	for _, address := range slices.DeleteFunc(slices.Clone(n.cfg.Parent), func(a string) bool { return !isMultiaddr(a) }) {
-		info, err := peer.AddrInfoFromString(address)
-		if err != nil {
-			return &SettingError{"parent", fmt.Errorf("%s: %w", address, err)}
-		}
+	if cfg.Relays, err = sites(n.cfg.SiteRelay); err != nil {
+		return &SettingError{"site-relay", err}
+	}
+	dialled, err := sites(slices.Concat(n.dialledParents(), n.cfg.SiteJoin, n.cfg.SiteRelay))
+	if err != nil {
+		return &SettingError{"parent", err}
+	}
+	met := make(map[peer.ID]bool)
+	for _, info := range dialled {
 		met[info.ID] = true
 	}
-	cfg.Allow = func(id peer.ID) bool { return s.children[id] || met[id] || n.tokens != nil && len(cfg.Listen) > 0 }
+	// Others are known by a token, which they show when they ask, and in a network of sites not before they are met.
+	open := len(s.children) == 0 && n.cfg.SiteNetwork != "" || n.tokens != nil && len(cfg.Listen) > 0
+	cfg.Allow = func(id peer.ID) bool { return open || s.children[id] || met[id] }
 	cfg.Identity = n.identity
-	var err error
 	if s.Host, err = site.NewHost(cfg); err != nil {
 		return &SettingError{"site-listen", err}
 	}
 	n.site = s
 	n.closers = append(n.closers, s.Close)
-	return nil
+	return n.openNetwork()
+}
+
+func multiaddrs(texts []string) (all []ma.Multiaddr, err error) {
+	for _, text := range texts {
+		a, err := ma.NewMultiaddr(text)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+// sites returns what multiaddrs with IDs say.
+func sites(texts []string) (all []peer.AddrInfo, err error) {
+	for _, text := range texts {
+		info, err := peer.AddrInfoFromString(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", text, err)
+		}
+		all = append(all, *info)
+	}
+	return all, nil
 }
 
 // SiteAddrs returns the multiaddrs at which other sites reach the node, to be given as --parent, or none.

@@ -1,0 +1,153 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/proxy/parent"
+	"github.com/granary-oci/granary/tracker"
+	"github.com/granary-oci/granary/tracker/dht"
+)
+
+const (
+	maxHolders  = 8 // sites that are looked for, of a blob
+	networkLook = 10 * time.Minute
+	maxNetNews  = 1024 // blobs that have come or gone since somebody looked
+)
+
+// network is a node's part in a network of sites that find each other's blobs.
+type network struct {
+	tracker *dht.Tracker
+	news    chan digest.Digest
+	told    map[digest.Digest]bool // what is announced; run's own
+}
+
+// openNetwork joins the network of sites that the settings name, if they do.
+func (n *Node) openNetwork() error {
+	if n.cfg.SiteNetwork == "" {
+		return nil
+	}
+	cfg := dht.Config{Network: n.cfg.SiteNetwork, Log: n.log}
+	var err error
+	if cfg.Bootstrap, err = sites(append(n.dialledParents(), n.cfg.SiteJoin...)); err != nil {
+		return &SettingError{"site-join", err}
+	}
+	for _, info := range cfg.Bootstrap {
+		cfg.Loopback = cfg.Loopback || slices.ContainsFunc(info.Addrs, isLoopback)
+	}
+	if listen, err := multiaddrs(n.cfg.SiteListen); err == nil {
+		cfg.Loopback = cfg.Loopback || slices.ContainsFunc(listen, isLoopback)
+	}
+	if len(n.cfg.SiteListen) == 0 {
+		cfg.Mode = dht.Client
+	}
+	t, err := dht.New(context.Background(), n.site.Host, cfg)
+	if err != nil {
+		return &SettingError{"site-network", err}
+	}
+	n.closers = append(n.closers, t.Close) // and others remember, for it may be back soon
+	n.network.Store(&network{tracker: t, news: make(chan digest.Digest, maxNetNews), told: make(map[digest.Digest]bool)})
+	return nil
+}
+
+func isLoopback(a ma.Multiaddr) bool {
+	ip, err := a.ValueForProtocol(ma.P_IP4)
+	return err == nil && ip == "127.0.0.1"
+}
+
+// watch is told what becomes of blobs in the store.
+func (t *network) watch(d digest.Digest, e chunkstore.Event) {
+	if e != chunkstore.Completed && e != chunkstore.Lost {
+		return
+	}
+	select {
+	case t.news <- d:
+	default: // all are looked at soon
+	}
+}
+
+// run announces what is public and complete here, until ctx ends.
+func (t *network) run(ctx context.Context, n *Node) {
+	tick := time.NewTicker(networkLook)
+	defer tick.Stop()
+	t.lookAtAll(n)
+	for {
+		select {
+		case d := <-t.news:
+			t.look(n, d)
+		case <-tick.C:
+			t.lookAtAll(n)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (t *network) lookAtAll(n *Node) {
+	if n.store.Disk == nil {
+		return
+	}
+	for d := range t.told {
+		t.look(n, d)
+	}
+	for _, d := range n.store.Disk.Completed() {
+		t.look(n, d)
+	}
+}
+
+// look announces a blob, or takes that back.
+func (t *network) look(n *Node, d digest.Digest) {
+	has := n.store.Proven(d) && n.registry.Public(d)
+	switch {
+	case has && !t.told[d]:
+		t.tracker.Announce(d)
+		t.told[d] = true
+	case !has && t.told[d]:
+		t.tracker.Withdraw(d)
+		delete(t.told, d)
+	}
+}
+
+// find is a [parent.Finder].
+func (n *Node) find(ctx context.Context, d digest.Digest) (all []parent.Config, err error) {
+	peers, err := n.network.Load().tracker.Providers(ctx, d, maxHolders)
+	for _, p := range peers {
+		c, cerr := n.foundConfig(p)
+		if cerr != nil {
+			n.log.Debug("a site that was found cannot be asked", "id", p.ID, "error", cerr)
+			continue
+		}
+		all = append(all, c)
+	}
+	return all, err
+}
+
+// foundConfig says how a site that was found is connected to.
+func (n *Node) foundConfig(p tracker.Peer) (c parent.Config, err error) {
+	to := new(peer.AddrInfo)
+	if to.ID, err = peer.Decode(string(p.ID)); err != nil {
+		return c, err
+	}
+	for _, text := range p.Addrs {
+		a, err := ma.NewMultiaddr(text)
+		if err != nil {
+			return c, err
+		}
+		to.Addrs = append(to.Addrs, a)
+	}
+	if c, err = n.parentConfig(""); err != nil {
+		return c, err
+	}
+	n.overLibp2p(&c, to)
+	n.counting(&c, foundLink, nil)
+	return c, nil
+}
+
+// foundLink is what all sites that are found are counted as.
+const foundLink = "sites that are found"
