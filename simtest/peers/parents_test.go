@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -476,4 +477,54 @@ func metricsOf(t *testing.T, m *member) string {
 		t.Fatal(err)
 	}
 	return string(p)
+}
+
+// TestSitesFindEachOther: of a network, who has a public blob is asked for it, and the registry is not. What is
+// private is told to nobody.
+func TestSitesFindEachOther(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	secret := r.push("secret", "v1", random(5<<20, 8))
+	r.set(func() { r.private["secret"], r.rights["mine"] = "bearer", []string{"secret"} })
+	tokens := write(t, t.TempDir(), "tokens", "token-of-these-sites\n")
+	var at []string
+	site := func() *member {
+		m := newHub(t, r, func(c *node.Config) {
+			c.SiteNetwork, c.SiteListen, c.SiteJoin = "test", []string{"/ip4/127.0.0.1/tcp/0"}, at
+			c.GatewayTokenFile, c.ParentTokenFile = tokens, tokens
+		}).member
+		at = append(at, m.Status().Site...)
+		return m
+	}
+	first, second := site(), site()
+	if err := first.pull(secret, "Bearer mine"); err != nil {
+		t.Fatal(err)
+	}
+	seed := byte(6)
+	eventually(t, "who has it is found", func() bool {
+		img := r.push("app", fmt.Sprint("v", seed), random(9<<20, seed))
+		seed++
+		if err := first.pull(img, ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond) // it tells others, and the other looks
+		second.get(img.path(img.order[1]), "Range", "bytes=0-0")
+		time.Sleep(300 * time.Millisecond)
+		if err := second.pull(img, ""); err != nil {
+			t.Fatal(err)
+		}
+		return second.Status().Served["parent"] > 0
+	})
+	sent := r.sent.Load()
+	if err := second.pull(secret, "Bearer mine"); err != nil {
+		t.Fatal(err)
+	}
+	if more := r.sent.Load() - sent; more < secret.size()-1<<10 {
+		t.Errorf("%d bytes of a private image came from the registry, the others were found", more)
+	}
+	for _, l := range second.Status().Parents {
+		if !l.Found {
+			t.Errorf("%+v", l)
+		}
+	}
 }
