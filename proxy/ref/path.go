@@ -40,8 +40,8 @@ type Request struct {
 
 // ParsePath reads a path, decoded, and the values of its ns parameter. The
 // registry is that of ns, then the path is the repository's name; else a first
-// element of the name that is a host; else defaultHost. The error is an
-// [*Error].
+// element of the name that is a host, HOST__PORT if it has a port; else
+// defaultHost. The error is an [*Error].
 func ParsePath(path string, ns []string, defaultHost string) (Request, error) {
 	var r Request
 	switch {

@@ -71,7 +71,7 @@ var (
 
 // Parse reads a reference as users type it: [HOST/]NAME[:TAG][@DIGEST]. A first
 // element that is no host name belongs to the name, and the host is then
-// defaultHost. Without tag and digest the tag is latest. The error is an
+// defaultHost. The port of a host may be written HOST__PORT, too. Without tag and digest the tag is latest. The error is an
 // [*Error].
 func Parse(s, defaultHost string) (Reference, error) {
 	var r Reference
@@ -120,8 +120,8 @@ func repository(path, ns, defaultHost string) (Repository, error) {
 	r := Repository{Host: ns, Name: path}
 	if ns == "" {
 		r.Host = defaultHost
-		if first, rest, ok := strings.Cut(path, "/"); ok && isHost(first) {
-			r.Host, r.Name = first, rest
+		if first, rest, ok := strings.Cut(path, "/"); ok && isHost(withPort(first)) {
+			r.Host, r.Name = withPort(first), rest
 		}
 	}
 	var err error
@@ -138,6 +138,19 @@ func repository(path, ns, defaultHost string) (Repository, error) {
 		return Repository{}, invalid("NAME_INVALID", "%q is not a repository name", r.Name)
 	}
 	return r, nil
+}
+
+// portSign stands for the colon before a port. Clients take no mirror whose location has a
+// second colon: in a path there is none by the grammar. No host has underscores.
+const portSign = "__"
+
+// withPort returns a first element of a path with the port as others write it.
+func withPort(element string) string {
+	host, port, ok := strings.Cut(element, portSign)
+	if ok && isHost(host) && port != "" && strings.Trim(port, "0123456789") == "" {
+		return host + ":" + port
+	}
+	return element
 }
 
 // isHost tells a host name from the first element of a repository's name, as

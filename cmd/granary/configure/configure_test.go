@@ -137,6 +137,11 @@ var cases = []struct {
 	{"an entry at another location", Podman, false, []string{"docker.io"}, "/etc/containers/registries.conf",
 		"[[registry]]\nprefix = \"docker.io\"\nlocation = \"harbor.test/hub\"\n",
 		"[[registry]]\nprefix = \"docker.io\"\nlocation = \"harbor.test/hub\"\n" + strings.Replace(mirrorEntry, "/docker.io", "/harbor.test/hub", 1)},
+	{"a registry with a port", Podman, false, []string{"r.test:5000"}, "/etc/containers/registries.conf.d/granary.conf", "",
+		beginMark + "\n[[registry]]\nprefix = \"r.test:5000\"\nlocation = \"r.test:5000\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:5050/r.test__5000\"\ninsecure = true\n" + endMark + "\n"},
+	{"an entry at a location with a port", CRIO, false, []string{"docker.io"}, "/etc/containers/registries.conf",
+		"[[registry]]\nprefix = \"docker.io\"\nlocation = \"harbor.test:8443/hub\"\n",
+		"[[registry]]\nprefix = \"docker.io\"\nlocation = \"harbor.test:8443/hub\"\n" + strings.Replace(mirrorEntry, "/docker.io", "/harbor.test__8443/hub", 1)},
 
 	{"nothing", Docker, false, nil, "/etc/docker/daemon.json", "", "{\n  \"registry-mirrors\": [\"http://127.0.0.1:5050\"]\n}\n"},
 	{"an empty object", Docker, false, nil, "/etc/docker/daemon.json", "{}", "{\n  \"registry-mirrors\": [\"http://127.0.0.1:5050\"]\n}"},
@@ -276,6 +281,18 @@ func TestWhatWasTakenOutAgainStaysOut(t *testing.T) {
 	if now := read(t, root, name); now != before {
 		t.Errorf("after the undo: %s", now)
 	}
+}
+
+// TestARegistryThatNoLocationCanName is refused: what could be written would end all pulls
+// from it.
+func TestARegistryThatNoLocationCanName(t *testing.T) {
+	root := machine(t, map[string]string{"/etc/containers/registries.conf": "[[registry]]\nprefix = \"r.test\"\nlocation = \"[::1]:5000/a\"\n"})
+	for _, registry := range []string{"[::1]:5000", "r.test"} {
+		if p, err := New(Options{Runtime: CRIO, Root: root, Mirror: mirror, Registries: []string{registry}}); err == nil || !strings.Contains(err.Error(), "[::1]:5000") {
+			t.Errorf("%s: %v, %v", registry, p, err)
+		}
+	}
+	apply(t, New, Options{Runtime: CRIO, Root: root, Registries: []string{"docker.io"}})
 }
 
 // TestAKeyOfOurTable that somebody has added does not become one of the table before it.

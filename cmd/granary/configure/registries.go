@@ -37,7 +37,26 @@ func (f registriesConf) location(entry map[string]any) string {
 	if at == "" {
 		at = prefixOf(entry)
 	}
-	return f.address + "/" + at
+	return f.inPath(at)
+}
+
+// inPath is where the mirror has what is at a place. The node reads HOST__PORT: with the
+// colon of a port in its path, a location is none to those who read the file, who then pull
+// nothing at all from the registry.
+func (f registriesConf) inPath(place string) string {
+	host, rest, _ := strings.Cut(place+"/", "/")
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		host = host[:i] + "__" + host[i+1:]
+	}
+	return strings.TrimSuffix(f.address+"/"+host+"/"+rest, "/")
+}
+
+// inName reports whether the name of a repository cannot begin with a place.
+func inName(place string) error {
+	if strings.HasPrefix(place, "[") {
+		return fmt.Errorf("%s: a mirror's location cannot have this address in it: give the registry a name", place)
+	}
+	return nil
 }
 
 // mirrored reports whether an entry has the mirror.
@@ -81,7 +100,7 @@ func (f registriesConf) insert(text []byte) ([]insertion, error) {
 	var lines strings.Builder
 	for _, prefix := range f.prefixes {
 		if f.add && !found[prefix] {
-			fmt.Fprintf(&lines, "[[registry]]\nprefix = %[1]s\nlocation = %[1]s\n%[2]s", quoted(prefix), f.mirrorLines(f.address+"/"+prefix))
+			fmt.Fprintf(&lines, "[[registry]]\nprefix = %[1]s\nlocation = %[1]s\n%[2]s", quoted(prefix), f.mirrorLines(f.inPath(prefix)))
 		}
 	}
 	if lines.Len() > 0 {
@@ -165,8 +184,14 @@ func (s *setup) registriesTargets() (all []target, problems []Problem, err error
 	byFile := make(map[string][]string)
 	for _, registry := range s.named() {
 		in := own
+		if err := inName(registry); err != nil {
+			return nil, nil, err
+		}
 		for _, f := range files {
 			for _, e := range f.entries {
+				if err := inName(text(e, "location")); err != nil && prefixOf(e) == registry {
+					return nil, nil, fmt.Errorf("%s: %s: %w", f.name, registry, err)
+				}
 				switch prefix := prefixOf(e); {
 				case prefix == registry && e["blocked"] == true:
 					problems = append(problems, Problem{fmt.Sprintf("%s blocks %s", f.name, registry), "remove blocked = true there, if images are to come from it", false})
