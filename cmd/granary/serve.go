@@ -26,6 +26,10 @@ func (c *serveCmd) Run(e *env, all *cli) error {
 	if err != nil {
 		return err
 	}
+	// It listens: who asks from now on is answered.
+	if err := notifyReady(); err != nil {
+		e.log.Warn("the service manager was not told that the node is ready", "error", err)
+	}
 	return n.Run(e.ctx)
 }
 

@@ -47,6 +47,15 @@ func TestUnitsAreRight(t *testing.T) {
 	}
 }
 
+// TestTheServiceIsStartedWhenItAnswers: the recipe asks the node at once. That the node says
+// when it answers is tested in simtest/e2e, both together in simtest/machine.
+func TestTheServiceIsStartedWhenItAnswers(t *testing.T) {
+	p, err := os.ReadFile(units + "granary.service")
+	if text := string(must(t, p, err)); !strings.Contains(text, "\nType=notify\n") {
+		t.Error("systemd does not wait until the node answers")
+	}
+}
+
 // exposure has systemd judge the service.
 func exposure(t *testing.T, dropIns ...string) (score float64, set map[string]bool) {
 	t.Helper()
