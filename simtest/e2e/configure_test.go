@@ -18,6 +18,12 @@ import (
 func configured(t *testing.T, runtime string, files map[string]string, args []string, test func(t *testing.T, n *node, root string)) {
 	t.Helper()
 	n := startNode(t, startRegistry(t).URL)
+	configuredFor(t, n, runtime, files, args, func(t *testing.T, root string) { test(t, n, root) })
+}
+
+// configuredFor is configured with a node that runs already, and returns the file system.
+func configuredFor(t *testing.T, n *node, runtime string, files map[string]string, args []string, test func(t *testing.T, root string)) string {
+	t.Helper()
 	root := t.TempDir()
 	for name, text := range files {
 		programs.Write(t, root, name, text)
@@ -34,7 +40,7 @@ func configured(t *testing.T, runtime string, files map[string]string, args []st
 	if now := tree(t, root); now != once {
 		t.Errorf("the second time it changed\n%s\nto\n%s", once, now)
 	}
-	test(t, n, root)
+	test(t, root)
 	if moved := n.metric(t, "granary_bytes_total"); moved < image.Size()/2 {
 		t.Errorf("%d bytes went through the node, of an image of %d", moved, image.Size())
 	}
@@ -42,6 +48,7 @@ func configured(t *testing.T, runtime string, files map[string]string, args []st
 	if now := tree(t, root); now != before {
 		t.Errorf("after the undo there is\n%s\nand there was\n%s", now, before)
 	}
+	return root
 }
 
 // tree is all that is in a directory, as text.
