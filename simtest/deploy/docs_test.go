@@ -8,10 +8,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/granary-oci/granary/simtest/pages"
 )
 
 // notRun are commands of the documents that take what no test has: a cluster, an init
-// system or Docker. What they do is tested otherwise, where it says so.
+// system or Docker. What they do is tested otherwise, where it says so; simtest/machine runs
+// those of a machine as they are written.
 var notRun = []string{
 	"kubectl -n kube-system rollout status ",
 	"kubectl -n kube-system create secret ", // the manifests name this secret: TestManifestsAreTheRenderedChart
@@ -22,7 +25,7 @@ var notRun = []string{
 	"kubectl delete -f ",
 	"helm uninstall granary ",                   // its hooks: TestDaemonSet
 	"helm rollback granary ",                    //
-	"systemctl ",                                // the units: TestUnitsAreRight
+	"systemctl ",                                // simtest/machine; the units: TestUnitsAreRight
 	"docker compose up -d",                      // its services: TestCompose
 	"docker build -f deploy/docker/Dockerfile ", // by podman: TestImage
 	"make release",                              // .ci/run, and TestRelease
@@ -54,13 +57,13 @@ func TestDocumentedCommands(t *testing.T) {
 }
 
 // commandsOf returns the lines of a page's blocks of shell.
-func commandsOf(t *testing.T, page string) (all []string) {
+func commandsOf(t *testing.T, page string) []string {
 	t.Helper()
-	p, err := os.ReadFile("../../deploy/" + page)
-	for _, block := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(string(must(t, p, err)), -1) {
-		all = append(all, strings.Split(strings.TrimSpace(strings.ReplaceAll(block[1], "\\\n", " ")), "\n")...)
+	p, err := pages.Read("../../deploy/" + page)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return all
+	return slices.Concat(p.Commands()...)
 }
 
 // docs is where commands are run: a machine's files, a copy of what the reader has before
