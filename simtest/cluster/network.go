@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/lines"
 )
 
 // network is a bridge in a namespace of its own, and a namespace for each
@@ -44,7 +46,7 @@ func newNetwork(ctx context.Context, machines int) (*network, error) {
 	sweep()
 	n := &network{bridge: fmt.Sprintf("%s%d-b", namePrefix, os.Getpid()), restore: allowNeighbours(machines * machines)}
 	n.all = append(n.all, n.bridge)
-	return n, commands(ctx,
+	return n, lines.Run(ctx,
 		"ip netns add "+n.bridge,
 		"ip -n "+n.bridge+" link add br0 address "+bridgeMAC+" type bridge mcast_snooping 0",
 		"ip -n "+n.bridge+" link set br0 up")
@@ -57,7 +59,7 @@ func (n *network) add(ctx context.Context, label string, number, rate int, both 
 	s.client = &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DialContext: s.dial, DisableKeepAlives: true}}
 	n.all = append(n.all, s.name)
 	port, tbf := "p"+label, fmt.Sprintf(shape, rate)
-	lines := []string{
+	link := []string{
 		"ip netns add " + s.name,
 		"ip link add eth0 netns " + s.name + " type veth peer name " + port + " netns " + n.bridge,
 		"ip -n " + s.name + " addr add " + s.address + "/24 dev eth0",
@@ -68,9 +70,9 @@ func (n *network) add(ctx context.Context, label string, number, rate int, both 
 		"tc -n " + s.name + " qdisc add dev eth0 " + tbf,
 	}
 	if both {
-		lines = append(lines, "tc -n "+n.bridge+" qdisc add dev "+port+" "+tbf)
+		link = append(link, "tc -n "+n.bridge+" qdisc add dev "+port+" "+tbf)
 	}
-	return s, commands(ctx, lines...)
+	return s, lines.Run(ctx, link...)
 }
 
 func (n *network) close() {
@@ -107,14 +109,14 @@ func allowNeighbours(n int) (restore func()) {
 // reach everybody else.
 func partition(ctx context.Context, a, b []*space) error {
 	return between(a, b, func(s, t *space) error {
-		return commands(ctx, "ip -n "+s.name+" neigh replace "+t.address+" lladdr "+bridgeMAC+" dev eth0 nud permanent")
+		return lines.Run(ctx, "ip -n "+s.name+" neigh replace "+t.address+" lladdr "+bridgeMAC+" dev eth0 nud permanent")
 	})
 }
 
 // heal undoes partition.
 func heal(ctx context.Context, a, b []*space) error {
 	return between(a, b, func(s, t *space) error {
-		return commands(ctx, "ip -n "+s.name+" neigh del "+t.address+" dev eth0")
+		return lines.Run(ctx, "ip -n "+s.name+" neigh del "+t.address+" dev eth0")
 	})
 }
 
@@ -172,16 +174,6 @@ func (s *space) dial(ctx context.Context, kind, address string) (c net.Conn, err
 	}
 	runtime.UnlockOSThread()
 	return c, err
-}
-
-func commands(ctx context.Context, lines ...string) error {
-	for _, line := range lines {
-		args := strings.Fields(line)
-		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", line, err, out)
-		}
-	}
-	return nil
 }
 
 // sweep deletes the namespaces of runs that were killed.

@@ -19,12 +19,7 @@ func startBuildKit(t *testing.T, config string) func(t *testing.T, from string) 
 	programs.NeedRoot(t)
 	daemon, client := programs.Tool(t, "buildkitd"), programs.Tool(t, "buildctl")
 	programs.OfSystem(t, "runc")
-	// Paths of sockets are short, and those of test folders are not.
-	dir, err := os.MkdirTemp("", "granary-bk-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := programs.ShortDir(t)
 	socket := "unix://" + dir + "/sock"
 	programs.Start(t, daemon, "--config", config, "--root", dir+"/root", "--addr", socket, "--containerd-worker=false",
 		"--oci-worker-net=host", "--oci-worker-snapshotter=overlayfs")

@@ -55,12 +55,7 @@ type containerd struct {
 
 func startContainerd(t *testing.T, daemon, ctr, config string) *containerd {
 	t.Helper()
-	// Paths of sockets are short, and those of test folders are not.
-	dir, err := os.MkdirTemp("", "granary-ctd-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := programs.ShortDir(t)
 	c := &containerd{ctr: ctr, socket: filepath.Join(dir, "sock"), root: filepath.Join(dir, "root")}
 	file := programs.Write(t, dir, "config.toml", strings.NewReplacer("DIR", dir).Replace(config))
 	programs.Start(t, daemon, "-c", file)
@@ -224,12 +219,7 @@ func startDocker(t *testing.T, args ...string) func(command ...string) string {
 	t.Helper()
 	programs.NeedRoot(t)
 	dockerd, docker := programs.OfSystem(t, "dockerd"), programs.OfSystem(t, "docker")
-	// Paths of sockets are short, and those of test folders are not.
-	dir, err := os.MkdirTemp("", "granary-docker-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := programs.ShortDir(t)
 	socket := "unix://" + dir + "/sock"
 	programs.Start(t, dockerd, append([]string{"--bridge=none", "--iptables=false", "--ip-masq=false", "--storage-driver=vfs",
 		"--data-root", dir + "/data", "--exec-root", dir + "/exec", "--pidfile", dir + "/pid", "-H", socket}, args...)...)

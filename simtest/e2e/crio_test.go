@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -47,12 +46,7 @@ func startCRIO(t *testing.T, root string) (daemon *programs.Process, socket stri
 	programs.NeedRoot(t)
 	crio, cri, runc := programs.Tool(t, "crio"), programs.Tool(t, "cri"), programs.OfSystem(t, "runc")
 	programs.OfSystem(t, "conmon")
-	// Paths of sockets are short, and those of test folders are not.
-	dir, err := os.MkdirTemp("", "granary-crio-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := programs.ShortDir(t)
 	socket = filepath.Join(dir, "sock")
 	config := programs.Write(t, dir, "crio.conf", strings.NewReplacer("DIR", dir, "RUNC", runc).Replace(crioConfig))
 	daemon = programs.Start(t, machine(t, root, "/etc/containers", crio), "--config", config, "--config-dir", "")

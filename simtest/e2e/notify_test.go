@@ -15,11 +15,7 @@ import (
 // said so, as systemd's Type=notify has it.
 func TestServiceManagerIsTold(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "granary-sd-") // paths of sockets are short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := programs.ShortDir(t)
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)

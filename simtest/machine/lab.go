@@ -7,11 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/lines"
 )
 
 // A node takes no private address for a registry's, so the machines have public ones. There
@@ -80,7 +81,7 @@ func (l *lab) spaces(ctx context.Context) error {
 		}
 	}
 	l.cgroup = filepath.Join(root, filepath.Base(l.work))
-	return errors.Join(os.Mkdir(l.cgroup, 0o755), commands(ctx,
+	return errors.Join(os.Mkdir(l.cgroup, 0o755), lines.Run(ctx,
 		"ip link set lo up",
 		"ip link add br0 type bridge",
 		"ip addr add "+outside+"/24 dev br0",
@@ -153,17 +154,6 @@ func (l *lab) explain() {
 		out, _ := m.run(ctx, "systemctl status --no-pager --lines=5 granary docker containerd crio; journalctl --no-pager --lines=60 --unit=granary")
 		fmt.Printf("-- machine %s\n%s\n", m.name, out)
 	}
-}
-
-// commands runs lines of words, one after the other.
-func commands(ctx context.Context, lines ...string) error {
-	for _, line := range lines {
-		args := strings.Fields(line)
-		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", line, err, out)
-		}
-	}
-	return nil
 }
 
 // eventually waits, for a while, for something to become true.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/lines"
 )
 
 // home is where who follows the pages has what they begin with: the binary and the folder
@@ -59,7 +61,7 @@ func (m *machine) lay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := commands(ctx, "cp -r deploy "+m.changed(home), "cp "+filepath.Join(m.work, binary)+" "+m.changed(home),
+	if err := lines.Run(ctx, "cp -r deploy "+m.changed(home), "cp "+filepath.Join(m.work, binary)+" "+m.changed(home),
 		"cp -a "+filepath.Join(debian, state)+" "+filepath.Join(m.dir, "state")); err != nil {
 		return err
 	}

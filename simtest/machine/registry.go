@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+
+	"github.com/granary-oci/granary/simtest/lines"
 )
 
 // registry is Debian's docker-registry, with the certificate of Docker Hub's name. It has
@@ -32,7 +34,7 @@ func startRegistry(ctx context.Context, l *lab) (*registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := commands(ctx, "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=registry-1.docker.io -addext subjectAltName=DNS:registry-1.docker.io -keyout "+
+	if err := lines.Run(ctx, "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=registry-1.docker.io -addext subjectAltName=DNS:registry-1.docker.io -keyout "+
 		dir+"/key.pem -out "+r.certificate); err != nil {
 		return nil, err
 	}
@@ -48,7 +50,7 @@ func startRegistry(ctx context.Context, l *lab) (*registry, error) {
 		return nil, err
 	}
 	err = eventually(ctx, "the registry answers", func() bool {
-		return commands(ctx, "curl --silent --insecure https://"+outside+"/v2/") == nil
+		return lines.Run(ctx, "curl --silent --insecure https://"+outside+"/v2/") == nil
 	})
 	if err = errors.Join(err, r.stock(ctx, l, dir)); err != nil {
 		return nil, err
@@ -74,10 +76,18 @@ func (r *registry) stock(ctx context.Context, l *lab, dir string) error {
 		return err
 	}
 	crane, ref := filepath.Join(l.tools, "crane"), outside+":443/library/alpine:3"
-	return commands(ctx, "cp "+l.work+"/debian/bin/busybox "+files+"/bin/busybox",
+	return lines.Run(ctx, "cp "+l.work+"/debian/bin/busybox "+files+"/bin/busybox",
 		"tar -czf "+dir+"/layer.tar.gz -C "+files+" .",
 		crane+" append --insecure --oci-empty-base --new_layer "+dir+"/layer.tar.gz --new_tag "+ref,
 		crane+" mutate --insecure --set-platform linux/amd64 --cmd /bin/sh --tag "+ref+" "+ref)
+}
+
+// same compares what sha256sum has printed of a file of the image's data with what was pushed.
+func (r *registry) same(printed, file string) error {
+	if !strings.HasPrefix(printed, r.sums[file]) {
+		return fmt.Errorf("of %s a container read %q, want %s", file, printed, r.sums[file])
+	}
+	return nil
 }
 
 // request is a line of the access log that is of a blob: the program that asked.

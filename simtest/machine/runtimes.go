@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/granary-oci/granary/simtest/lines"
 	"github.com/granary-oci/granary/simtest/pages"
 )
 
@@ -16,7 +17,7 @@ func (m *machine) give(ctx context.Context, dir string, names ...string) error {
 		return err
 	}
 	for _, name := range names {
-		if err := commands(ctx, "cp "+filepath.Join(m.tools, name)+" "+m.changed(filepath.Join(dir, name))); err != nil {
+		if err := lines.Run(ctx, "cp "+filepath.Join(m.tools, name)+" "+m.changed(filepath.Join(dir, name))); err != nil {
 			return err
 		}
 	}
@@ -47,11 +48,7 @@ func (m *machine) giveCRIO(ctx context.Context) error {
 // giveContainerd2 puts containerd 2 in the place of Debian's, with what the README says of
 // the snapshotter as its configuration. Docker of that age does not go with it.
 func (m *machine) giveContainerd2(ctx context.Context) error {
-	page, err := pages.Read("README.md")
-	if err != nil {
-		return err
-	}
-	section, err := page.Section("Start containers before their images have arrived")
+	section, err := pages.Section("README.md", "Start containers before their images have arrived")
 	if err != nil {
 		return err
 	}

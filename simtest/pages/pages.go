@@ -18,6 +18,19 @@ func Read(path string) (Page, error) {
 	return Page(p), err
 }
 
+// Section reads a section of a document.
+func Section(path, title string) (Page, error) {
+	p, err := Read(path)
+	if err != nil {
+		return "", err
+	}
+	s, err := p.Section(title)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
 // Section returns what is below a heading, up to the next that is not below it.
 func (p Page) Section(title string) (Page, error) {
 	begin, level, at, code := -1, 0, 0, false

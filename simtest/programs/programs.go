@@ -124,3 +124,15 @@ func Write(t *testing.T, dir, name, text string) string {
 	}
 	return path
 }
+
+// ShortDir makes a directory for sockets, whose paths are short, while those of test folders
+// are not.
+func ShortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "granary-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}

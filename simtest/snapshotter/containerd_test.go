@@ -49,7 +49,7 @@ state = "DIR/state"
 
 func startContainerd(t *testing.T, n *node) *containerd {
 	t.Helper()
-	dir := shortDir(t)
+	dir := programs.ShortDir(t)
 	file := filepath.Join(dir, "config.toml")
 	if err := os.WriteFile(file, []byte(strings.NewReplacer("DIR", dir, "SNAPSHOTTER", n.socket).Replace(config)), 0o600); err != nil {
 		t.Fatal(err)

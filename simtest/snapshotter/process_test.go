@@ -87,8 +87,8 @@ type node struct {
 
 func startNode(t *testing.T, r *registry) *node {
 	t.Helper()
-	admin, data := programs.FreeAddress(t), shortDir(t)
-	n := &node{admin: "http://" + admin, data: data, socket: filepath.Join(shortDir(t), "new/snapshotter.sock")}
+	admin, data := programs.FreeAddress(t), programs.ShortDir(t)
+	n := &node{admin: "http://" + admin, data: data, socket: filepath.Join(programs.ShortDir(t), "new/snapshotter.sock")}
 	host := strings.TrimPrefix(r.URL, "http://")
 	n.args = []string{
 		"serve", "--data-dir", data, "--cache-size", "4GiB", "--listen", programs.FreeAddress(t), "--admin", admin,
@@ -158,15 +158,4 @@ func (n *node) endMounter(t *testing.T) {
 	if left := n.mounts(t); left > 0 {
 		t.Errorf("%d mounts are left", left)
 	}
-}
-
-// shortDir is a folder for sockets, whose paths are short; those of test folders are not.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "granary-s-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/lines"
 )
 
 // network is machines in namespaces of their own: the registry, at the far end of a long
@@ -49,7 +51,7 @@ func newNetwork(ctx context.Context, nodes, rate int, trip time.Duration, t *tra
 		return n, err
 	}
 	r, s := n.registry.name, n.site
-	err = commands(ctx,
+	err = lines.Run(ctx,
 		"ip netns add "+r,
 		"ip netns add "+s,
 		"ip link set "+n.wire.near+" netns "+r+" name wan0",
@@ -76,7 +78,7 @@ func (n *network) addNode(ctx context.Context, i, rate int) error {
 	s := &space{spaceName(fmt.Sprint("n", i+1)), fmt.Sprintf("10.210.1.%d", 11+i)}
 	n.nodes, n.all = append(n.nodes, s), append(n.all, s.name)
 	port, tbf := fmt.Sprint("p", i+1), fmt.Sprintf(shape, rate)
-	return commands(ctx,
+	return lines.Run(ctx,
 		"ip netns add "+s.name,
 		"ip link add eth0 netns "+s.name+" type veth peer name "+port+" netns "+n.site,
 		"ip -n "+s.name+" addr add "+s.address+"/24 dev eth0",
@@ -107,16 +109,6 @@ func sweep() {
 			_ = exec.Command("ip", "netns", "del", filepath.Base(name)).Run()
 		}
 	}
-}
-
-func commands(ctx context.Context, lines ...string) error {
-	for _, line := range lines {
-		args := strings.Fields(line)
-		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", line, err, out)
-		}
-	}
-	return nil
 }
 
 // in gives the command line that runs args on the machine. What it mounts is seen
