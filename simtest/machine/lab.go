@@ -52,7 +52,9 @@ func follow(ctx context.Context, work string, verbose bool) (err error) {
 	for _, s := range steps {
 		fmt.Printf("== %s\n", s.what)
 		if err := s.do(ctx, l); err != nil {
-			l.explain()
+			if ctx.Err() == nil {
+				l.explain()
+			}
 			return fmt.Errorf("%s: %w", s.what, err)
 		}
 	}

@@ -111,7 +111,7 @@ func (m *machine) boot(ctx context.Context) error {
 	})
 	if err != nil || is != "running" {
 		printed, _ := os.ReadFile(log.Name())
-		return fmt.Errorf("it is %q: %w\n%s", is, err, printed[max(0, len(printed)-4000):])
+		return fmt.Errorf("it is %q: %v\n%s", is, err, printed[max(0, len(printed)-4000):])
 	}
 	return nil
 }

@@ -24,7 +24,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -56,7 +58,8 @@ func apart(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("it takes root")
 	}
-	work, err := os.MkdirTemp("", prefix)
+	sweep()
+	work, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", prefix, os.Getpid()))
 	if err != nil {
 		return err
 	}
@@ -75,4 +78,15 @@ func apart(ctx context.Context) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
 	return cmd.Run()
+}
+
+// sweep removes the directories of runs that were killed.
+func sweep() {
+	all, _ := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+	for _, name := range all {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(name), prefix), "-")
+		if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {
+			_ = os.RemoveAll(name)
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -79,7 +80,7 @@ func (r *registry) stock(ctx context.Context, l *lab, dir string) error {
 	return lines.Run(ctx, "cp "+l.work+"/debian/bin/busybox "+files+"/bin/busybox",
 		"tar -czf "+dir+"/layer.tar.gz -C "+files+" .",
 		crane+" append --insecure --oci-empty-base --new_layer "+dir+"/layer.tar.gz --new_tag "+ref,
-		crane+" mutate --insecure --set-platform linux/amd64 --cmd /bin/sh --tag "+ref+" "+ref)
+		crane+" mutate --insecure --set-platform linux/"+runtime.GOARCH+" --cmd /bin/sh --tag "+ref+" "+ref)
 }
 
 // same compares what sha256sum has printed of a file of the image's data with what was pushed.
