@@ -198,17 +198,14 @@ func mountText(m proxy.MountStatus) string {
 
 func bytesText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
-// defaultNode is where a node's admin listener is if nobody says otherwise.
-const defaultNode = "http://127.0.0.1:5051"
-
 // offline runs a command on the data directory: through the node that holds it,
-// whose admin listener f names, if it is told, or else the directory's lock, or by a node
-// without listeners that lives as long as own runs.
+// whose admin listener the directory's lock or else f names, or by a node without
+// listeners that lives as long as own runs.
 func offline(e *env, cfg node.DataConfig, f nodeFlag, through func(nodeFlag) error, own func(*node.Node) error) error {
 	n, err := node.New(node.Config{DataConfig: cfg}, quietLogger(e.stderr))
 	var locked *chunkstore.LockedError
 	if errors.As(err, &locked) {
-		if _, admin, ok := strings.Cut(locked.Holder, "admin "); ok && f.Node == defaultNode {
+		if _, admin, ok := strings.Cut(locked.Holder, "admin "); ok {
 			f.Node = admin
 		}
 		return through(f)

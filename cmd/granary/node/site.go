@@ -24,7 +24,7 @@ type SiteConfig struct {
 	Child         []string `name:"child" placeholder:"ID" help:"Node of another site that may ask this one at --site-listen, by the ID that its status tells. May be repeated. Others show a token of --gateway-token-file."`
 
 	SiteNetwork      string   `name:"site-network" placeholder:"NAME" help:"Network of sites that find each other's public blobs, by a distributed hash table. Sites that have a blob are asked for it after the parents and before the registry. Default: none."`
-	SiteJoin    []string `name:"site-join" placeholder:"MULTIADDR" help:"Site of that network, to be met first, as /ip4/192.0.2.1/udp/5054/quic-v1/p2p/ID. Parents are too. May be repeated."`
+	SiteJoin         []string `name:"site-join" placeholder:"MULTIADDR" help:"Site of that network, to be met first, as /ip4/192.0.2.1/udp/5054/quic-v1/p2p/ID. Parents are too. May be repeated."`
 	SiteRelay        []string `name:"site-relay" placeholder:"MULTIADDR" help:"Site through which others reach this one, which they cannot dial: then both try to reach each other directly. May be repeated."`
 	SiteRelayService bool     `name:"site-relay-service" help:"Connect others to sites that cannot be dialled. For a site that all can dial."`
 }
