@@ -84,6 +84,10 @@ func NewClaims(signer Signer, blame func(id tracker.ID, err error)) *Claims {
 	}
 }
 
+// Believe has claims believed that rest on these parents. It is called before there are claims; without it
+// none such is believed.
+func (c *Claims) Believe(parents Parents) { c.parents = parents }
+
 // Of returns the claims on what a registry has.
 func (c *Claims) Of(host string) HostClaims { return HostClaims{c, host} }
 

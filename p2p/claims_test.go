@@ -187,6 +187,54 @@ func TestOfARefutedBlobTheSignerOfWrongBytesIsBlamed(t *testing.T) {
 	}
 }
 
+// parents are those that are believed, until they are blamed.
+type parents map[string]bool
+
+func (p parents) Believed(name string) bool    { return p[name] }
+func (p parents) Blame(name string, err error) { p[name] = false }
+
+// TestWhatAParentGaveIsItsFaultAndNotTheSigners: of a refuted blob, and claims that rest on a parent which is not
+// believed are nobody's fault.
+func TestWhatAParentGaveIsItsFaultAndNotTheSigners(t *testing.T) {
+	lender := p2p.NewClaims(p2ptest.Signer("lender"), func(tracker.ID, error) {})
+	ref, wrong := refOf("a", 1), content(chunk.Size, 2)
+	lender.Of("r").OwnBy("hub", ref, wrong)
+	claim, ok := lender.Of("r").For(ref, wrong, p2p.Proof{})
+	if !ok || claim.Parent != "hub" {
+		t.Fatalf("it is lent with %+v, %v", claim, ok)
+	}
+
+	c, blamed := newClaims()
+	if err := c.Check(ref, wrong, claim, "lender"); err == nil || chunk.IsCorrupt(err) {
+		t.Errorf("of a parent that is nobody's: %v", err)
+	}
+	known := parents{"hub": true, "other": true}
+	c.Believe(known)
+	if err := c.Check(ref, wrong, claim, "self"); err != nil {
+		t.Error(err)
+	}
+	forged := claim
+	forged.Parent = "other"
+	if err := c.Check(ref, wrong, forged, "self"); !chunk.IsCorrupt(err) {
+		t.Errorf("a signature for another parent: %v", err)
+	}
+	c.Of("r").Keep(ref, claim)
+	c.Of("r").Refuted(ref.Blob)
+	c.Of("r").Own(ref, chunkOfA)
+	c.Of("r").Proven(ref.Blob)
+	if known["hub"] || !known["other"] || len(*blamed) > 0 {
+		t.Errorf("believed are %v, blamed %v", known, *blamed)
+	}
+	if err := c.Check(ref, wrong, claim, "self"); err == nil || chunk.IsCorrupt(err) {
+		t.Errorf("of a parent at fault: %v", err)
+	}
+
+	lender.Of("r").Proven(ref.Blob)
+	if claim, ok := lender.Of("r").For(ref, wrong, p2p.Proof{Proven: true}); !ok || claim.Parent != "" {
+		t.Errorf("once the blob is proven it is lent with %+v, %v", claim, ok)
+	}
+}
+
 // TestClaimsOnOneRegistrysBlobSayNothingOfAnothers: anybody may run a registry that
 // says of a digest what it likes.
 func TestClaimsOnOneRegistrysBlobSayNothingOfAnothers(t *testing.T) {

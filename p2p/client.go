@@ -71,7 +71,7 @@ func NewClient(cfg Config) *Client {
 	c := &Client{cfg: cfg, random: cfg.Random, providers: make(map[digest.Digest]*known)}
 	c.peers = newPeers(cfg.Transport, cfg.Members, cfg.Traffic)
 	c.claims = NewClaims(cfg.Signer, c.blame)
-	c.claims.parents = cfg.Parents
+	c.claims.Believe(cfg.Parents)
 	return c
 }
 
