@@ -109,6 +109,10 @@ type Config struct {
 	OwnRanges bool
 	// Peers are the other members of the cluster. nil is for a node without one.
 	Peers Peers
+	// Swarm are asked for chunks of what is brought in before anybody reads it. nil is for none.
+	Swarm Swarm
+	// Owns says which chunks of that this node gets for its cluster. nil is for all.
+	Owns func(chunk.Ref) bool
 	// Access says how long grants are good for. Its HoldFor bounds how long after
 	// the upstream's last word a tag is served, too.
 	Access access.Config

@@ -90,6 +90,7 @@ func (w *Warming) bring(ctx context.Context, p *Repository, want ref.Reference, 
 			p.registry.reads.manifest(want.Repository, "", m.Digest)
 		}
 	}
+	w.fromSwarm(ctx, p, found.Blobs())
 	var mu sync.Mutex
 	lost := make(map[*graph.Node]error)
 	g, gctx := errgroup.WithContext(ctx)

@@ -28,6 +28,17 @@ const (
 	maxWindows    = 2 << 30         // bytes; yamux grows windows only within the lower half
 )
 
+// The same for strangers. A stream is worth up to 4 MiB of memory to who begins a large message and
+// never ends it.
+const (
+	maxStrangers         = 128 // connections that come in
+	maxStrangerConns     = 4   // from one peer
+	maxStrangerStreams   = 256 // of all
+	maxStrangerLanes     = 8   // of one peer
+	maxStrangersPerPlace = 32  // connections from and to one IP address
+	maxStrangerWindows   = 256 << 20
+)
+
 // newTransport returns libp2p's way from an address to a connection with streams.
 func newTransport(i *Identity, resources network.ResourceManager, allow Gate) (*tcp.TcpTransport, error) {
 	up, err := NewUpgrader(i, resources, allow)
@@ -57,16 +68,29 @@ func NewUpgrader(i *Identity, resources network.ResourceManager, allow Gate) (tr
 }
 
 // NewResources bounds what the other sides may make a node do; they may have so many
-// connections, 0 as many as they like. Without a limiter of its own libp2p allows an
-// address one connection per 5 s, in either direction.
+// connections, 0 as many as they like.
 func NewResources(conns int) (network.ResourceManager, error) {
-	limits := rcmgr.PartialLimitConfig{
+	return newLimits(rcmgr.PartialLimitConfig{
 		System:      rcmgr.ResourceLimits{Memory: maxWindows, ConnsInbound: rcmgr.LimitVal(conns)},
 		Transient:   rcmgr.ResourceLimits{ConnsInbound: maxHandshakes},
 		PeerDefault: rcmgr.ResourceLimits{ConnsInbound: maxPerMember},
-	}
-	perIP4 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: maxPerAddress}}
-	perIP6 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 128, ConnCount: maxPerAddress}}
+	}, maxPerAddress)
+}
+
+// NewStrangersResources bounds what anybody may make a node do.
+func NewStrangersResources() (network.ResourceManager, error) {
+	return newLimits(rcmgr.PartialLimitConfig{
+		System:      rcmgr.ResourceLimits{Memory: maxStrangerWindows, ConnsInbound: maxStrangers, StreamsInbound: maxStrangerStreams},
+		Transient:   rcmgr.ResourceLimits{ConnsInbound: maxStrangers},
+		PeerDefault: rcmgr.ResourceLimits{ConnsInbound: maxStrangerConns, StreamsInbound: maxStrangerLanes},
+	}, maxStrangersPerPlace)
+}
+
+// newLimits has these limits and no others. Without a limiter of its own libp2p allows an
+// address one connection per 5 s, in either direction.
+func newLimits(limits rcmgr.PartialLimitConfig, perAddress int) (network.ResourceManager, error) {
+	perIP4 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: perAddress}}
+	perIP6 := []rcmgr.ConnLimitPerSubnet{{PrefixLength: 128, ConnCount: perAddress}}
 	return rcmgr.NewResourceManager(
 		rcmgr.NewFixedLimiter(limits.Build(rcmgr.InfiniteLimits)),
 		rcmgr.WithLimitPerSubnet(perIP4, perIP6),

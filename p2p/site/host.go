@@ -49,7 +49,10 @@ type Config struct {
 	// to this one. It is for a site that all can dial.
 	RelayService bool
 	Allow        func(peer.ID) bool // who may connect, and is dialled; nil: everybody
-	Log          *slog.Logger       // nil: nothing is logged
+	// Strangers may connect, who are not dialled whatever addresses they say are theirs:
+	// Allow is of those alone that are. Limits are as for strangers then.
+	Strangers bool
+	Log       *slog.Logger // nil: nothing is logged
 }
 
 // Host is a libp2p host. The caller closes it.
@@ -81,7 +84,7 @@ func NewHost(cfg Config) (*Host, error) {
 }
 
 func (h *Host) start(ctx context.Context, cfg Config) error {
-	resources, err := libp2p.NewResources(maxConns)
+	resources, err := cfg.resources()
 	if err != nil {
 		return err
 	}
@@ -127,6 +130,27 @@ func (h *Host) start(ctx context.Context, cfg Config) error {
 	return h.sayReachable(ctx, cfg)
 }
 
+func (c Config) resources() (network.ResourceManager, error) {
+	if c.Strangers {
+		return libp2p.NewStrangersResources()
+	}
+	return libp2p.NewResources(maxConns)
+}
+
+// lets reports whether a peer may connect.
+func (c Config) lets(id peer.ID) bool { return c.Strangers || c.Allow(id) }
+
+// gate returns who may connect, and who is dialled.
+func (c Config) gate() gate { return gate{c.lets, c.Allow} }
+
+type gate struct {
+	libp2p.Gate
+	dials func(peer.ID) bool
+}
+
+// InterceptPeerDial implements libp2p's ConnectionGater.
+func (g gate) InterceptPeerDial(id peer.ID) bool { return g.dials(id) }
+
 // newSwarm returns the connections of a host, that knows no transport yet.
 func (h *Host) newSwarm(cfg Config, bus event.Bus, resources network.ResourceManager) (*swarm.Swarm, error) {
 	key := cfg.Identity.Key()
@@ -142,7 +166,7 @@ func (h *Host) newSwarm(cfg Config, bus event.Bus, resources network.ResourceMan
 	if err := errors.Join(known.AddPrivKey(id, key), known.AddPubKey(id, key.GetPublic())); err != nil {
 		return nil, err
 	}
-	net, err := swarm.NewSwarm(id, known, bus, swarm.WithConnectionGater(libp2p.Gate(cfg.Allow)), swarm.WithResourceManager(resources))
+	net, err := swarm.NewSwarm(id, known, bus, swarm.WithConnectionGater(cfg.gate()), swarm.WithResourceManager(resources))
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +176,7 @@ func (h *Host) newSwarm(cfg Config, bus event.Bus, resources network.ResourceMan
 
 // addTransports adds TCP, QUIC and circuits through relays.
 func (h *Host) addTransports(cfg Config, net *swarm.Swarm, ports *quicreuse.ConnManager, resources network.ResourceManager) error {
-	up, err := libp2p.NewUpgrader(cfg.Identity, resources, cfg.Allow)
+	up, err := libp2p.NewUpgrader(cfg.Identity, resources, cfg.lets)
 	if err != nil {
 		return err
 	}
@@ -160,7 +184,7 @@ func (h *Host) addTransports(cfg Config, net *swarm.Swarm, ports *quicreuse.Conn
 	if err != nil {
 		return err
 	}
-	overQUIC, err := quic.NewTransport(cfg.Identity.Key(), ports, nil, libp2p.Gate(cfg.Allow), resources)
+	overQUIC, err := quic.NewTransport(cfg.Identity.Key(), ports, nil, cfg.gate(), resources)
 	if err != nil {
 		return err
 	}

@@ -113,18 +113,25 @@ func newCluster(cfg ClusterConfig, id *libp2p.Identity, dataDir string, keep boo
 
 // openIdentity opens the node's key, or makes one that lasts as long as the node, if somebody is to know it.
 func (n *Node) openIdentity() (err error) {
-	switch {
-	case !n.cfg.clustered() && !n.needsSite():
+	if !n.cfg.clustered() && !n.needsSite() {
 		return nil
-	case n.store.Disk == nil:
-		n.identity, err = libp2p.NewIdentity()
-	default:
-		n.identity, err = libp2p.LoadIdentity(filepath.Join(n.cfg.DataDir, identityName), chunkstore.WriteDurably)
+	}
+	n.identity, err = n.identityIn(identityName)
+	return err
+}
+
+// identityIn returns the key in a file of the data directory, or without one a key that lasts as long
+// as the node.
+func (n *Node) identityIn(name string) (i *libp2p.Identity, err error) {
+	if n.store.Disk == nil {
+		i, err = libp2p.NewIdentity()
+	} else {
+		i, err = libp2p.LoadIdentity(filepath.Join(n.cfg.DataDir, name), chunkstore.WriteDurably)
 	}
 	if err != nil {
-		return &SettingError{"data-dir", err}
+		return nil, &SettingError{"data-dir", err}
 	}
-	return nil
+	return i, nil
 }
 
 // run is a member until ctx ends.

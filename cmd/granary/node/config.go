@@ -19,6 +19,7 @@ type Config struct {
 	DataConfig        `embed:""`
 	ListenConfig      `embed:""`
 	GatewayConfig     `embed:""`
+	BitswapConfig     `embed:""`
 	ClusterConfig     `embed:""`
 	SiteConfig        `embed:""`
 	SnapshotterConfig `embed:""`

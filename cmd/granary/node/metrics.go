@@ -41,6 +41,7 @@ type metrics struct {
 	answering        prometheus.Gauge
 	gatewayRequests  *prometheus.CounterVec // by code
 	gatewayBytes     *prometheus.CounterVec // by readers
+	bitswap          *prometheus.CounterVec // by direction
 
 	bySource [len(sources)]atomic.Int64 // what served counts, for the status page
 	upstream atomic.Int64
@@ -92,8 +93,11 @@ func newMetrics() *metrics {
 		gatewayBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "granary_gateway_bytes_total", Help: "Bytes of chunks that left the gateway: for all, or for who has shown a token.",
 		}, []string{"readers"}),
+		bitswap: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "granary_bitswap_bytes_total", Help: "Bytes of chunks that were exchanged by bitswap, by direction.",
+		}, []string{"direction"}),
 	}
-	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults, m.gatewayRequests, m.gatewayBytes, m.parentBytes,
+	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults, m.gatewayRequests, m.gatewayBytes, m.parentBytes, m.bitswap,
 		m.answered, m.answerTime, m.answering, m.pullsBy("client", &m.demand.pulls), m.pullsBy("node", &m.demand.upstreamPulls),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What never happened is 0, not absent.
@@ -104,6 +108,7 @@ func newMetrics() *metrics {
 	}
 	for _, d := range []string{"in", "out"} {
 		m.peers.WithLabelValues(d)
+		m.bitswap.WithLabelValues(d)
 	}
 	for _, s := range []string{"disk", "layout", "parent", "peer", "table", "upstream"} {
 		m.corrupt.WithLabelValues(s)

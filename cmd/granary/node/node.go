@@ -25,6 +25,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/chunkstore/lend"
 	"github.com/granary-oci/granary/p2p"
+	"github.com/granary-oci/granary/p2p/bitswap"
 	"github.com/granary-oci/granary/p2p/libp2p"
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/access"
@@ -80,6 +81,7 @@ type Node struct {
 	chunks    http.Handler            // what answers there
 	cluster   *cluster                // nil for a node alone
 	watching  atomic.Pointer[cluster] // the same, once it can be told of blobs
+	bitswap   *bitswap.Node           // nil if no chunks are exchanged
 	registry  *proxy.Registry
 	handler   http.Handler
 	tagRules  []proxy.TagRule
@@ -140,15 +142,21 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 	face.Layers = lazy.NewLayers(derived)
 	if n.cluster != nil {
 		face.Peers, face.OwnRanges = peers{n.cluster, n.store.Proven}, cfg.UnprovenRanges == "upstream"
+		face.Owns = n.cluster.client.Owns
+	}
+	if len(cfg.BitswapPeer) > 0 {
+		face.Swarm = swarm{n}
 	}
 	n.registry = proxy.NewRegistry(face)
 	n.lend(face.Contents)
 	n.handler = n.metrics.answers(proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log, n.tracing.tracer()), proxy.Limits{
 		Total: cfg.MaxRequests, PerClient: cfg.MaxRequestsPerClient, Queue: maxQueue, Wait: maxQueueing,
 	}))
-	if err := n.openGateway(); err != nil {
-		_ = n.close() // err is what matters
-		return nil, err
+	for _, open := range []func() error{n.openGateway, n.openBitswap} {
+		if err := open(); err != nil {
+			_ = n.close() // err is what matters
+			return nil, err
+		}
 	}
 	return n, nil
 }
@@ -479,7 +487,7 @@ func (n *Node) Run(ctx context.Context) error {
 		defer leave()
 		return n.drain(admin, registry, gate, children)
 	})
-	n.log.Info("serving", "registry", strings.Join(n.URLs(), " "), "admin", n.AdminURL(), "gateway", n.GatewayURL(),
+	n.log.Info("serving", "registry", strings.Join(n.URLs(), " "), "admin", n.AdminURL(), "gateway", n.GatewayURL(), "bitswap", strings.Join(n.BitswapAddrs(), " "),
 		"data", n.cfg.DataDir, "version", Version)
 	err := g.Wait()
 	if cerr := n.close(); err == nil {
