@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -106,7 +107,9 @@ func (n *Node) Close() error {
 // Addrs returns where others reach the node, as they name it.
 func (n *Node) Addrs() (all []string) {
 	for _, a := range n.cfg.Host.Network().ListenAddresses() {
-		all = append(all, fmt.Sprintf("%s/p2p/%s", a, n.cfg.Host.ID()))
+		if !strings.HasPrefix(a.String(), "/p2p-circuit") { // which is where nobody is dialled
+			all = append(all, fmt.Sprintf("%s/p2p/%s", a, n.cfg.Host.ID()))
+		}
 	}
 	return all
 }

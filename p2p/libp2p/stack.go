@@ -29,12 +29,12 @@ const (
 )
 
 // The same for strangers. A stream is worth up to 4 MiB of memory to who begins a large message and
-// never ends it.
+// never ends it. But bitswap answers on many at once, and what is refused is not sent again.
 const (
 	maxStrangers         = 128 // connections that come in
 	maxStrangerConns     = 4   // from one peer
-	maxStrangerStreams   = 256 // of all
-	maxStrangerLanes     = 8   // of one peer
+	maxStrangerStreams   = 512 // of all
+	maxStrangerLanes     = 64  // of one peer
 	maxStrangersPerPlace = 32  // connections from and to one IP address
 	maxStrangerWindows   = 256 << 20
 )

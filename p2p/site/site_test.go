@@ -238,3 +238,35 @@ func TestSettingsThatContradictAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestStrangersAreLetInAndNotSoughtOut: a host for strangers answers whoever connects, and connects to
+// nobody but those that it is told of, whatever addresses others give as theirs.
+func TestStrangersAreLetInAndNotSoughtOut(t *testing.T) {
+	stranger, named := newHost(t, nil, overTCP), newHost(t, nil, overTCP)
+	h := newHost(t, func(c *Config) {
+		c.Strangers = true
+		c.Allow = func(id peer.ID) bool { return id == named.ID() }
+	}, overTCP, overQUIC)
+	for _, a := range h.Addrs() {
+		if err := stranger.Connect(t.Context(), peer.AddrInfo{ID: h.ID(), Addrs: []ma.Multiaddr{a}}); err != nil {
+			t.Fatalf("a stranger, over %s: %v", a, err)
+		}
+	}
+	s, err := stranger.NewStream(t.Context(), h.ID(), echoed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Reset()
+	if err := stranger.Network().ClosePeer(h.ID()); err != nil {
+		t.Fatal(err)
+	}
+	for h.Network().Connectedness(stranger.ID()) == network.Connected {
+		time.Sleep(time.Millisecond)
+	}
+	if err := h.Connect(t.Context(), peer.AddrInfo{ID: stranger.ID(), Addrs: stranger.Addrs()}); err == nil {
+		t.Error("a stranger was dialled")
+	}
+	if err := h.Connect(t.Context(), peer.AddrInfo{ID: named.ID(), Addrs: named.Addrs()}); err != nil {
+		t.Errorf("who is named was not: %v", err)
+	}
+}
