@@ -24,6 +24,10 @@ func (s *stack) mapOf(t *testing.T, repository string, d digest.Digest, header .
 		t.Fatalf("pull: %s", resp.Status)
 	}
 	resp, body := s.do(t, http.MethodGet, "/v2/"+repository+"/_granary/map/"+string(d), header...)
+	for begin := time.Now(); resp.StatusCode == http.StatusNotFound && time.Since(begin) < time.Minute; { // while the last chunk is written
+		time.Sleep(time.Millisecond)
+		resp, body = s.do(t, http.MethodGet, "/v2/"+repository+"/_granary/map/"+string(d), header...)
+	}
 	if err := json.Unmarshal(body, &all); err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("map: %s: %s", resp.Status, body)
 	}

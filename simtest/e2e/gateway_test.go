@@ -55,9 +55,10 @@ func (n *node) mapOf(t *testing.T, repository, credential string, layer int) (m 
 	at := n.url + "/v2/" + repository
 	d := string(image.Layers[layer].Digest)
 	programs.Run(t, nil, "curl", "-fsS", "-u", credential, "-o", "/dev/null", at+"/blobs/"+d)
-	if err := json.Unmarshal([]byte(programs.Run(t, nil, "curl", "-fsS", "-u", credential, at+"/_granary/map/"+d)), &m); err != nil || len(m.Chunks) == 0 {
-		t.Fatalf("map: %+v, %v", m, err)
-	}
+	programs.Eventually(t, "there is a map of "+d, func() bool { // which is when the last chunk is written
+		said := programs.Run(t, nil, "curl", "-sS", "-u", credential, at+"/_granary/map/"+d)
+		return json.Unmarshal([]byte(said), &m) == nil && len(m.Chunks) > 0
+	})
 	return m
 }
 

@@ -35,10 +35,10 @@ func gates(t *testing.T) func(*node.Config) {
 // mapOf returns what the chunks of a blob are, as a node tells a caller.
 func (m *member) mapOf(t *testing.T, path, authorization string) (all proxy.BlobMap) {
 	t.Helper()
-	a := m.get(path, "Authorization", authorization)
-	if err := json.Unmarshal(a.body, &all); err != nil || len(all.Chunks) == 0 {
-		t.Fatalf("map: %d %v %s", a.status, a.err, a.body)
-	}
+	eventually(t, "there is a map of "+path, func() bool { // which is when the last chunk is written
+		a := m.get(path, "Authorization", authorization)
+		return json.Unmarshal(a.body, &all) == nil && len(all.Chunks) > 0
+	})
 	return all
 }
 
