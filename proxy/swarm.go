@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/graph"
 )
 
@@ -16,7 +17,8 @@ import (
 // of registries and give chunks to everybody, by their digests. A blob of one chunk names it itself; of
 // others a member that has all of the blob gives the map. What comes this way is kept as a chunk is
 // that was found by a map (see alike.go): it is not lent before the blob has matched, and if it does
-// not, all is fetched from the upstream. What does not come, is fetched as ever.
+// not, all is fetched from the upstream. What does not come, is fetched as ever. Of what is not for
+// everybody they are not even told the digests.
 
 // Swarm are such nodes.
 type Swarm interface {
@@ -51,8 +53,8 @@ type wanted struct {
 
 // fromSwarm gets what it can of blobs that are not here. What goes wrong is found out by who reads them.
 func (w *Warming) fromSwarm(ctx context.Context, p *Repository, found []*graph.Node) {
-	r := p.registry
-	if r.cfg.Swarm == nil {
+	r, questions := p.registry, 1
+	if r.cfg.Swarm == nil || !r.Open(p.Repository, access.Caller{}).isPublic(ctx, w.Status().Digest, &questions) {
 		return
 	}
 	all := &wants{p: p, places: make(map[digest.Digest][]wanted)}

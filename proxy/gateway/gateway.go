@@ -44,6 +44,7 @@ const (
 	maxURI     = 1 << 10          // bytes
 	findWithin = 10 * time.Second // which takes long if a registry has to be asked who may read
 	sendWithin = time.Minute      // for a chunk to be taken
+	bodyWithin = 5 * time.Second  // nothing here has a body
 	rawFormat  = "application/vnd.ipld.raw"
 	// probe is the CID of nothing, by which clients find out whether this is a gateway (section 4).
 	probe = "bafkqaaa"
@@ -99,6 +100,10 @@ type face struct {
 func (f *face) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	client := http.NewResponseController(w)
 	_ = client.SetWriteDeadline(time.Now().Add(sendWithin)) // the registry face sets its own
+	if r.ContentLength != 0 {
+		w.Header().Set("Connection", "close") // what a client announces and does not send must not hold it
+		_ = client.SetReadDeadline(time.Now().Add(bodyWithin))
+	}
 	tokens := r.Header.Values(TokenHeader)
 	shown := len(tokens) == 1 && f.cfg.Shown(tokens[0])
 	switch _, chunk := strings.CutPrefix(r.URL.Path, "/ipfs/"); {

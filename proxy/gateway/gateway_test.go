@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	ipfs "github.com/ipfs/boxo/gateway"
+	"github.com/ipfs/go-cid"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/blocks"
@@ -198,6 +200,22 @@ func TestNothingElseIsThere(t *testing.T) {
 	}
 	if resp, _ := ask(t, http.MethodPut, url+here+raw); resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("PUT: %s", resp.Status)
+	}
+}
+
+// TestAStockClientReads with what boxo has for reading gateways.
+func TestAStockClientReads(t *testing.T) {
+	url, _ := newGateway(t)
+	store, err := ipfs.NewRemoteBlockstore([]string{url}, http.DefaultClient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, absent := cid.MustParse(cidOf(t, public)), cid.MustParse(cidOf(t, secret))
+	if b, err := store.Get(t.Context(), here); err != nil || string(b.RawData()) != public {
+		t.Errorf("got %v, %v", b, err)
+	}
+	if b, err := store.Get(t.Context(), absent); err == nil {
+		t.Errorf("got %q", b.RawData())
 	}
 }
 

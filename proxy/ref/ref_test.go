@@ -99,6 +99,8 @@ func TestParsePath(t *testing.T) {
 		{"/v2/a/blobs/manifests/b/manifests/v1", nil, ref.Request{Kind: ref.Manifest, Repository: repo("default.io/a/blobs/manifests/b"), Tag: "v1"}},
 		{"/v2/app/tags/list", nil, ref.Request{Kind: ref.Tags, Repository: repo("default.io/app")}},
 		{"/v2/app/referrers/" + sha, nil, ref.Request{Kind: ref.Referrers, Repository: repo("default.io/app"), Digest: digest.Digest(sha)}},
+		{"/v2/app/_granary/map/" + sha, nil, ref.Request{Kind: ref.Map, Repository: repo("default.io/app"), Digest: digest.Digest(sha)}},
+		{"/v2/app/_granary/toc/" + sha, []string{"ghcr.io"}, ref.Request{Kind: ref.TOC, Repository: repo("ghcr.io/app"), Digest: digest.Digest(sha), Namespace: "ghcr.io"}},
 		{"/v2/app/blobs/uploads/", nil, ref.Request{Kind: ref.Upload, Repository: repo("default.io/app")}},
 		{"/v2/app/blobs/uploads/123", nil, ref.Request{Kind: ref.Upload, Repository: repo("default.io/app")}},
 	} {
@@ -126,6 +128,8 @@ func TestParsePath(t *testing.T) {
 		{"/v2/app/manifests/-v1", "", "MANIFEST_INVALID"},
 		{"/v2/app/manifests/sha256:12", "", "DIGEST_INVALID"},
 		{"/v2/app/blobs/v1", "", "DIGEST_INVALID"},
+		{"/v2/app/map/" + sha, "", "NAME_UNKNOWN"},
+		{"/v2/app/_granary/map/v1", "", "DIGEST_INVALID"},
 		{"/v2/app/blobs/" + blake, "", "UNSUPPORTED"},
 		{"/v2/app/manifests/v1", "http://ghcr.io", "NAME_INVALID"},
 		{"/v2/app/manifests/v1", "ghcr.io/x", "NAME_INVALID"},

@@ -214,3 +214,31 @@ func TestAPreheatDoesNotNeedItsPeers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPeersAreAskedForWhatIsPublic alone: of a private image they are not told the digests.
+func TestPeersAreAskedForWhatIsPublic(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	s := newStock(t)
+	open, secret := r.push("open", "v1", random(900<<10, 141), random(800<<10, 142)), r.push("secret", "v1", random(900<<10, 143))
+	r.restrict("basic", map[string]string{username + ":" + password: "secret"}, "secret")
+	s.put(open)
+	s.put(secret)
+	m := alone(t, r, func(c *node.Config) { c.BitswapPeer = []string{s.address()} })
+	sent := r.sent.Load()
+	for _, c := range []struct {
+		img  *image
+		came float64 // bytes at the least
+	}{{secret, 0}, {open, 1700 << 10}} {
+		q := node.Preheat{Refs: []string{host + "/" + c.img.repository + ":v1"}, Authorization: map[string]string{host: basic(password)}}
+		if p := m.preheats(t, q); p.State != "done" {
+			t.Fatalf("preheat of %s: %+v", c.img.repository, p)
+		}
+		if n := metric(t, m, `granary_bitswap_bytes_total{direction="in"}`); n < c.came || c.came == 0 && n > 0 {
+			t.Errorf("%s: %v bytes came from the peer", c.img.repository, n)
+		}
+	}
+	if n := r.sent.Load() - sent; n > 1<<20 {
+		t.Errorf("the registry sent %d bytes", n)
+	}
+}

@@ -15,7 +15,7 @@ import (
 // BitswapConfig says whether chunks are exchanged with IPFS's nodes.
 type BitswapConfig struct {
 	BitswapListen []string `name:"bitswap-listen" placeholder:"MULTIADDR" help:"Address at which anybody gets chunks of public repositories by IPFS's bitswap, as in /ip4/0.0.0.0/tcp/4001. May be repeated. Default: none."`
-	BitswapPeer   []string `name:"bitswap-peer" placeholder:"MULTIADDR/p2p/ID" help:"Node that is asked for chunks by bitswap when images are preheated, before members and registries are. May be repeated."`
+	BitswapPeer   []string `name:"bitswap-peer" placeholder:"MULTIADDR/p2p/ID" help:"Node that is asked for chunks by bitswap when public images are preheated, before members and registries are. May be repeated."`
 }
 
 // bitswapKey is the key that the node is known by to those it exchanges chunks with: another one than
