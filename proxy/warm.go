@@ -98,6 +98,10 @@ func (w *Warming) bring(ctx context.Context, p *Repository, want ref.Reference, 
 	for _, b := range found.Blobs() {
 		g.Go(func() error {
 			err := w.blob(gctx, p, b)
+			if chunk.IsCorrupt(err) { // what was wrong is dropped, and who gave it is not believed again
+				p.registry.report(err)
+				err = w.blob(gctx, p, b)
+			}
 			if errors.Is(err, chunk.ErrNotFound) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -136,7 +140,7 @@ func hasLayers(m *graph.Node) bool {
 
 // blob reads a blob to its verified end, unless all of it is stored. It is the caller's to be
 // refused even then.
-func (w *Warming) blob(ctx context.Context, p *Repository, n *graph.Node) error {
+func (w *Warming) blob(ctx context.Context, p *Repository, n *graph.Node) (err error) {
 	b, err := p.Blob(ctx, n.Digest)
 	if err != nil {
 		if errors.Is(err, chunk.ErrNotFound) && n.Content != nil {
@@ -155,6 +159,12 @@ func (w *Warming) blob(ctx context.Context, p *Repository, n *graph.Node) error 
 	went := reading.from(0)
 	rd := b.Open(ctx)
 	defer rd.Close()
+	var read int64
+	defer func() {
+		if err != nil {
+			w.done.Add(-read)
+		}
+	}()
 	for {
 		c, _, err := rd.Next()
 		if err == io.EOF {
@@ -163,6 +173,7 @@ func (w *Warming) blob(ctx context.Context, p *Repository, n *graph.Node) error 
 		if err != nil {
 			return err
 		}
+		read += int64(len(c))
 		w.done.Add(int64(len(c)))
 		went(int64(len(c)))
 	}

@@ -242,3 +242,23 @@ func TestPeersAreAskedForWhatIsPublic(t *testing.T) {
 		t.Errorf("the registry sent %d bytes", n)
 	}
 }
+
+// TestAWrongMapFailsNoPreheat, though a peer has the chunks that it names: the blob does not match, and
+// comes from the registry.
+func TestAWrongMapFailsNoPreheat(t *testing.T) {
+	t.Parallel()
+	s := newStock(t)
+	models, m, h := withHostileMaps(t, lies["nothing has changed"], func(c *node.Config) { c.BitswapPeer = []string{s.address()} })
+	s.put(&image{blobs: map[digest.Digest][]byte{"old": oldModel()}})
+	eventually(t, "the map is used", func() bool {
+		model, path := models.next()
+		if p := m.preheats(t, node.Preheat{Refs: []string{fmt.Sprintf("%s/model:v%d", host, models.n)}}); p.State != "done" {
+			t.Errorf("preheat: %+v", p)
+		}
+		if err := m.gives(model, path); err != nil {
+			t.Error(err)
+		}
+		return metric(t, m, `granary_bitswap_bytes_total{direction="in"}`) > 0
+	})
+	eventually(t, "the giver of the map is in quarantine", func() bool { return m.known(h.ID()).State == "quarantined" })
+}
