@@ -47,6 +47,7 @@ func TestDigestsOfABlobThatHasMatched(t *testing.T) {
 		}
 		none("before it has matched", b.Size())
 		read(t, s, b, b, nil)
+		written(t, s)
 		none("of another size", b.Size()-1)
 		digests(t, s, b, 1, 2)
 		for _, r := range [][2]int{{-1, 1}, {0, 0}, {0, 5}, {4, 1}, {1 << 40, 1}} {

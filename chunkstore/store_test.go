@@ -83,6 +83,14 @@ func fill(t testing.TB, s chunk.Store, b storetest.Blob) {
 	}
 }
 
+// written waits until what was put is on disk, and not on its way there.
+func written(t testing.TB, s *chunkstore.Disk) {
+	t.Helper()
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // has reports whether the store gives chunk i, right.
 func has(t testing.TB, s chunk.Source, b storetest.Blob, i int) bool {
 	t.Helper()

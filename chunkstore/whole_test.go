@@ -51,6 +51,7 @@ func TestAWholeBlobIsLent(t *testing.T) {
 	}
 	read(t, s, b, b, nil)
 	fill(t, s, small)
+	written(t, s)
 	if !lent(t, s, b) || !lent(t, s, small) {
 		t.Error("not lent")
 	}
