@@ -3,17 +3,15 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
+
+	"github.com/granary-oci/granary/simtest/machines"
 )
 
 // outcome is what a client prints when it has ended.
@@ -23,10 +21,8 @@ type outcome struct {
 	Error   string
 }
 
-// fetch is a light client: it pulls as a runtime does, the manifest and then the
-// blobs, three at a time, compares each digest and throws the bytes away. It
-// repeats nothing: whatever a node lets its clients see is an error. It
-// begins when it reads a line, so that many can begin together.
+// fetch is a light client ([machines.Pull]). It begins when it reads a line, so that many
+// can begin together.
 //
 //	cluster fetch http://127.0.0.1:5050 NAME DIGEST
 func fetch(args []string) int {
@@ -39,7 +35,7 @@ func fetch(args []string) int {
 		return 2
 	}
 	begin := time.Now()
-	n, err := pullImage(context.Background(), args[0]+"/v2/"+args[1], digest.Digest(args[2]))
+	n, err := machines.Pull(context.Background(), http.DefaultClient, args[0]+"/v2/"+args[1], tag, digest.Digest(args[2]))
 	o := outcome{Seconds: time.Since(begin).Seconds(), Bytes: n}
 	if err != nil {
 		o.Error = err.Error()
@@ -49,71 +45,4 @@ func fetch(args []string) int {
 		return 1
 	}
 	return 0
-}
-
-// pullImage gets the image by its tag and returns its bytes.
-func pullImage(ctx context.Context, repository string, want digest.Digest) (int64, error) {
-	p, err := getManifest(ctx, repository+"/manifests/"+tag)
-	if err != nil {
-		return 0, err
-	}
-	if got := digest.FromBytes(p); got != want {
-		return 0, fmt.Errorf("manifest: digest %s, want %s", got, want)
-	}
-	var m ocispec.Manifest
-	if err := json.Unmarshal(p, &m); err != nil {
-		return 0, fmt.Errorf("manifest: %w", err)
-	}
-	n := int64(len(p))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(3)
-	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-		n += d.Size
-		g.Go(func() error { return getBlob(ctx, repository+"/blobs/"+string(d.Digest), d) })
-	}
-	return n, g.Wait()
-}
-
-func getManifest(ctx context.Context, url string) ([]byte, error) {
-	resp, err := get(ctx, url)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	return io.ReadAll(io.LimitReader(resp.Body, 4<<20))
-}
-
-func getBlob(ctx context.Context, url string, d ocispec.Descriptor) error {
-	resp, err := get(ctx, url)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	h := sha256.New()
-	n, err := io.CopyBuffer(h, struct{ io.Reader }{resp.Body}, make([]byte, 256<<10))
-	if err != nil {
-		return fmt.Errorf("blob %s: after %d of %d bytes: %w", d.Digest, n, d.Size, err)
-	}
-	if got := digest.NewDigest(digest.SHA256, h); got != d.Digest || n != d.Size {
-		return fmt.Errorf("blob %s: got %s, %d bytes of %d", d.Digest, got, n, d.Size)
-	}
-	return nil
-}
-
-func get(ctx context.Context, url string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept", ocispec.MediaTypeImageManifest)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close()
-		out, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
-		return nil, fmt.Errorf("%s: %s: %s", url, resp.Status, out)
-	}
-	return resp, nil
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -15,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/granary-oci/granary/simtest/lines"
+	"github.com/granary-oci/granary/simtest/machines"
 )
 
 // network is a bridge in a namespace of its own, and a namespace for each
@@ -42,11 +41,11 @@ const (
 )
 
 // newNetwork makes a network for so many machines.
-func newNetwork(ctx context.Context, machines int) (*network, error) {
-	sweep()
-	n := &network{bridge: fmt.Sprintf("%s%d-b", namePrefix, os.Getpid()), restore: allowNeighbours(machines * machines)}
+func newNetwork(ctx context.Context, count int) (*network, error) {
+	machines.Sweep(namePrefix)
+	n := &network{bridge: fmt.Sprintf("%s%d-b", namePrefix, os.Getpid()), restore: allowNeighbours(count * count)}
 	n.all = append(n.all, n.bridge)
-	return n, lines.Run(ctx,
+	return n, machines.Commands(ctx,
 		"ip netns add "+n.bridge,
 		"ip -n "+n.bridge+" link add br0 address "+bridgeMAC+" type bridge mcast_snooping 0",
 		"ip -n "+n.bridge+" link set br0 up")
@@ -59,7 +58,7 @@ func (n *network) add(ctx context.Context, label string, number, rate int, both 
 	s.client = &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DialContext: s.dial, DisableKeepAlives: true}}
 	n.all = append(n.all, s.name)
 	port, tbf := "p"+label, fmt.Sprintf(shape, rate)
-	link := []string{
+	lines := []string{
 		"ip netns add " + s.name,
 		"ip link add eth0 netns " + s.name + " type veth peer name " + port + " netns " + n.bridge,
 		"ip -n " + s.name + " addr add " + s.address + "/24 dev eth0",
@@ -70,9 +69,9 @@ func (n *network) add(ctx context.Context, label string, number, rate int, both 
 		"tc -n " + s.name + " qdisc add dev eth0 " + tbf,
 	}
 	if both {
-		link = append(link, "tc -n "+n.bridge+" qdisc add dev "+port+" "+tbf)
+		lines = append(lines, "tc -n "+n.bridge+" qdisc add dev "+port+" "+tbf)
 	}
-	return s, lines.Run(ctx, link...)
+	return s, machines.Commands(ctx, lines...)
 }
 
 func (n *network) close() {
@@ -109,14 +108,14 @@ func allowNeighbours(n int) (restore func()) {
 // reach everybody else.
 func partition(ctx context.Context, a, b []*space) error {
 	return between(a, b, func(s, t *space) error {
-		return lines.Run(ctx, "ip -n "+s.name+" neigh replace "+t.address+" lladdr "+bridgeMAC+" dev eth0 nud permanent")
+		return machines.Commands(ctx, "ip -n "+s.name+" neigh replace "+t.address+" lladdr "+bridgeMAC+" dev eth0 nud permanent")
 	})
 }
 
 // heal undoes partition.
 func heal(ctx context.Context, a, b []*space) error {
 	return between(a, b, func(s, t *space) error {
-		return lines.Run(ctx, "ip -n "+s.name+" neigh del "+t.address+" dev eth0")
+		return machines.Commands(ctx, "ip -n "+s.name+" neigh del "+t.address+" dev eth0")
 	})
 }
 
@@ -174,15 +173,4 @@ func (s *space) dial(ctx context.Context, kind, address string) (c net.Conn, err
 	}
 	runtime.UnlockOSThread()
 	return c, err
-}
-
-// sweep deletes the namespaces of runs that were killed.
-func sweep() {
-	names, _ := filepath.Glob("/run/netns/" + namePrefix + "*")
-	for _, name := range names {
-		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(name), namePrefix), "-")
-		if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {
-			_ = exec.Command("ip", "netns", "del", filepath.Base(name)).Run()
-		}
-	}
 }

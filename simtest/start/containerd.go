@@ -7,21 +7,23 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+
+	"github.com/granary-oci/granary/simtest/machines"
 )
 
 const platform = "linux/" + runtime.GOARCH
 
 // daemon is a containerd with nothing in it.
 type daemon struct {
-	*process
+	*machines.Process
 	lab    *lab
-	space  *space
+	space  *machines.Space
 	dir    string
 	socket string
 }
 
 // startContainerd starts a containerd on a machine; more is added to its configuration.
-func (l *lab) startContainerd(ctx context.Context, s *space, more ...string) (d *daemon, err error) {
+func (l *lab) startContainerd(ctx context.Context, s *machines.Space, more ...string) (d *daemon, err error) {
 	program, err := tool("containerd")
 	if err != nil {
 		return nil, err
@@ -40,10 +42,10 @@ func (l *lab) startContainerd(ctx context.Context, s *space, more ...string) (d 
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, err
 	}
-	if d.process, err = start(l.logFile("containerd"), s, program, "-c", config); err != nil {
+	if d.Process, err = machines.Start(l.logFile("containerd"), s, program, "-c", config); err != nil {
 		return nil, err
 	}
-	if err := d.ready(ctx, func() bool { return d.ctr(ctx, "version") == nil }); err != nil {
+	if err := d.Ready(ctx, func() bool { return d.ctr(ctx, "version") == nil }); err != nil {
 		d.end()
 		return nil, err
 	}
@@ -56,7 +58,7 @@ func (d *daemon) ctr(ctx context.Context, args ...string) error {
 	if err != nil {
 		return err
 	}
-	line := d.space.in(append([]string{program, "-a", d.socket}, args...)...)
+	line := d.space.In(append([]string{program, "-a", d.socket}, args...)...)
 	if out, err := exec.CommandContext(ctx, line[0], line[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("ctr %v: %w: %s", args, err, out[max(0, len(out)-1000):])
 	}
@@ -65,7 +67,7 @@ func (d *daemon) ctr(ctx context.Context, args ...string) error {
 
 // end ends the daemon, and removes what it has stored.
 func (d *daemon) end() {
-	d.stop()
+	d.Stop()
 	unmountBelow(d.dir)
 	_ = os.RemoveAll(d.dir)
 }
@@ -120,12 +122,12 @@ func bySnapshotter(ctx context.Context, l *lab, img *image, c command) ([]measur
 		return nil, err
 	}
 	s := l.net.nodes[0]
-	p, err := start(l.logFile("stargz"), s, program, socket, dir+"/root", config)
+	p, err := machines.Start(l.logFile("stargz"), s, program, socket, dir+"/root", config)
 	if err != nil {
 		return nil, err
 	}
-	defer p.stop()
-	if err := p.ready(ctx, func() bool { _, err := os.Stat(socket); return err == nil }); err != nil {
+	defer p.Stop()
+	if err := p.Ready(ctx, func() bool { _, err := os.Stat(socket); return err == nil }); err != nil {
 		return nil, err
 	}
 	d, err := l.startContainerd(ctx, s, fmt.Sprintf("[proxy_plugins.stargz]\ntype = 'snapshot'\naddress = %q\n[proxy_plugins.stargz.exports]\nroot = %q\nenable_remote_snapshot_annotations = 'true'\n"+

@@ -79,7 +79,7 @@ func (l *lab) makeImages(ctx context.Context, o *options) error {
 
 func (l *lab) close() {
 	if l.registry != nil {
-		l.registry.stop()
+		l.registry.Stop()
 	}
 	if l.net != nil {
 		l.net.close()
@@ -163,16 +163,16 @@ type stopwatch struct {
 }
 
 func (l *lab) watch() *stopwatch {
-	l.net.wire.trace.start(l.label)
-	return &stopwatch{l: l, begin: time.Now(), bytes: l.net.wire.payload.Load()}
+	l.net.trace.start(l.label)
+	return &stopwatch{l: l, begin: time.Now(), bytes: l.net.wire.ToFar.Payload.Load()}
 }
 
 func (w *stopwatch) mounted() {
 	w.at = time.Since(w.begin)
-	w.l.net.wire.trace.say("mounted")
+	w.l.net.trace.say("mounted")
 }
 
 func (w *stopwatch) stop() outcome {
-	w.l.net.wire.trace.say("printed")
-	return outcome{mounted: w.at, took: time.Since(w.begin), bytes: w.l.net.wire.payload.Load() - w.bytes}
+	w.l.net.trace.say("printed")
+	return outcome{mounted: w.at, took: time.Since(w.begin), bytes: w.l.net.wire.ToFar.Payload.Load() - w.bytes}
 }

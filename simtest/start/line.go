@@ -7,6 +7,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/machines"
 )
 
 // line is what a connection over the link is found to be.
@@ -33,15 +35,15 @@ const (
 
 // measure finds out what the link does to programs.
 func (n *network) measure(ctx context.Context) (l line, err error) {
-	if l.connect, l.trip, l.rate, err = n.nodes[0].probe(ctx, n.registry); err != nil || len(n.nodes) < 2 {
+	if l.connect, l.trip, l.rate, err = probe(ctx, n.nodes[0], n.registry); err != nil || len(n.nodes) < 2 {
 		return l, err
 	}
-	_, _, l.rateNear, err = n.nodes[0].probe(ctx, n.nodes[1])
+	_, _, l.rateNear, err = probe(ctx, n.nodes[0], n.nodes[1])
 	return l, err
 }
 
-func (s *space) probe(ctx context.Context, to *space) (connect, trip time.Duration, rate float64, err error) {
-	server, err := to.listen(to.address + probePort)
+func probe(ctx context.Context, s, to *machines.Space) (connect, trip time.Duration, rate float64, err error) {
+	server, err := to.Listen(to.Address + probePort)
 	if err != nil {
 		return 0, 0, 0, err
 	}
@@ -49,13 +51,13 @@ func (s *space) probe(ctx context.Context, to *space) (connect, trip time.Durati
 	go echo(server)
 	var connects, trips []time.Duration
 	for range probes {
-		c, t, err := s.exchange(ctx, to.address+probePort, 1)
+		c, t, err := exchange(ctx, s, to.Address+probePort, 1)
 		if err != nil {
 			return 0, 0, 0, fmt.Errorf("probe the link: %w", err)
 		}
 		connects, trips = append(connects, c), append(trips, t)
 	}
-	_, took, err := s.exchange(ctx, to.address+probePort, transfer)
+	_, took, err := exchange(ctx, s, to.Address+probePort, transfer)
 	return median(connects), median(trips), transfer * 8 / 1e6 / took.Seconds(), err
 }
 
@@ -81,9 +83,9 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // exchange connects, sends a line, and gets so many bytes.
-func (s *space) exchange(ctx context.Context, address string, n int64) (connect, rest time.Duration, err error) {
+func exchange(ctx context.Context, s *machines.Space, address string, n int64) (connect, rest time.Duration, err error) {
 	begin := time.Now()
-	c, err := s.dial(ctx, "tcp4", address)
+	c, err := s.Dial(ctx, "tcp4", address)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -16,13 +16,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/machines"
 )
 
 // node is a granary on its machine.
 type node struct {
-	*process
+	*machines.Process
 	lab    *lab
-	space  *space
+	space  *machines.Space
 	data   string
 	client *http.Client
 }
@@ -37,13 +39,13 @@ func (l *lab) startNode(ctx context.Context, i int, data string, more ...string)
 		}
 	}
 	s := l.net.nodes[i]
-	n = &node{lab: l, space: s, data: data, client: s.client()}
+	n = &node{lab: l, space: s, data: data, client: s.Client()}
 	args := append([]string{l.granary, "serve", "--data-dir", data, "--listen", "127.0.0.1:5050", "--admin", "127.0.0.1:5051", "--cache-size", "8GiB",
 		"--upstream", registryHost + "=http://" + l.registry.address(), "--default-upstream", registryHost, "--log-level", l.logLevel}, more...)
-	if n.process, err = start(l.logFile(fmt.Sprint("node", i+1)), s, args...); err != nil {
+	if n.Process, err = machines.Start(l.logFile(fmt.Sprint("node", i+1)), s, args...); err != nil {
 		return nil, err
 	}
-	if err := n.ready(ctx, func() bool { return answers(ctx, n.client, adminURL+"/readyz") }); err != nil {
+	if err := n.Ready(ctx, func() bool { return machines.Answers(ctx, n.client, adminURL+"/readyz") }); err != nil {
 		n.end()
 		return nil, err
 	}
@@ -52,16 +54,16 @@ func (l *lab) startNode(ctx context.Context, i int, data string, more ...string)
 
 // end ends the node, and removes what it has stored.
 func (n *node) end() {
-	n.stop()
+	n.Stop()
 	_ = os.RemoveAll(n.data)
 }
 
 // startMember starts a member of a cluster on machine i.
 func (l *lab) startMember(ctx context.Context, i int) (*node, error) {
 	s := l.net.nodes[i]
-	flags := []string{"--p2p-listen", "/ip4/" + s.address + "/tcp/5052", "--gossip-listen", s.address + ":5053", "--advertise", s.address, "--cluster-secret-file", l.secret}
+	flags := []string{"--p2p-listen", "/ip4/" + s.Address + "/tcp/5052", "--gossip-listen", s.Address + ":5053", "--advertise", s.Address, "--cluster-secret-file", l.secret}
 	for _, other := range l.net.nodes[:i] {
-		flags = append(flags, "--join", other.address+":5053")
+		flags = append(flags, "--join", other.Address+":5053")
 	}
 	return l.startNode(ctx, i, "", flags...)
 }
@@ -81,7 +83,7 @@ func (l *lab) startCluster(ctx context.Context) (nodes []*node, end func(), err 
 		nodes = append(nodes, n)
 	}
 	for _, n := range nodes {
-		err := n.ready(ctx, func() bool { return n.metric(ctx, "granary_members", `state="up"`) == float64(len(nodes)-1) })
+		err := n.Ready(ctx, func() bool { return n.metric(ctx, "granary_members", `state="up"`) == float64(len(nodes)-1) })
 		if err != nil {
 			return nil, end, err
 		}
@@ -100,7 +102,7 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // granary runs a command through the node.
 func (n *node) granary(ctx context.Context, command string, args ...string) error {
-	args = n.space.in(append([]string{n.lab.granary, command, "--node", adminURL, "--default-upstream", registryHost}, args...)...)
+	args = n.space.In(append([]string{n.lab.granary, command, "--node", adminURL, "--default-upstream", registryHost}, args...)...)
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("granary %s: %w: %s", command, err, out[max(0, len(out)-1000):])
@@ -148,7 +150,7 @@ func (n *node) mount(ctx context.Context, image string, more ...string) (m *moun
 		return nil, err
 	}
 	args := append([]string{n.lab.granary, "mount", "--node", adminURL, "--default-upstream", registryHost}, more...)
-	args = n.space.in(append(args, image+":"+tag, m.dir)...)
+	args = n.space.In(append(args, image+":"+tag, m.dir)...)
 	log, err := os.OpenFile(n.lab.logFile("mount"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err

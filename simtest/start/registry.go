@@ -8,15 +8,16 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/simtest/machines"
 )
 
 // registry is the registry of the CNCF's distribution, on a machine of its own.
 type registry struct {
-	*process
-	space  *space
+	*machines.Process
+	space  *machines.Space
 	work   string       // where images are kept
 	client *http.Client // on its machine
 }
@@ -25,7 +26,7 @@ type registry struct {
 const registryHost = "registry.test"
 
 // startRegistry starts the registry with what earlier runs have put into it.
-func startRegistry(ctx context.Context, s *space, work, log string) (*registry, error) {
+func startRegistry(ctx context.Context, s *machines.Space, work, log string) (*registry, error) {
 	config := log + ".yml"
 	text := fmt.Sprintf("version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %s}, cache: {blobdescriptor: inmemory}}\nhttp: {addr: 0.0.0.0:5000}\n", filepath.Join(work, "registry"))
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
@@ -35,18 +36,18 @@ func startRegistry(ctx context.Context, s *space, work, log string) (*registry, 
 	if err != nil {
 		return nil, err
 	}
-	p, err := start(log, s, program, "serve", config)
+	p, err := machines.Start(log, s, program, "serve", config)
 	if err != nil {
 		return nil, err
 	}
-	r := &registry{p, s, work, s.client()}
-	return r, p.ready(ctx, func() bool { return answers(ctx, r.client, r.local("/v2/")) })
+	r := &registry{p, s, work, s.Client()}
+	return r, p.Ready(ctx, func() bool { return machines.Answers(ctx, r.client, r.local("/v2/")) })
 }
 
 func (r *registry) local(path string) string { return "http://127.0.0.1:5000" + path }
 
 // address is where the nodes reach the registry.
-func (r *registry) address() string { return r.space.address + ":5000" }
+func (r *registry) address() string { return r.space.Address + ":5000" }
 
 // holds reports whether the registry has an image.
 func (r *registry) holds(ctx context.Context, img *image) bool {
@@ -103,24 +104,4 @@ func (r *registry) do(ctx context.Context, method, url, mediaType string, body i
 		req.Header.Set("Content-Type", mediaType)
 	}
 	return r.client.Do(req)
-}
-
-// client is one of HTTP that is on the machine.
-func (s *space) client() *http.Client {
-	return &http.Client{Timeout: 5 * time.Minute, Transport: &http.Transport{DialContext: s.dial, DisableKeepAlives: true}}
-}
-
-func answers(ctx context.Context, c *http.Client, url string) bool {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return false
-	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return false
-	}
-	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
 }

@@ -67,7 +67,7 @@ func alone(flags ...string) func(context.Context, *lab, *image, command) ([]meas
 // time mounts the image, runs the command in it, and unmounts it.
 func (n *node) time(ctx context.Context, img *image, c command, flags ...string) (o outcome, err error) {
 	peers, asked := n.metric(ctx, "granary_peer_bytes_total", `"in"`), n.metric(ctx, "granary_upstream_requests_total", "")
-	cpu := n.cpu()
+	cpu := n.CPU()
 	w := n.lab.watch()
 	m, err := n.mount(ctx, img.Format, flags...)
 	if err != nil {
@@ -76,7 +76,7 @@ func (n *node) time(ctx context.Context, img *image, c command, flags ...string)
 	w.mounted()
 	err = c.run(ctx, m.dir)
 	o = w.stop()
-	o.cpu = n.cpu() - cpu
+	o.cpu = n.CPU() - cpu
 	o.peers = int64(n.metric(ctx, "granary_peer_bytes_total", `"in"`) - peers)
 	o.requests = int(n.metric(ctx, "granary_upstream_requests_total", "") - asked)
 	err = errors.Join(err, m.end())
@@ -113,7 +113,7 @@ func (l *lab) secondRun(ctx context.Context, img *image, c command, kinds []stri
 	if err := first(n); err != nil {
 		return nil, err
 	}
-	n.stop()
+	n.Stop()
 	if err := keepDerived(n.data, kinds...); err != nil {
 		return nil, err
 	}

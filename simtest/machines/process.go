@@ -1,4 +1,4 @@
-package main
+package machines
 
 import (
 	"bytes"
@@ -14,24 +14,25 @@ import (
 	"time"
 )
 
-// process is a program that runs on a machine until it is ended. What it prints is in a
+// Process is a program that runs on a machine until it is ended. What it prints is in a
 // file.
-type process struct {
+type Process struct {
 	name string
 	cmd  *exec.Cmd
 	log  string
 	done chan struct{} // closed when it has ended
 }
 
-// start starts a program; a log that is there grows.
-func start(log string, s *space, args ...string) (*process, error) {
+// Start starts a program; a log that is there grows. It is killed with the thread that has
+// started it, and so with its process.
+func Start(log string, s *Space, args ...string) (*Process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	args = s.in(args...)
-	p := &process{name: strings.TrimSuffix(filepath.Base(log), ".log"), cmd: exec.Command(args[0], args[1:]...), log: log, done: make(chan struct{})}
+	args = s.In(args...)
+	p := &Process{name: strings.TrimSuffix(filepath.Base(log), ".log"), cmd: exec.Command(args[0], args[1:]...), log: log, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = f, f
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
@@ -41,7 +42,8 @@ func start(log string, s *space, args ...string) (*process, error) {
 	return p, nil
 }
 
-func (p *process) alive() bool {
+// Alive reports whether the process has not ended.
+func (p *Process) Alive() bool {
 	select {
 	case <-p.done:
 		return false
@@ -50,29 +52,29 @@ func (p *process) alive() bool {
 	}
 }
 
-// ready waits until the process is.
-func (p *process) ready(ctx context.Context, is func() bool) error {
+// Ready waits until the process is, for a minute.
+func (p *Process) Ready(ctx context.Context, is func() bool) error {
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		if is() {
 			return nil
 		}
-		if !p.alive() || ctx.Err() != nil {
+		if !p.Alive() || ctx.Err() != nil {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return errors.Join(ctx.Err(), fmt.Errorf("%s is not ready:\n%s", p.name, p.output()))
+	return errors.Join(ctx.Err(), fmt.Errorf("%s is not ready:\n%s", p.name, p.Output()))
 }
 
-// output is the end of what the process has printed.
-func (p *process) output() string {
+// Output is the end of what the process has printed.
+func (p *Process) Output() string {
 	out, _ := os.ReadFile(p.log)
 	return string(out[max(0, len(out)-4000):])
 }
 
-// cpu returns the CPU seconds, of user and system, that the process has used, or 0 if it
+// CPU returns the CPU seconds, of user and system, that the process has used, or 0 if it
 // has ended.
-func (p *process) cpu() float64 {
+func (p *Process) CPU() float64 {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {
 		return 0
@@ -86,9 +88,9 @@ func (p *process) cpu() float64 {
 	return (user + system) / 100
 }
 
-// stop ends the process, by force if it does not go within 20 seconds.
-func (p *process) stop() {
-	if p.alive() {
+// Stop ends the process, by force if it does not go within 20 seconds.
+func (p *Process) Stop() {
+	if p.Alive() {
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	}
 	select {

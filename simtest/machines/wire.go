@@ -1,4 +1,4 @@
-package main
+package machines
 
 import (
 	"encoding/binary"
@@ -12,16 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wire is a long cable between two namespaces: each end is a network device, and what
+// Wire is a long cable between two namespaces: each end is a network device, and what
 // goes in at one comes out of the other a fixed time later, however much there is of it.
 // What a connection costs, its handshake and its slow start, is the kernel's own doing.
-type wire struct {
-	near, far string // names of its ends
-	ends      [2]*os.File
-	delay     time.Duration // each way
-	payload   atomic.Int64  // bytes of TCP that came out of the far end
-	trace     *trace        // of requests that came out of the near end; nil for none
-	lost      atomic.Int64  // packets that a device refused
+type Wire struct {
+	Near, Far     string       // names of its ends
+	ToNear, ToFar Count        // what came out of them
+	Lost          atomic.Int64 // packets that a device refused
+	Cut           atomic.Bool  // nothing comes out of the ends; what goes in is lost
+
+	ends  [2]*os.File
+	delay time.Duration // each way
+}
+
+// Count counts what came out of an end.
+type Count struct {
+	Payload atomic.Int64 // bytes that are a program's, of TCP and UDP
+	All     atomic.Int64 // with the headers of IP, TCP and UDP: one of each for a segment that is handed over in one piece
 }
 
 const (
@@ -33,17 +40,29 @@ const (
 	inFlight = 4096
 )
 
-// newWire makes a cable whose ends are in the caller's namespace, until they are moved.
-func newWire(near, far string, delay time.Duration, t *trace) (w *wire, err error) {
-	w = &wire{near: near, far: far, delay: delay, trace: t}
+// NewWire makes a cable whose ends are in the caller's namespace, until they are moved.
+// seen is told of the payload of each packet that comes out of the near end; nil is nobody.
+func NewWire(near, far string, delay time.Duration, seen func(payload []byte)) (w *Wire, err error) {
+	w = &Wire{Near: near, Far: far, delay: delay}
 	for i, name := range []string{near, far} {
 		if w.ends[i], err = openEnd(name); err != nil {
-			return nil, errors.Join(fmt.Errorf("device %s: %w", name, err), w.close())
+			return nil, errors.Join(fmt.Errorf("device %s: %w", name, err), w.Close())
 		}
 	}
-	go w.carry(w.ends[0], w.ends[1], func(p []byte) { w.payload.Add(int64(len(p))) })
-	go w.carry(w.ends[1], w.ends[0], t.request)
+	go w.carry(w.ends[0], w.ends[1], func(p []byte) { w.ToFar.add(p) })
+	go w.carry(w.ends[1], w.ends[0], func(p []byte) {
+		if payload := w.ToNear.add(p); seen != nil {
+			seen(payload)
+		}
+	})
 	return w, nil
+}
+
+func (c *Count) add(packet []byte) (payload []byte) {
+	payload = payloadOf(packet)
+	c.All.Add(int64(len(packet)))
+	c.Payload.Add(int64(len(payload)))
+	return payload
 }
 
 // openEnd makes a device whose packets a program carries (kernel, networking/tuntap.rst).
@@ -66,7 +85,8 @@ func openEnd(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-func (w *wire) close() (err error) {
+// Close takes the cable away.
+func (w *Wire) Close() (err error) {
 	for _, end := range w.ends {
 		if end != nil {
 			err = errors.Join(err, end.Close())
@@ -81,8 +101,8 @@ type packet struct {
 }
 
 // carry takes packets from one end to the other, until an end is closed. arrived is told
-// what of TCP they carry.
-func (w *wire) carry(from, to *os.File, arrived func(payload []byte)) {
+// of each.
+func (w *Wire) carry(from, to *os.File, arrived func(packet []byte)) {
 	under := make(chan packet, inFlight)
 	go func() {
 		for p := range under {
@@ -104,28 +124,39 @@ func (w *wire) carry(from, to *os.File, arrived func(payload []byte)) {
 
 // deliver hands over a packet when it is due: to the tenth of a millisecond, which the
 // timers of the language are not.
-func (w *wire) deliver(to *os.File, p packet, arrived func(payload []byte)) {
+func (w *Wire) deliver(to *os.File, p packet, arrived func(packet []byte)) {
 	if wait := time.Until(p.due); wait > 0 {
 		sleep := unix.NsecToTimespec(int64(wait))
 		_ = unix.Nanosleep(&sleep, nil)
 	}
-	if _, err := to.Write(p.bytes); err != nil {
-		w.lost.Add(1)
+	if w.Cut.Load() {
 		return
 	}
-	arrived(tcpPayload(p.bytes[offloadHeader:]))
+	if _, err := to.Write(p.bytes); err != nil {
+		w.Lost.Add(1)
+		return
+	}
+	arrived(p.bytes[offloadHeader:])
 }
 
-// tcpPayload returns what of a packet of IPv4 is a program's (RFC 791, RFC 9293): nothing
-// if it is not TCP.
-func tcpPayload(p []byte) []byte {
-	if len(p) < 40 || p[0]>>4 != 4 || p[9] != unix.IPPROTO_TCP {
+// payloadOf returns what of a packet of IPv4 is a program's (RFC 791, RFC 9293, RFC 768): nothing
+// if it is neither TCP nor UDP.
+func payloadOf(p []byte) []byte {
+	if len(p) < 20 || p[0]>>4 != 4 {
 		return nil
 	}
-	ip := int(p[0]&15) * 4
-	if len(p) < ip+20 {
-		return nil
-	}
+	header := int(p[0]&15) * 4
 	end := min(len(p), int(binary.BigEndian.Uint16(p[2:])))
-	return p[min(end, ip+int(p[ip+12]>>4)*4):end]
+	switch p[9] {
+	case unix.IPPROTO_UDP:
+		header += 8
+	case unix.IPPROTO_TCP:
+		if len(p) < header+20 {
+			return nil
+		}
+		header += int(p[header+12]>>4) * 4
+	default:
+		return nil
+	}
+	return p[min(end, header):end]
 }
