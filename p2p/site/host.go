@@ -59,7 +59,10 @@ type Config struct {
 type Host struct {
 	host.Host
 	log   *slog.Logger
+	ctx   context.Context // ends with Close
 	stop  context.CancelFunc
+	swarm *swarm.Swarm
+	lines lines
 	tasks sync.WaitGroup
 	close []func() error // in reverse order
 }
@@ -76,7 +79,7 @@ func NewHost(cfg Config) (*Host, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	h := &Host{log: cfg.Log, stop: cancel}
+	h := &Host{log: cfg.Log, ctx: ctx, stop: cancel}
 	if err := h.start(ctx, cfg); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -108,6 +111,7 @@ func (h *Host) start(ctx context.Context, cfg Config) error {
 		EventBus:             bus,
 		AddrsFactory:         func(addrs []ma.Multiaddr) []ma.Multiaddr { return slices.Concat(cfg.Advertise, addrs) },
 		EnableHolePunching:   true,
+		EnablePing:           true, // how others find out that a line is dead
 		EnableRelayService:   cfg.RelayService,
 		RelayServiceOpts:     relayOptions(),
 		ObservedAddrsManager: seen,
@@ -166,10 +170,11 @@ func (h *Host) newSwarm(cfg Config, bus event.Bus, resources network.ResourceMan
 	if err := errors.Join(known.AddPrivKey(id, key), known.AddPubKey(id, key.GetPublic())); err != nil {
 		return nil, err
 	}
-	net, err := swarm.NewSwarm(id, known, bus, swarm.WithConnectionGater(cfg.gate()), swarm.WithResourceManager(resources))
+	net, err := swarm.NewSwarm(id, known, bus, swarm.WithConnectionGater(cfg.gate()), swarm.WithResourceManager(resources), swarm.WithDialTimeout(dialTry))
 	if err != nil {
 		return nil, err
 	}
+	h.swarm = net
 	h.close = append(h.close, net.Close)
 	return net, nil
 }

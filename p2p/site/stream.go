@@ -23,6 +23,7 @@ const Protocol = protocol.ID("/granary/http/1")
 
 const (
 	dialWithin  = 10 * time.Second // with the names in addresses, and the stream
+	dialTry     = 5 * time.Second  // at one address; what was lost is sent again later and later
 	maxResolved = 32               // addresses that names stand for
 	maxWaiting  = 64               // streams that nobody has accepted yet; more are refused
 )
@@ -99,22 +100,34 @@ func (l *Listener) Close() error {
 // Addr implements [net.Listener].
 func (l *Listener) Addr() net.Addr { return addr(l.host.ID()) }
 
-// Dial opens a stream to another site, at one of its addresses or as it is connected already.
-func Dial(ctx context.Context, h host.Host, to peer.AddrInfo) (net.Conn, error) {
+// Dial opens a stream to another site, at one of its addresses or as it is connected already. What is
+// lost on the way, as on a line that is down for a moment, is tried again for as long as ctx lives, up to
+// 10 s. The stream fails soon after the line has died.
+func Dial(ctx context.Context, h *Host, to peer.AddrInfo) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
+	for {
+		s, err := h.dial(ctx, to)
+		if err == nil {
+			return h.lines.add(h, s), nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return nil, fmt.Errorf("site %s: %w", to.ID, err)
+		}
+	}
+}
+
+// dial tries once.
+func (h *Host) dial(ctx context.Context, to peer.AddrInfo) (network.Stream, error) {
 	if h.Network().Connectedness(to.ID) != network.Connected {
 		addrs, err := resolved(ctx, to.Addrs)
 		if len(addrs) == 0 {
-			return nil, fmt.Errorf("site %s: %w", to.ID, err)
+			return nil, err
 		}
 		h.Peerstore().AddAddrs(to.ID, addrs, peerstore.TempAddrTTL)
+		h.swarm.Backoff().Clear(to.ID) // for 5 s and more no other would be tried after one that failed
 	}
-	s, err := h.NewStream(ctx, to.ID, Protocol)
-	if err != nil {
-		return nil, fmt.Errorf("site %s: %w", to.ID, err)
-	}
-	return Conn{s}, nil
+	return h.NewStream(ctx, to.ID, Protocol)
 }
 
 // resolved returns addresses with names in the place of addresses looked up.

@@ -135,7 +135,7 @@ func (n *Node) SiteAddrs() (all []string) {
 func (n *Node) overLibp2p(c *parent.Config, to *peer.AddrInfo) {
 	c.Name = to.ID.String()
 	c.Upstream.URL = "http://" + c.Name // inside an encrypted stream
-	c.Upstream.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return site.Dial(ctx, n.site, *to) }
+	c.Upstream.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return site.Dial(ctx, n.site.Host, *to) }
 }
 
 // siteFace is the registry face as children see it.

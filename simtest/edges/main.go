@@ -1,0 +1,156 @@
+// Command edges measures what parents are for: two sites of three nodes each, behind NAT and each at the
+// end of a line of 50 Mbit/s and 80 ms, pull an image at once from a hub that has it, or has to get it.
+//
+//	go run ./simtest/edges [-runs 3] [-size 96000000] [-rows direct,cold,warm,flap] [-work DIR]
+//
+// The hub is a node beside the registry. One site reaches it by QUIC, the other by TCP, and neither
+// reaches anything else. Each site has a cluster of its own. All clients begin together, one on the machine of
+// each node; they fetch and hash. Rows are
+//
+//	direct  clients ask the registry itself through the lines, without any node
+//	cold    through the nodes; the hub does not have the image
+//	warm    the hub has it
+//	flap    as cold, and the lines are down for 5 s, up for 5 s, and so on
+//
+// A row tells how long the last client of a site took, beside the bound, the time that the bytes of one image take on
+// the line, without any headers; and how much came out of the line toward the site, in images: as its nodes count it,
+// without the headers of TCP, UDP and IP, and with these. Values are medians of the runs, each with an image of its own.
+//
+// It takes root, ip, tc and nft.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const flapEach = 5 * time.Second
+
+// options are the command line.
+type options struct {
+	runs    int
+	size    int64
+	rows    string
+	work    string
+	granary string
+	more    string
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.runs, "runs", 3, "how often each row is run")
+	flag.Int64Var(&o.size, "size", 96e6, "bytes of the image")
+	flag.StringVar(&o.rows, "rows", "direct,cold,warm,flap", "what to run")
+	flag.StringVar(&o.work, "work", filepath.Join(os.TempDir(), "granary-edges"), "where logs and what nodes store are kept")
+	flag.StringVar(&o.granary, "granary", "", "the binary (default: built from the source)")
+	flag.StringVar(&o.more, "edge-flags", "", "more settings of the edges' nodes, as --parents-only")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := o.run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "edges:", err)
+		os.Exit(1)
+	}
+}
+
+func (o *options) run(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return errors.New("it takes root to make network namespaces")
+	}
+	if err := os.MkdirAll(o.work, 0o755); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(o.work, "run-")
+	if err != nil {
+		return err
+	}
+	if o.granary == "" {
+		o.granary = filepath.Join(dir, "granary")
+		build := exec.CommandContext(ctx, "go", "build", "-o", o.granary, "github.com/granary-oci/granary/cmd/granary")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build: %w\n%s", err, out)
+		}
+	}
+	l, err := newLab(ctx, dir, o.granary, 3, 0, strings.Fields(o.more)...)
+	if err == nil {
+		err = o.table(ctx, l)
+	}
+	l.close()
+	if err != nil {
+		return fmt.Errorf("%w\nlogs are in %s", err, dir)
+	}
+	return os.RemoveAll(dir)
+}
+
+// table runs the rows and prints them.
+func (o *options) table(ctx context.Context, l *lab) error {
+	fmt.Printf("%s, image of %.0f MB, lines of %d Mbit/s and %v\n", time.Now().Format(time.DateOnly), float64(o.size)/1e6, rate, trip)
+	fmt.Println("row     by    seconds  bound  counted  payload  line")
+	seed := byte(0)
+	for _, name := range strings.Split(o.rows, ",") {
+		runs := make([][]outcome, len(l.sites))
+		var limit time.Duration
+		for range o.runs {
+			seed++
+			img := l.registry.push(seed, o.size)
+			limit = bound(img)
+			all, err := l.row(ctx, name, img)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			for i, one := range all {
+				runs[i] = append(runs[i], one)
+			}
+		}
+		for i, s := range l.sites {
+			print(name, s.by, runs[i], limit, o.size)
+		}
+	}
+	return nil
+}
+
+// row runs a row once.
+func (l *lab) row(ctx context.Context, name string, img *image) ([]outcome, error) {
+	switch name {
+	case "direct":
+		return l.pullDirect(ctx, img)
+	case "cold":
+		return l.pull(ctx, img)
+	case "warm":
+		if err := pullAll(ctx, img, l.hubMachines(), "http://127.0.0.1:5050"); err != nil {
+			return nil, err
+		}
+		return l.pull(ctx, img)
+	case "flap":
+		return l.pullFlapping(ctx, img)
+	}
+	return nil, fmt.Errorf("no row is called %q", name)
+}
+
+func print(name, by string, runs []outcome, limit time.Duration, size int64) {
+	median := func(value func(outcome) float64) float64 {
+		var all []float64
+		for _, o := range runs {
+			all = append(all, value(o))
+		}
+		slices.Sort(all)
+		return all[len(all)/2]
+	}
+	images := func(value func(outcome) int64) float64 {
+		return median(func(o outcome) float64 { return float64(value(o)) / float64(size) })
+	}
+	took := median(func(o outcome) float64 { return o.took.Seconds() })
+	fmt.Printf("%-7s %-4s %8.2f %6.2f %8.3f %8.3f %5.3f\n", name, by, took, took/limit.Seconds(),
+		images(func(o outcome) int64 { return o.counted }), images(func(o outcome) int64 { return o.payload }), images(func(o outcome) int64 { return o.all }))
+}
