@@ -111,10 +111,15 @@ func Dial(ctx context.Context, h *Host, to peer.AddrInfo) (net.Conn, error) {
 		if err == nil {
 			return h.lines.add(h, s), nil
 		}
-		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		if ctx.Err() != nil || !isTimeout(err) {
 			return nil, fmt.Errorf("site %s: %w", to.ID, err)
 		}
 	}
+}
+
+func isTimeout(err error) bool {
+	var timed net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timed) && timed.Timeout()
 }
 
 // dial tries once.

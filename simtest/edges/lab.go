@@ -33,6 +33,7 @@ type site struct {
 	*edge
 	number int
 	by     string // quic or tcp
+	parent string // address
 	nodes  []*node
 }
 
@@ -48,8 +49,8 @@ const adminURL = "http://127.0.0.1:5051"
 // transports are how the edges reach the hub, one each.
 var transports = []string{"quic", "tcp"}
 
-// newLab makes edges of so many nodes, and starts all but one of each site's last spare ones. It is to
-// be closed, even if this fails. more are settings of the edges' nodes.
+// newLab makes edges, and starts so many nodes in each; there are machines for some more. It is to be
+// closed, even if this fails. more are settings of the edges' nodes.
 func newLab(ctx context.Context, dir, granary string, nodes, spare int, more ...string) (l *lab, err error) {
 	l = &lab{granary: granary, dir: dir, logLevel: "info", more: more}
 	if level := os.Getenv("GRANARY_EDGES_LOG"); level != "" {
@@ -122,6 +123,10 @@ func (l *lab) startSite(ctx context.Context, s *site, count int) error {
 	if err := os.WriteFile(l.file(fmt.Sprint("secret", s.number)), []byte(secret), 0o600); err != nil {
 		return err
 	}
+	var err error
+	if s.parent, err = l.hub.siteAddress(ctx, s.by); err != nil {
+		return err
+	}
 	for range count {
 		if err := l.join(ctx, s); err != nil {
 			return err
@@ -132,13 +137,9 @@ func (l *lab) startSite(ctx context.Context, s *site, count int) error {
 
 // join starts the next node of a site, and waits until all of them know each other.
 func (l *lab) join(ctx context.Context, s *site) error {
-	parent, err := l.hub.siteAddress(ctx, s.by)
-	if err != nil {
-		return err
-	}
 	i := len(s.nodes)
 	machine := s.edge.nodes[i]
-	args := append([]string{"--parent", parent, "--parent-token-file", l.file("token"), "--cluster-secret-file", l.file(fmt.Sprint("secret", s.number)),
+	args := append([]string{"--parent", s.parent, "--parent-token-file", l.file("token"), "--cluster-secret-file", l.file(fmt.Sprint("secret", s.number)),
 		"--p2p-listen", "/ip4/" + machine.Address + "/tcp/5052", "--gossip-listen", machine.Address + ":5053", "--advertise", machine.Address, "--zone", fmt.Sprint("site", s.number)}, l.more...)
 	for _, other := range s.edge.nodes[:i] {
 		args = append(args, "--join", other.Address+":5053")
