@@ -300,6 +300,9 @@ func askAs[T any](ctx context.Context, p *Repository, as access.Caller, question
 		span.End(err)
 		return a, err
 	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && !upstream.Unreachable(err) {
+		err = &upstream.NoAnswerError{Subject: p.String(), Err: err} // the question's own time is over
+	}
 	v, _ := a.(T) // nil with an error
 	return v, err
 }

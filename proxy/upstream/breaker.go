@@ -54,6 +54,14 @@ func (bs *breakers) allow(host string) error {
 	return nil
 }
 
+// failing reports whether the last request to host had no answer.
+func (bs *breakers) failing(host string) bool {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	b := bs.hosts[host]
+	return b != nil && b.failures > 0
+}
+
 // done records how a request to host went: failure is "" for an answer, and for a
 // request that was given up says nothing.
 func (bs *breakers) done(host string, gaveUp bool, failure string, retryAfter time.Duration) {

@@ -20,6 +20,7 @@ import (
 // Limits of a connection and of what arrives on it.
 const (
 	dialTimeout    = 10 * time.Second
+	dialAgain      = 3 * time.Second // of a registry that did not answer last: somebody has waited for it before
 	tlsTimeout     = 10 * time.Second
 	keepIdle       = 90 * time.Second
 	maxHeaderBytes = 64 << 10
@@ -134,9 +135,24 @@ func New(cfg Config) (*Registry, error) {
 		// questions, which would otherwise wait behind gigabytes.
 		bulk: make(chan struct{}, cfg.MaxConns-max(1, cfg.MaxConns/8)),
 	}
+	r.transport.DialContext = r.briefly(r.transport.DialContext)
 	r.auth = newAuthorizer(r)
 	return r, nil
 }
+
+// briefly returns dial with less time for a registry that did not answer last.
+func (r *Registry) briefly(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if r.breakers.failing(r.base.Host) {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, dialAgain)
+			defer cancel()
+		}
+		return dial(ctx, network, address)
+	}
+}
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Close closes the connections that are not in use. What is under way goes on.
 func (r *Registry) Close() {

@@ -11,6 +11,7 @@
 //	cold    through the nodes; the hub does not have the image
 //	warm    the hub has it
 //	flap    as cold, and the lines are down for 5 s, up for 5 s, and so on
+//	cut     the sites have the image, and all lines are down
 //
 // A row tells how long the last client of a site took, beside the bound, the time that the bytes of one image take on
 // the line, without any headers; and how much came out of the line toward the site, in images: as its nodes count it,
@@ -134,6 +135,8 @@ func (l *lab) row(ctx context.Context, name string, img *image) ([]outcome, erro
 		return l.pull(ctx, img)
 	case "flap":
 		return l.pullFlapping(ctx, img)
+	case "cut":
+		return l.pullCut(ctx, img)
 	}
 	return nil, fmt.Errorf("no row is called %q", name)
 }

@@ -108,3 +108,13 @@ func (l *lab) pullFlapping(ctx context.Context, img *image) ([]outcome, error) {
 }
 
 func (l *lab) hubMachines() []*machines.Space { return []*machines.Space{l.network.hub} }
+
+// pullCut is pull of what the sites have while all lines are cut.
+func (l *lab) pullCut(ctx context.Context, img *image) ([]outcome, error) {
+	if _, err := l.pull(ctx, img); err != nil {
+		return nil, err
+	}
+	l.cut(true)
+	defer l.cut(false)
+	return l.pull(ctx, img)
+}
