@@ -11,7 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // outcome is what a client prints when it has ended.
@@ -21,7 +21,7 @@ type outcome struct {
 	Error   string
 }
 
-// fetch is a light client ([machines.Pull]). It begins when it reads a line, so that many
+// fetch is a light client ([netns.Pull]). It begins when it reads a line, so that many
 // can begin together.
 //
 //	cluster fetch http://127.0.0.1:5050 NAME DIGEST
@@ -35,7 +35,7 @@ func fetch(args []string) int {
 		return 2
 	}
 	begin := time.Now()
-	n, err := machines.Pull(context.Background(), http.DefaultClient, args[0]+"/v2/"+args[1], tag, digest.Digest(args[2]))
+	n, err := netns.Pull(context.Background(), http.DefaultClient, args[0]+"/v2/"+args[1], tag, digest.Digest(args[2]))
 	o := outcome{Seconds: time.Since(begin).Seconds(), Bytes: n}
 	if err != nil {
 		o.Error = err.Error()

@@ -14,7 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/lines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // network is a bridge in a namespace of its own, and a namespace for each
@@ -42,10 +43,10 @@ const (
 
 // newNetwork makes a network for so many machines.
 func newNetwork(ctx context.Context, count int) (*network, error) {
-	machines.Sweep(namePrefix)
+	netns.Sweep(namePrefix)
 	n := &network{bridge: fmt.Sprintf("%s%d-b", namePrefix, os.Getpid()), restore: allowNeighbours(count * count)}
 	n.all = append(n.all, n.bridge)
-	return n, machines.Commands(ctx,
+	return n, lines.Run(ctx,
 		"ip netns add "+n.bridge,
 		"ip -n "+n.bridge+" link add br0 address "+bridgeMAC+" type bridge mcast_snooping 0",
 		"ip -n "+n.bridge+" link set br0 up")
@@ -58,7 +59,7 @@ func (n *network) add(ctx context.Context, label string, number, rate int, both 
 	s.client = &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DialContext: s.dial, DisableKeepAlives: true}}
 	n.all = append(n.all, s.name)
 	port, tbf := "p"+label, fmt.Sprintf(shape, rate)
-	lines := []string{
+	link := []string{
 		"ip netns add " + s.name,
 		"ip link add eth0 netns " + s.name + " type veth peer name " + port + " netns " + n.bridge,
 		"ip -n " + s.name + " addr add " + s.address + "/24 dev eth0",
@@ -69,9 +70,9 @@ func (n *network) add(ctx context.Context, label string, number, rate int, both 
 		"tc -n " + s.name + " qdisc add dev eth0 " + tbf,
 	}
 	if both {
-		lines = append(lines, "tc -n "+n.bridge+" qdisc add dev "+port+" "+tbf)
+		link = append(link, "tc -n "+n.bridge+" qdisc add dev "+port+" "+tbf)
 	}
-	return s, machines.Commands(ctx, lines...)
+	return s, lines.Run(ctx, link...)
 }
 
 func (n *network) close() {
@@ -108,14 +109,14 @@ func allowNeighbours(n int) (restore func()) {
 // reach everybody else.
 func partition(ctx context.Context, a, b []*space) error {
 	return between(a, b, func(s, t *space) error {
-		return machines.Commands(ctx, "ip -n "+s.name+" neigh replace "+t.address+" lladdr "+bridgeMAC+" dev eth0 nud permanent")
+		return lines.Run(ctx, "ip -n "+s.name+" neigh replace "+t.address+" lladdr "+bridgeMAC+" dev eth0 nud permanent")
 	})
 }
 
 // heal undoes partition.
 func heal(ctx context.Context, a, b []*space) error {
 	return between(a, b, func(s, t *space) error {
-		return machines.Commands(ctx, "ip -n "+s.name+" neigh del "+t.address+" dev eth0")
+		return lines.Run(ctx, "ip -n "+s.name+" neigh del "+t.address+" dev eth0")
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 const (
@@ -43,7 +43,7 @@ type thing struct {
 	bytes     []byte
 }
 
-func startRegistry(s *machines.Space) (*registry, error) {
+func startRegistry(s *netns.Space) (*registry, error) {
 	l, err := s.Listen(s.Address + ":5000")
 	if err != nil {
 		return nil, err

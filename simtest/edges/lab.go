@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // lab is the network with its registry, hub and edges.
@@ -39,8 +39,8 @@ type site struct {
 
 // node is a granary on its machine.
 type node struct {
-	*machines.Process
-	space  *machines.Space
+	*netns.Process
+	space  *netns.Space
 	client *http.Client
 }
 
@@ -97,14 +97,14 @@ func (l *lab) close() {
 }
 
 // start starts a node on a machine.
-func (l *lab) start(ctx context.Context, label string, s *machines.Space, more ...string) (n *node, err error) {
+func (l *lab) start(ctx context.Context, label string, s *netns.Space, more ...string) (n *node, err error) {
 	args := append([]string{l.granary, "serve", "--data-dir", l.file(label), "--listen", "127.0.0.1:5050", "--admin", "127.0.0.1:5051", "--cache-size", "8GiB",
 		"--upstream", registryHost + "=http://" + registryAddress + ":5000", "--default-upstream", registryHost, "--log-level", l.logLevel}, more...)
 	n = &node{space: s, client: s.Client()}
-	if n.Process, err = machines.Start(l.file(label+".log"), s, args...); err != nil {
+	if n.Process, err = netns.Start(l.file(label+".log"), s, args...); err != nil {
 		return nil, err
 	}
-	if err := n.Ready(ctx, func() bool { return machines.Answers(ctx, n.client, adminURL+"/readyz") }); err != nil {
+	if err := n.Ready(ctx, func() bool { return netns.Answers(ctx, n.client, adminURL+"/readyz") }); err != nil {
 		n.Stop()
 		return nil, err
 	}

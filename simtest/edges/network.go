@@ -6,14 +6,15 @@ import (
 	"os"
 	"time"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/lines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // network is a hub and edge sites, each at the end of a thin line and behind NAT. From the lines the
 // hub's nodes are reached, and its registry only if it is opened.
 type network struct {
-	registry *machines.Space
-	hub      *machines.Space // a node's machine
+	registry *netns.Space
+	hub      *netns.Space // a node's machine
 	edges    []*edge
 	far      string   // the namespace of the hub's router
 	all      []string // namespaces to delete
@@ -21,10 +22,10 @@ type network struct {
 
 // edge is the network of an edge site.
 type edge struct {
-	line   *machines.Wire // its near end is the hub
-	router string         // namespace
-	subnet string         // as in 10.213.1.
-	nodes  []*machines.Space
+	line   *netns.Wire // its near end is the hub
+	router string      // namespace
+	subnet string      // as in 10.213.1.
+	nodes  []*netns.Space
 }
 
 const (
@@ -41,10 +42,10 @@ const (
 // newNetwork makes a network of so many edges, of so many machines each. It is to be closed, even if
 // this fails.
 func newNetwork(ctx context.Context, edges, nodes int) (n *network, err error) {
-	machines.Sweep(namePrefix)
-	n = &network{far: machines.Name(namePrefix, "h")}
+	netns.Sweep(namePrefix)
+	n = &network{far: netns.Name(namePrefix, "h")}
 	n.all = append(n.all, n.far)
-	err = machines.Commands(ctx,
+	err = lines.Run(ctx,
 		"ip netns add "+n.far,
 		"ip netns exec "+n.far+" sysctl -qw net.ipv4.ip_forward=1",
 		"ip netns exec "+n.far+" nft add table ip edges",
@@ -67,11 +68,11 @@ func newNetwork(ctx context.Context, edges, nodes int) (n *network, err error) {
 }
 
 // machine makes a machine that is connected to a router, which has an address on that link.
-func (n *network) machine(ctx context.Context, label, router, address, gateway string) (*machines.Space, error) {
-	s := &machines.Space{Name: machines.Name(namePrefix, label), Address: address}
+func (n *network) machine(ctx context.Context, label, router, address, gateway string) (*netns.Space, error) {
+	s := &netns.Space{Name: netns.Name(namePrefix, label), Address: address}
 	n.all = append(n.all, s.Name)
 	port := "to-" + label
-	return s, machines.Commands(ctx,
+	return s, lines.Run(ctx,
 		"ip netns add "+s.Name,
 		"ip link add eth0 netns "+s.Name+" type veth peer name "+port+" netns "+router,
 		"ip -n "+s.Name+" link set lo up",
@@ -85,14 +86,14 @@ func (n *network) machine(ctx context.Context, label, router, address, gateway s
 }
 
 func (n *network) addEdge(ctx context.Context, i, nodes int) (err error) {
-	e := &edge{router: machines.Name(namePrefix, fmt.Sprint("e", i)), subnet: fmt.Sprintf("10.213.%d.", i)}
+	e := &edge{router: netns.Name(namePrefix, fmt.Sprint("e", i)), subnet: fmt.Sprintf("10.213.%d.", i)}
 	n.edges, n.all = append(n.edges, e), append(n.all, e.router)
 	name, wan := fmt.Sprintf("ged%d-%d", os.Getpid(), i), fmt.Sprint("wan", i)
-	if e.line, err = machines.NewWire(name+"h", name+"e", trip/2, nil); err != nil {
+	if e.line, err = netns.NewWire(name+"h", name+"e", trip/2, nil); err != nil {
 		return err
 	}
 	far, near := fmt.Sprintf("10.212.%d.1", i), fmt.Sprintf("10.212.%d.2", i)
-	err = machines.Commands(ctx,
+	err = lines.Run(ctx,
 		"ip netns add "+e.router,
 		"ip netns exec "+e.router+" sysctl -qw net.ipv4.ip_forward=1",
 		"ip link set "+e.line.Near+" netns "+n.far+" name "+wan,
@@ -108,7 +109,7 @@ func (n *network) addEdge(ctx context.Context, i, nodes int) (err error) {
 		"ip netns exec "+e.router+" nft add chain ip edge out { type nat hook postrouting priority 100 ; }",
 		"ip netns exec "+e.router+" nft add rule ip edge out oifname wan0 masquerade")
 	for j := 0; j < nodes && err == nil; j++ {
-		var s *machines.Space
+		var s *netns.Space
 		s, err = n.machine(ctx, fmt.Sprintf("e%dn%d", i, j+1), e.router, e.subnet+fmt.Sprint(11+j), e.subnet+fmt.Sprint(101+j))
 		e.nodes = append(e.nodes, s)
 	}
@@ -119,9 +120,9 @@ func (n *network) addEdge(ctx context.Context, i, nodes int) (err error) {
 func (n *network) openRegistry(ctx context.Context, is bool) error {
 	nft := "ip netns exec " + n.far + " nft "
 	if is {
-		return machines.Commands(ctx, nft+"flush chain ip edges forward")
+		return lines.Run(ctx, nft+"flush chain ip edges forward")
 	}
-	return machines.Commands(ctx, nft+"add rule ip edges forward iifname wan* ip daddr "+registryAddress+" drop")
+	return lines.Run(ctx, nft+"add rule ip edges forward iifname wan* ip daddr "+registryAddress+" drop")
 }
 
 // cut cuts all lines, or mends them.
@@ -144,7 +145,7 @@ func (n *network) flap(ctx context.Context, each time.Duration) {
 }
 
 func (n *network) close() {
-	machines.Delete(n.all...)
+	netns.Delete(n.all...)
 	for _, e := range n.edges {
 		if e.line != nil {
 			_ = e.line.Close()

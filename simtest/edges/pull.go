@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // outcome is what it took a site to pull an image.
@@ -24,7 +24,7 @@ func bound(img *image) time.Duration { return time.Duration(img.size * 8 * 1000 
 
 // pull has a client on each machine of each site pull an image, all at once.
 func (l *lab) pull(ctx context.Context, img *image) ([]outcome, error) {
-	return l.measure(ctx, img, func(s *site) (all []*machines.Space, base string) {
+	return l.measure(ctx, img, func(s *site) (all []*netns.Space, base string) {
 		for _, n := range s.nodes {
 			all = append(all, n.space)
 		}
@@ -42,12 +42,12 @@ func (l *lab) pullDirect(ctx context.Context, img *image) (all []outcome, err er
 			err = shut
 		}
 	}()
-	return l.measure(ctx, img, func(s *site) ([]*machines.Space, string) {
+	return l.measure(ctx, img, func(s *site) ([]*netns.Space, string) {
 		return s.edge.nodes[:len(s.nodes)], "http://" + registryAddress + ":5000"
 	})
 }
 
-func (l *lab) measure(ctx context.Context, img *image, from func(*site) ([]*machines.Space, string)) ([]outcome, error) {
+func (l *lab) measure(ctx context.Context, img *image, from func(*site) ([]*netns.Space, string)) ([]outcome, error) {
 	all := make([]outcome, len(l.sites))
 	g, within := errgroup.WithContext(ctx)
 	for i, s := range l.sites {
@@ -79,13 +79,13 @@ func (s *site) measure(ctx context.Context, do func(context.Context) error) (o o
 }
 
 // pullAll has a client on each machine pull an image.
-func pullAll(ctx context.Context, img *image, from []*machines.Space, base string) error {
+func pullAll(ctx context.Context, img *image, from []*netns.Space, base string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range from {
 		g.Go(func() error {
 			c := &http.Client{Transport: &http.Transport{DialContext: s.Dial}}
 			defer c.CloseIdleConnections()
-			n, err := machines.Pull(ctx, c, base+"/v2/"+img.name, tag, img.digest)
+			n, err := netns.Pull(ctx, c, base+"/v2/"+img.name, tag, img.digest)
 			if err == nil && n != img.size {
 				err = fmt.Errorf("%d bytes, want %d", n, img.size)
 			}
@@ -107,7 +107,7 @@ func (l *lab) pullFlapping(ctx context.Context, img *image) ([]outcome, error) {
 	return l.pull(ctx, img)
 }
 
-func (l *lab) hubMachines() []*machines.Space { return []*machines.Space{l.network.hub} }
+func (l *lab) hubMachines() []*netns.Space { return []*netns.Space{l.network.hub} }
 
 // pullCut is pull of what the sites have while all lines are cut.
 func (l *lab) pullCut(ctx context.Context, img *image) ([]outcome, error) {

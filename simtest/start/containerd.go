@@ -8,22 +8,22 @@ import (
 	"path/filepath"
 	"runtime"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 const platform = "linux/" + runtime.GOARCH
 
 // daemon is a containerd with nothing in it.
 type daemon struct {
-	*machines.Process
+	*netns.Process
 	lab    *lab
-	space  *machines.Space
+	space  *netns.Space
 	dir    string
 	socket string
 }
 
 // startContainerd starts a containerd on a machine; more is added to its configuration.
-func (l *lab) startContainerd(ctx context.Context, s *machines.Space, more ...string) (d *daemon, err error) {
+func (l *lab) startContainerd(ctx context.Context, s *netns.Space, more ...string) (d *daemon, err error) {
 	program, err := tool("containerd")
 	if err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func (l *lab) startContainerd(ctx context.Context, s *machines.Space, more ...st
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, err
 	}
-	if d.Process, err = machines.Start(l.logFile("containerd"), s, program, "-c", config); err != nil {
+	if d.Process, err = netns.Start(l.logFile("containerd"), s, program, "-c", config); err != nil {
 		return nil, err
 	}
 	if err := d.Ready(ctx, func() bool { return d.ctr(ctx, "version") == nil }); err != nil {
@@ -122,7 +122,7 @@ func bySnapshotter(ctx context.Context, l *lab, img *image, c command) ([]measur
 		return nil, err
 	}
 	s := l.net.nodes[0]
-	p, err := machines.Start(l.logFile("stargz"), s, program, socket, dir+"/root", config)
+	p, err := netns.Start(l.logFile("stargz"), s, program, socket, dir+"/root", config)
 	if err != nil {
 		return nil, err
 	}

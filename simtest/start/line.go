@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // line is what a connection over the link is found to be.
@@ -42,7 +42,7 @@ func (n *network) measure(ctx context.Context) (l line, err error) {
 	return l, err
 }
 
-func probe(ctx context.Context, s, to *machines.Space) (connect, trip time.Duration, rate float64, err error) {
+func probe(ctx context.Context, s, to *netns.Space) (connect, trip time.Duration, rate float64, err error) {
 	server, err := to.Listen(to.Address + probePort)
 	if err != nil {
 		return 0, 0, 0, err
@@ -83,7 +83,7 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // exchange connects, sends a line, and gets so many bytes.
-func exchange(ctx context.Context, s *machines.Space, address string, n int64) (connect, rest time.Duration, err error) {
+func exchange(ctx context.Context, s *netns.Space, address string, n int64) (connect, rest time.Duration, err error) {
 	begin := time.Now()
 	c, err := s.Dial(ctx, "tcp4", address)
 	if err != nil {

@@ -6,18 +6,19 @@ import (
 	"os"
 	"time"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/lines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // network is machines in namespaces of their own: the registry, at the far end of a long
 // wire, and nodes, which are near each other, each behind a link of a limited rate.
 type network struct {
-	wire     *machines.Wire
+	wire     *netns.Wire
 	trace    *trace // of requests that reach the registry; nil for none
-	registry *machines.Space
-	site     string            // the namespace of the switch that the nodes are at
-	nodes    []*machines.Space // machines
-	all      []string          // namespaces to delete
+	registry *netns.Space
+	site     string         // the namespace of the switch that the nodes are at
+	nodes    []*netns.Space // machines
+	all      []string       // namespaces to delete
 }
 
 const (
@@ -34,15 +35,15 @@ const (
 // way. A round trip to the registry takes longer by trip. It is to be closed, even if
 // this fails.
 func newNetwork(ctx context.Context, nodes, rate int, trip time.Duration, t *trace) (n *network, err error) {
-	machines.Sweep(namePrefix)
-	n = &network{trace: t, site: machines.Name(namePrefix, "s"), registry: &machines.Space{Name: machines.Name(namePrefix, "r"), Address: registryAddress}}
+	netns.Sweep(namePrefix)
+	n = &network{trace: t, site: netns.Name(namePrefix, "s"), registry: &netns.Space{Name: netns.Name(namePrefix, "r"), Address: registryAddress}}
 	n.all = []string{n.site, n.registry.Name}
 	ends := fmt.Sprintf("gst%d", os.Getpid())
-	if n.wire, err = machines.NewWire(ends+"r", ends+"s", trip/2, t.request); err != nil {
+	if n.wire, err = netns.NewWire(ends+"r", ends+"s", trip/2, t.request); err != nil {
 		return n, err
 	}
 	r, s := n.registry.Name, n.site
-	err = machines.Commands(ctx,
+	err = lines.Run(ctx,
 		"ip netns add "+r,
 		"ip netns add "+s,
 		"ip link set "+n.wire.Near+" netns "+r+" name wan0",
@@ -64,10 +65,10 @@ func newNetwork(ctx context.Context, nodes, rate int, trip time.Duration, t *tra
 }
 
 func (n *network) addNode(ctx context.Context, i, rate int) error {
-	s := &machines.Space{Name: machines.Name(namePrefix, fmt.Sprint("n", i+1)), Address: fmt.Sprintf("10.210.1.%d", 11+i)}
+	s := &netns.Space{Name: netns.Name(namePrefix, fmt.Sprint("n", i+1)), Address: fmt.Sprintf("10.210.1.%d", 11+i)}
 	n.nodes, n.all = append(n.nodes, s), append(n.all, s.Name)
 	port, tbf := fmt.Sprint("p", i+1), fmt.Sprintf(shape, rate)
-	return machines.Commands(ctx,
+	return lines.Run(ctx,
 		"ip netns add "+s.Name,
 		"ip link add eth0 netns "+s.Name+" type veth peer name "+port+" netns "+n.site,
 		"ip -n "+s.Name+" addr add "+s.Address+"/24 dev eth0",
@@ -81,7 +82,7 @@ func (n *network) addNode(ctx context.Context, i, rate int) error {
 }
 
 func (n *network) close() {
-	machines.Delete(n.all...)
+	netns.Delete(n.all...)
 	if n.wire != nil {
 		_ = n.wire.Close()
 	}

@@ -17,14 +17,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // node is a granary on its machine.
 type node struct {
-	*machines.Process
+	*netns.Process
 	lab    *lab
-	space  *machines.Space
+	space  *netns.Space
 	data   string
 	client *http.Client
 }
@@ -42,10 +42,10 @@ func (l *lab) startNode(ctx context.Context, i int, data string, more ...string)
 	n = &node{lab: l, space: s, data: data, client: s.Client()}
 	args := append([]string{l.granary, "serve", "--data-dir", data, "--listen", "127.0.0.1:5050", "--admin", "127.0.0.1:5051", "--cache-size", "8GiB",
 		"--upstream", registryHost + "=http://" + l.registry.address(), "--default-upstream", registryHost, "--log-level", l.logLevel}, more...)
-	if n.Process, err = machines.Start(l.logFile(fmt.Sprint("node", i+1)), s, args...); err != nil {
+	if n.Process, err = netns.Start(l.logFile(fmt.Sprint("node", i+1)), s, args...); err != nil {
 		return nil, err
 	}
-	if err := n.Ready(ctx, func() bool { return machines.Answers(ctx, n.client, adminURL+"/readyz") }); err != nil {
+	if err := n.Ready(ctx, func() bool { return netns.Answers(ctx, n.client, adminURL+"/readyz") }); err != nil {
 		n.end()
 		return nil, err
 	}

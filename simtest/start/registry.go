@@ -11,13 +11,13 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/granary-oci/granary/simtest/machines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // registry is the registry of the CNCF's distribution, on a machine of its own.
 type registry struct {
-	*machines.Process
-	space  *machines.Space
+	*netns.Process
+	space  *netns.Space
 	work   string       // where images are kept
 	client *http.Client // on its machine
 }
@@ -26,7 +26,7 @@ type registry struct {
 const registryHost = "registry.test"
 
 // startRegistry starts the registry with what earlier runs have put into it.
-func startRegistry(ctx context.Context, s *machines.Space, work, log string) (*registry, error) {
+func startRegistry(ctx context.Context, s *netns.Space, work, log string) (*registry, error) {
 	config := log + ".yml"
 	text := fmt.Sprintf("version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: %s}, cache: {blobdescriptor: inmemory}}\nhttp: {addr: 0.0.0.0:5000}\n", filepath.Join(work, "registry"))
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
@@ -36,12 +36,12 @@ func startRegistry(ctx context.Context, s *machines.Space, work, log string) (*r
 	if err != nil {
 		return nil, err
 	}
-	p, err := machines.Start(log, s, program, "serve", config)
+	p, err := netns.Start(log, s, program, "serve", config)
 	if err != nil {
 		return nil, err
 	}
 	r := &registry{p, s, work, s.Client()}
-	return r, p.Ready(ctx, func() bool { return machines.Answers(ctx, r.client, r.local("/v2/")) })
+	return r, p.Ready(ctx, func() bool { return netns.Answers(ctx, r.client, r.local("/v2/")) })
 }
 
 func (r *registry) local(path string) string { return "http://127.0.0.1:5000" + path }

@@ -1,4 +1,4 @@
-package machines
+package netns
 
 import (
 	"encoding/binary"

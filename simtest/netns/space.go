@@ -1,4 +1,4 @@
-package machines
+package netns
 
 import (
 	"context"
@@ -37,17 +37,6 @@ func Delete(names ...string) {
 	for _, name := range names {
 		_ = exec.Command("ip", "netns", "del", name).Run()
 	}
-}
-
-// Commands runs commands, one in a line, until one fails. Their arguments have no spaces.
-func Commands(ctx context.Context, lines ...string) error {
-	for _, line := range lines {
-		args := strings.Fields(line)
-		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", line, err, out)
-		}
-	}
-	return nil
 }
 
 // In gives the command line that runs args on the machine. What it mounts is seen
