@@ -16,10 +16,7 @@ import (
 // through the line.
 func relayed(t *testing.T, to *Host) (through peer.AddrInfo, cut *atomic.Bool) {
 	t.Helper()
-	at, err := manet.ToNetAddr(to.Addrs()[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	at := addrOf(to.Addrs()[0], to.ID())
 	near, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)

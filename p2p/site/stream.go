@@ -51,6 +51,9 @@ func (addr) Network() string  { return "libp2p" }
 func (a addr) String() string { return peer.ID(a).String() }
 
 func addrOf(m ma.Multiaddr, id peer.ID) net.Addr {
+	if bare, last := ma.SplitLast(m); last != nil && last.Protocol().Code == ma.P_QUIC_V1 {
+		m = bare
+	}
 	if a, err := manet.ToNetAddr(m); err == nil {
 		return a
 	}
