@@ -24,6 +24,7 @@ bench: ## the table of medians and ratios beside other programs; needs root
 	go run ./simtest/dataplane
 	go run ./simtest/cluster -n 4 -n 8
 	go run ./simtest/start
+	go run ./simtest/edges
 	go run ./simtest/large -size 2GiB
 
 fuzz: ## each fuzz target for a while

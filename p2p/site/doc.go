@@ -12,6 +12,12 @@
 // [Config.Allow] is asked when the other side has proven its ID, on relayed
 // connections too, and before anybody is dialled.
 //
+// # Lines that die
+//
+// A stream that [Dial] has opened fails within some seconds when the line to the other site is down, and
+// not after the half minute of QUIC or the quarter of an hour of TCP: see line.go. A site that
+// is asked for a sign of life on such a stream's connection need not know how to give one.
+//
 // # Sites that cannot be dialled
 //
 // Such a site names relays: hubs that it can dial and that offer the service. It keeps a

@@ -1,12 +1,15 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -160,6 +163,32 @@ func TestRetriesEndWithSuccess(t *testing.T) {
 	inBubble(t, flaky, func(t *testing.T, r *Registry) {
 		if _, err := r.Repository("app").Resolve(t.Context(), "latest"); err != nil || n.Load() != 2 {
 			t.Errorf("%d requests, %v", n.Load(), err)
+		}
+	})
+}
+
+// TestWhoDidNotAnswerIsDialledForLess: whoever asks a registry to which nothing leads waits for long only once.
+func TestWhoDidNotAnswerIsDialledForLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, err := New(Config{URL: "http://registry.test", Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(dialTimeout):
+			}
+			return nil, errors.New("nothing leads there")
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func() time.Duration {
+			begin := time.Now()
+			if _, err := r.Repository("app").Resolve(t.Context(), "latest"); !Unreachable(err) {
+				t.Errorf("error is %v", err)
+			}
+			return time.Since(begin)
+		}
+		if first, again := ask(), ask(); again >= first {
+			t.Errorf("it takes %v, and then %v", first, again)
 		}
 	})
 }

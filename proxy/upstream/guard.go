@@ -58,11 +58,11 @@ type viaProxyKey struct{}
 // dial connects to what a setting names, or to what Control allows. The check is
 // on the address that is dialled, after names have been resolved.
 func (c Config) dial() func(ctx context.Context, network, address string) (net.Conn, error) {
-	plain := &net.Dialer{Timeout: dialTimeout}
+	plain := &net.Dialer{Timeout: dialTimeout, KeepAliveConfig: c.signs()}
 	if c.Control == nil {
 		return plain.DialContext
 	}
-	guarded := &net.Dialer{Timeout: dialTimeout, Control: func(network, address string, conn syscall.RawConn) error {
+	guarded := &net.Dialer{Timeout: dialTimeout, KeepAliveConfig: c.signs(), Control: func(network, address string, conn syscall.RawConn) error {
 		if err := c.Control(network, address, conn); err != nil {
 			return &addressError{err}
 		}
@@ -74,6 +74,16 @@ func (c Config) dial() func(ctx context.Context, network, address string) (net.C
 		}
 		return guarded.DialContext(ctx, network, address)
 	}
+}
+
+// signs says when the system asks the other end of a connection for a sign of life. Who reads an answer
+// has nothing under way that would be missed.
+func (c Config) signs() net.KeepAliveConfig {
+	if c.DeadAfter == 0 {
+		return net.KeepAliveConfig{Enable: true}
+	}
+	const asked = 2 // times, within the second half
+	return net.KeepAliveConfig{Enable: true, Idle: c.DeadAfter / 2, Interval: c.DeadAfter / 2 / asked, Count: asked}
 }
 
 func (c Config) named(address string) bool {

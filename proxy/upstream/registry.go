@@ -51,6 +51,9 @@ type Config struct {
 	// AnswerTimeout is how long the registry may take from the end of a request to the
 	// beginning of its answer. 0 is 30 s.
 	AnswerTimeout time.Duration
+	// DeadAfter is how long the other end of a TCP connection may give no sign of life, before an
+	// answer is read on over another one. 0 is some minutes.
+	DeadAfter time.Duration
 	// Origin is what its answers and chunks are called (chunk.SetOrigin). Empty is [Origin].
 	Origin string
 	// Header is sent to the registry itself with each request.

@@ -15,13 +15,13 @@ import (
 // TestEdges judges bytes and errors, not times.
 func TestEdges(t *testing.T) {
 	l := newTestLab(t)
-	cold := l.registry.push(1, 48e6)
+	cold := l.registry.push(1, 32e6)
 	t.Run("each line carries a cold image once", func(t *testing.T) {
 		all, err := l.pull(t.Context(), cold)
 		judge(t, l, cold, all, err, 1.05)
 	})
 	t.Run("lines that flap", func(t *testing.T) {
-		img := l.registry.push(2, 40e6)
+		img := l.registry.push(2, 32e6)
 		all, err := l.pullFlapping(t.Context(), img)
 		judge(t, l, img, all, err, 1.07)
 	})
@@ -84,7 +84,7 @@ func newTestLab(t *testing.T) *lab {
 	if err := programs.Build(dir, "cmd/granary"); err != nil {
 		t.Fatal(err)
 	}
-	l, err := newLab(t.Context(), dir, filepath.Join(dir, "granary"), 3, 1)
+	l, err := newLab(t.Context(), dir, filepath.Join(dir, "granary"), []string{"quic", "tcp"}, 3, 1)
 	t.Cleanup(func() {
 		l.close()
 		logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))

@@ -32,7 +32,7 @@ type lab struct {
 type site struct {
 	*edge
 	number int
-	by     string // quic or tcp
+	by     string // quic, tcp or url
 	parent string // address
 	nodes  []*node
 }
@@ -46,12 +46,9 @@ type node struct {
 
 const adminURL = "http://127.0.0.1:5051"
 
-// transports are how the edges reach the hub, one each.
-var transports = []string{"quic", "tcp"}
-
-// newLab makes edges, and starts so many nodes in each; there are machines for some more. It is to be
+// newLab makes edges, one that reaches the hub in each of these ways, and starts so many nodes in each; there are machines for some more. It is to be
 // closed, even if this fails. more are settings of the edges' nodes.
-func newLab(ctx context.Context, dir, granary string, nodes, spare int, more ...string) (l *lab, err error) {
+func newLab(ctx context.Context, dir, granary string, by []string, nodes, spare int, more ...string) (l *lab, err error) {
 	l = &lab{granary: granary, dir: dir, logLevel: "info", more: more}
 	if level := os.Getenv("GRANARY_EDGES_LOG"); level != "" {
 		l.logLevel = level
@@ -59,7 +56,10 @@ func newLab(ctx context.Context, dir, granary string, nodes, spare int, more ...
 	if err := os.WriteFile(l.file("token"), []byte("the-token-of-these-edges\n"), 0o600); err != nil {
 		return l, err
 	}
-	if l.network, err = newNetwork(ctx, len(transports), nodes+spare); err != nil {
+	if err := writeCertificate(hubAddress, l.file("hub.pem"), l.file("hub.key")); err != nil {
+		return l, err
+	}
+	if l.network, err = newNetwork(ctx, len(by), nodes+spare); err != nil {
 		return l, err
 	}
 	if l.registry, err = startRegistry(l.network.registry); err != nil {
@@ -70,7 +70,7 @@ func newLab(ctx context.Context, dir, granary string, nodes, spare int, more ...
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for i, e := range l.edges {
-		s := &site{edge: e, number: i + 1, by: transports[i]}
+		s := &site{edge: e, number: i + 1, by: by[i]}
 		l.sites = append(l.sites, s)
 		g.Go(func() error { return l.startSite(ctx, s, nodes) })
 	}
@@ -112,7 +112,8 @@ func (l *lab) start(ctx context.Context, label string, s *netns.Space, more ...s
 }
 
 func (l *lab) startHub(ctx context.Context) (err error) {
-	l.hub, err = l.start(ctx, "hub", l.network.hub, "--gateway-token-file", l.file("token"),
+	l.hub, err = l.start(ctx, "hub", l.network.hub, "--gateway-token-file", l.file("token"), "--gateway-listen", hubAddress+":5055",
+		"--tls-cert-file", l.file("hub.pem"), "--tls-key-file", l.file("hub.key"),
 		"--site-listen", "/ip4/"+hubAddress+"/udp/5054/quic-v1", "--site-listen", "/ip4/"+hubAddress+"/tcp/5054")
 	return err
 }
@@ -139,7 +140,7 @@ func (l *lab) startSite(ctx context.Context, s *site, count int) error {
 func (l *lab) join(ctx context.Context, s *site) error {
 	i := len(s.nodes)
 	machine := s.edge.nodes[i]
-	args := append([]string{"--parent", s.parent, "--parent-token-file", l.file("token"), "--cluster-secret-file", l.file(fmt.Sprint("secret", s.number)),
+	args := append([]string{"--parent", s.parent, "--parent-token-file", l.file("token"), "--parent-ca-file", l.file("hub.pem"), "--cluster-secret-file", l.file(fmt.Sprint("secret", s.number)),
 		"--p2p-listen", "/ip4/" + machine.Address + "/tcp/5052", "--gossip-listen", machine.Address + ":5053", "--advertise", machine.Address, "--zone", fmt.Sprint("site", s.number)}, l.more...)
 	for _, other := range s.edge.nodes[:i] {
 		args = append(args, "--join", other.Address+":5053")
@@ -186,6 +187,9 @@ func (n *node) status(ctx context.Context) (s status, err error) {
 
 // siteAddress returns where children reach the node.
 func (n *node) siteAddress(ctx context.Context, by string) (string, error) {
+	if by == "url" {
+		return "https://" + hubAddress + ":5055", nil
+	}
 	s, err := n.status(ctx)
 	for _, a := range s.Site {
 		if strings.Contains(a, "/"+by) {

@@ -1,9 +1,9 @@
 // Command edges measures what parents are for: two sites of three nodes each, behind NAT and each at the
 // end of a line of 50 Mbit/s and 80 ms, pull an image at once from a hub that has it, or has to get it.
 //
-//	go run ./simtest/edges [-runs 3] [-size 96000000] [-rows direct,cold,warm,flap] [-work DIR]
+//	go run ./simtest/edges [-runs 3] [-size 96000000] [-rows direct,cold,warm,flap,cut] [-by quic,tcp] [-work DIR]
 //
-// The hub is a node beside the registry. One site reaches it by QUIC, the other by TCP, and neither
+// The hub is a node beside the registry. One site reaches it by QUIC, the other by TCP (or, with -by, at a URL), and neither
 // reaches anything else. Each site has a cluster of its own. All clients begin together, one on the machine of
 // each node; they fetch and hash. Rows are
 //
@@ -33,6 +33,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 const flapEach = 5 * time.Second
@@ -42,6 +44,7 @@ type options struct {
 	runs    int
 	size    int64
 	rows    string
+	by      string
 	work    string
 	granary string
 	more    string
@@ -52,6 +55,7 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 3, "how often each row is run")
 	flag.Int64Var(&o.size, "size", 96e6, "bytes of the image")
 	flag.StringVar(&o.rows, "rows", "direct,cold,warm,flap", "what to run")
+	flag.StringVar(&o.by, "by", "quic,tcp", "how the sites reach the hub: quic, tcp or url, for one site each")
 	flag.StringVar(&o.work, "work", filepath.Join(os.TempDir(), "granary-edges"), "where logs and what nodes store are kept")
 	flag.StringVar(&o.granary, "granary", "", "the binary (default: built from the source)")
 	flag.StringVar(&o.more, "edge-flags", "", "more settings of the edges' nodes, as --parents-only")
@@ -83,7 +87,7 @@ func (o *options) run(ctx context.Context) error {
 			return fmt.Errorf("build: %w\n%s", err, out)
 		}
 	}
-	l, err := newLab(ctx, dir, o.granary, 3, 0, strings.Fields(o.more)...)
+	l, err := newLab(ctx, dir, o.granary, strings.Split(o.by, ","), 3, 0, strings.Fields(o.more)...)
 	if err == nil {
 		err = o.table(ctx, l)
 	}
@@ -129,7 +133,7 @@ func (l *lab) row(ctx context.Context, name string, img *image) ([]outcome, erro
 	case "cold":
 		return l.pull(ctx, img)
 	case "warm":
-		if err := pullAll(ctx, img, l.hubMachines(), "http://127.0.0.1:5050"); err != nil {
+		if err := pullAll(ctx, img, []*netns.Space{l.network.hub}, "https://127.0.0.1:5050"); err != nil {
 			return nil, err
 		}
 		return l.pull(ctx, img)

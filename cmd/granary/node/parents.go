@@ -25,7 +25,11 @@ import (
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
-const maxParents = 16
+const (
+	maxParents = 16
+	// A line that is down for longer is found out about, and one that is only slow is not taken to be dead.
+	parentDeadAfter = 4 * time.Second
+)
 
 // openParents makes what is asked before the registries, if there are settings for that.
 func (n *Node) openParents() error {
@@ -121,6 +125,7 @@ func (n *Node) parentConfig(address string) (c parent.Config, err error) {
 		UserAgent: "granary/" + Version,
 		Pseudonym: n.upstreams.pseudonym,
 		Header:    make(http.Header),
+		DeadAfter: parentDeadAfter,
 	}
 	if n.cfg.ParentTokenFile != "" {
 		token, err := firstToken(n.cfg.ParentTokenFile)
