@@ -95,6 +95,7 @@ func TestUnknownValuesAreRefused(t *testing.T) {
 		"bogus=1", "mirror.prot=1", "mirror.port=0", "mirror.port=http", "keep=some", "image.digest=latest", "data.hostPath=relative", "data.cacheSize=much",
 		"snapshotter.enabled=perhaps", "registries=docker.io", "log.level=loud", "upstreams.docker\\.io=5", "metrics.podMonitor.interval=often",
 		"credentials.share.ghcr\\.io=yes", "cluster.join={here}", "updateStrategy.rollingUpdate.maxSurge=1", "probes.startup.exec=1",
+		"parents={http://hub}", "parents={/ip4/192.0.2.1/tcp/5054}", "parentsOnly=perhaps", "site.port=0", "site.children={no id}", "site.enabled=true",
 	} {
 		if out, err := helm(t, "template", "granary", chart, "--set", bad); err == nil {
 			t.Errorf("%s is taken:\n%s", bad, out)
@@ -162,6 +163,26 @@ func TestTheMirrorIsTheNodesAlone(t *testing.T) {
 	}
 }
 
+// TestChildrenReachTheirParent: a hub's port is the node's, open to other sites, on both networks of a pod.
+func TestChildrenReachTheirParent(t *testing.T) {
+	site := []string{"--set", "site.enabled=true", "--set", "site.tokenSecret=theirs", "--set", "networkPolicy.enabled=true"}
+	for _, more := range [][]string{nil, {"--set", "hostNetwork=true"}} {
+		all := render(t, append(site, more...)...)
+		c := one(t, all, "DaemonSet", "granary").Spec.Template.Spec.Containers[0]
+		i := slices.IndexFunc(c.Ports, func(p port) bool { return p.Name == "site" })
+		want := 5054
+		if more != nil {
+			want = 0 // it is on the node's network already
+		}
+		if i < 0 || c.Ports[i].ContainerPort != 5054 || c.Ports[i].HostPort != want || c.Ports[i].Protocol != "UDP" || c.Ports[i].HostIP != "" {
+			t.Errorf("with %v: ports %+v", more, c.Ports)
+		}
+		if policy := one(t, all, "NetworkPolicy", "granary").text; !strings.Contains(policy, `{"ports":[{"protocol":"UDP","port":5054}]}`) {
+			t.Errorf("with %v the policy is %s", more, policy)
+		}
+	}
+}
+
 // TestSettingsAreThoseOfTheNode gives the rendered configuration to the node itself.
 func TestSettingsAreThoseOfTheNode(t *testing.T) {
 	binary, err := buildBinary()
@@ -195,6 +216,9 @@ func TestSettingsAreThoseOfTheNode(t *testing.T) {
 			"upstream docker.io=https://mirror.corp,https://registry-1.docker.io;registry.corp=http://10.0.0.5:5000", "registries docker.io,*.corp,!bad.corp",
 			"upstream-ca-file harbor.corp=/etc/granary/ca/harbor.pem", "node-credentials ghcr.io=share", "max-stale 24h0m0s", "weight 20", "public-for 1m0s",
 			"content-dir /var/lib/containerd/io.containerd.content.v1.content", "docker-config /etc/granary/docker/config.json", "default-upstream registry.corp",
+			"parent https://hub.example.com:5054,/dns4/hub.example.com/udp/5054/quic-v1/p2p/12D3KooWHsDnk2Z1FsLd1KWJvJUAvgEnq11kPT9efFysRRkbyDMt", "parents-only true",
+			"parent-token-file /etc/granary/parent/token", "site-listen /ip4/0.0.0.0/udp/5064/quic-v1", "child 12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUj2kj6vnc6iDEp",
+			"gateway-token-file /etc/granary/site/token",
 		} {
 			name, value, _ := strings.Cut(want, " ")
 			if !regexp.MustCompile(`(?m)^`+name+` +`+regexp.QuoteMeta(value)+` `).Match(out) && name != "cache-size" {

@@ -45,7 +45,7 @@ type envVar struct {
 type port struct {
 	Name                    string
 	ContainerPort, HostPort int
-	HostIP                  string
+	HostIP, Protocol        string
 }
 
 type probe struct {

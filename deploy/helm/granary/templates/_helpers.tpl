@@ -76,6 +76,12 @@ app.kubernetes.io/component: node
 {{- define "granary.config" -}}
 {{- $c := dict "log-level" .Values.log.level "log-format" .Values.log.format "default-upstream" .Values.defaultUpstream "keep" .Values.keep }}
 {{- with .Values.data.cacheSize }}{{ $_ := set $c "cache-size" . }}{{ end }}
+{{- with .Values.parents }}{{ $_ := set $c "parent" . }}{{ end }}
+{{- if .Values.parentsOnly }}{{ $_ := set $c "parents-only" true }}{{ end }}
+{{- if .Values.site.enabled }}
+{{- if not (or .Values.site.children .Values.site.tokenSecret) }}{{ fail "site.enabled: name those who may ask, in site.children or site.tokenSecret" }}{{ end }}
+{{- with .Values.site.children }}{{ $_ := set $c "child" . }}{{ end }}
+{{- end }}
 {{- with .Values.contentDir }}{{ $_ := set $c "content-dir" (list .) }}{{ end }}
 {{- with .Values.registries }}{{ $_ := set $c "registries" . }}{{ end }}
 {{- with .Values.upstreams }}{{ $_ := set $c "upstream" . }}{{ end }}
