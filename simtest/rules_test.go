@@ -51,7 +51,7 @@ var allowed = map[string][]string{
 	"fuse/snapshotter":                {"fuse/mounter"},
 	"cmd/granary/demo":                {},
 	"cmd/granary/configure":           {},
-	"cmd/granary/doctor":              {"cmd/granary/configure", "cmd/granary/node"},
+	"cmd/granary/doctor":              {"cmd/granary/configure", "cmd/granary/node", "proxy/parent"},
 	"tracker":                         {},
 	"tracker/gossip":                  {"tracker"},
 	"tracker/dht":                     {"tracker"},

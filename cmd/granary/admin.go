@@ -175,16 +175,56 @@ func (c *statusCmd) Run(e *env) error {
 		fmt.Fprintf(w, "cluster\t%d members; this is %s, gossip at %s\n", len(c.Members), c.ID, c.Gossip)
 	}
 	fmt.Fprintf(w, "upstreams\t%s\n", strings.Join(s.Upstreams, " "))
+	printSites(w, s)
 	for _, i := range s.UnderWay {
 		fmt.Fprintf(w, "under way\t%s: %s of %s\n", printable(i.Ref), bytesText(i.Here), bytesText(i.Size))
 	}
 	for _, p := range s.Preheats {
-		fmt.Fprintf(w, "preheat %s\t%s: %s on %s\n", p.ID, p.State, printable(strings.Join(p.Refs, " ")), plural(len(p.Nodes), "node"))
+		fmt.Fprintf(w, "preheat %s\t%s\n", p.ID, preheatText(p))
 	}
 	for _, m := range s.Mounts {
 		fmt.Fprintf(w, "mount\t%s at %s for %s: %s read of %d files; %s\n", printable(m.Ref), printable(m.Dir), time.Since(m.Started).Round(time.Second), bytesText(m.Read), m.Files, mountText(m))
 	}
 	return w.Flush()
+}
+
+// printSites says what goes on between this site and others.
+func printSites(w io.Writer, s node.Status) {
+	for _, p := range s.Parents {
+		fmt.Fprintf(w, "parent %s\t%s, %s received%s\n", printable(p.Name), p.State, bytesText(p.Received), because(p.Error))
+	}
+	if s.SiteID != "" {
+		fmt.Fprintf(w, "known to parents as\t%s\n", s.SiteID)
+	}
+	for _, a := range s.Site {
+		fmt.Fprintf(w, "reached by children at\t%s\n", a)
+	}
+	for _, l := range s.Links {
+		fmt.Fprintf(w, "link %s\tin %s, out %s\n", printable(l.Link),
+			spans(l.Hour.In, l.Today.In, l.Month.In), spans(l.Hour.Out, l.Today.Out, l.Month.Out))
+	}
+}
+
+// spans are sums of bytes of this hour, today and the last 31 days.
+func spans(hour, today, month int64) string {
+	return fmt.Sprintf("%s this hour, %s today, %s in 31 days", bytesText(hour), bytesText(today), bytesText(month))
+}
+
+// because is the reason that follows a state, "" for none.
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + printable(why)
+}
+
+// preheatText says how far a preheat is.
+func preheatText(p node.PreheatStatus) string {
+	images := printable(strings.Join(p.Refs, " "))
+	if p.State == "scheduled" {
+		return fmt.Sprintf("%s at %s: %s", p.State, p.At.Format(time.RFC3339), images)
+	}
+	return fmt.Sprintf("%s: %s on %s%s", p.State, images, plural(len(p.Nodes), "node"), because(p.Error))
 }
 
 // mountText says what came for a mount.

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,6 +75,13 @@ func TestEveryFlagIsInTheArchitecture(t *testing.T) {
 
 func testNode(t *testing.T, cfg node.Config) *node.Node {
 	t.Helper()
+	n, _ := startNode(t, cfg)
+	return n
+}
+
+// startNode runs a node until it is stopped, or the test ends.
+func startNode(t *testing.T, cfg node.Config) (n *node.Node, stop func()) {
+	t.Helper()
 	if cfg.DataDir == "" {
 		cfg.DataDir = t.TempDir()
 	}
@@ -86,13 +94,14 @@ func testNode(t *testing.T, cfg node.Config) *node.Node {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- n.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	return n
+	t.Cleanup(stop)
+	return n, stop
 }
 
 func get(t *testing.T, url string) (int, string) {

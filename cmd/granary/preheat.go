@@ -24,6 +24,7 @@ type preheatCmd struct {
 	AllNodes bool     `name:"all-nodes" xor:"where" help:"Bring them to all members of the node's cluster."`
 	Zone     *string  `name:"zone" local:"" xor:"where" placeholder:"NAME" help:"Bring them to the members of one zone."`
 	Platform string   `name:"platform" default:"${platform}" placeholder:"OS/ARCH[/VARIANT]" help:"Which image of an index to bring; 'all' for each of them."`
+	At       string   `name:"at" placeholder:"TIME" help:"Bring them then: HH:MM, the next such time on the node's clock, or RFC 3339, at most 31 days ahead."`
 	Wait     bool     `name:"wait" help:"Show how far it is, and end when all is there: with status 1 if anything failed."`
 	JSON     bool     `name:"json" help:"Print JSON; with --wait a line for each change."`
 
@@ -32,7 +33,7 @@ type preheatCmd struct {
 }
 
 func (c *preheatCmd) Run(e *env) error {
-	q := node.Preheat{Refs: c.Refs, Platform: c.Platform, AllNodes: c.AllNodes, Zone: c.Zone, Wait: c.Wait}
+	q := node.Preheat{Refs: c.Refs, Platform: c.Platform, AllNodes: c.AllNodes, Zone: c.Zone, At: c.At, Wait: c.Wait}
 	var err error
 	if q.Authorization, err = c.authorization(e); err != nil {
 		return err
@@ -59,6 +60,12 @@ func (c *preheatCmd) Run(e *env) error {
 // authorization returns what the user has for the images' registries.
 func (c *preheatCmd) authorization(e *env) (map[string]string, error) {
 	all := make(map[string]string)
+	if c.At != "" {
+		if c.DockerConfig != "" {
+			return nil, &node.SettingError{Name: "docker-config", Err: errors.New("credentials are not kept until --at; the node's own are used then")}
+		}
+		return all, nil
+	}
 	for _, s := range c.Refs {
 		want, err := ref.Parse(s, c.DefaultUpstream)
 		if err != nil {
@@ -91,8 +98,16 @@ func (c *preheatCmd) begun(e *env, body io.Reader) error {
 	if c.JSON {
 		return json.NewEncoder(e.stdout).Encode(s)
 	}
+	if s.State == "scheduled" {
+		_, err := fmt.Fprintf(e.stdout, "%s: %s\n", s.ID, scheduledText(s))
+		return err
+	}
 	_, err := fmt.Fprintf(e.stdout, "%s: %s on %s; 'granary status' tells how far\n", s.ID, plural(len(s.Refs), "image"), plural(len(s.Nodes), "node"))
 	return err
+}
+
+func scheduledText(s node.PreheatStatus) string {
+	return fmt.Sprintf("%s scheduled at %s", plural(len(s.Refs), "image"), s.At.Format(time.RFC3339))
 }
 
 // watch shows how far it is until it is over.
@@ -103,7 +118,7 @@ func (c *preheatCmd) watch(e *env, body io.Reader) (s node.PreheatStatus, err er
 	for lines := json.NewDecoder(body); ; {
 		var now node.PreheatStatus
 		err := lines.Decode(&now)
-		if errors.Is(err, io.EOF) && s.State != "" && s.State != "running" {
+		if errors.Is(err, io.EOF) && (s.State == "done" || s.State == "failed") {
 			return s, nil
 		}
 		if err != nil {
@@ -112,6 +127,12 @@ func (c *preheatCmd) watch(e *env, body io.Reader) (s node.PreheatStatus, err er
 		s = now
 		if c.JSON {
 			if err := json.NewEncoder(e.stdout).Encode(s); err != nil {
+				return s, err
+			}
+			continue
+		}
+		if s.State == "scheduled" {
+			if _, err := fmt.Fprintf(e.stderr, "%s: %s\n", s.ID, scheduledText(s)); err != nil {
 				return s, err
 			}
 			continue
@@ -148,6 +169,9 @@ func (p *progress) preheat(shown map[string]*bar, on string, i node.PreheatImage
 func (c *preheatCmd) ended(e *env, s node.PreheatStatus) error {
 	var failed []string
 	var bytes int64
+	if s.Error != "" {
+		failed = append(failed, printable(s.Error))
+	}
 	for _, n := range s.Nodes {
 		name := printable(cmp.Or(n.Name, "the node"))
 		if n.Error != "" {

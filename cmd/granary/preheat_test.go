@@ -2,8 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -46,6 +50,101 @@ func TestPreheat(t *testing.T) {
 		if status, _, errs := run(args...); status != 1 || errs == "" {
 			t.Errorf("preheat %v: %d, %s", args, status, errs)
 		}
+	}
+}
+
+// TestAPreheatIsKeptUntilItsTime has a node do at its time, or when it runs again, what it was told before.
+func TestAPreheatIsKeptUntilItsTime(t *testing.T) {
+	r := newSmallRegistry(t)
+	cfg := node.Config{DataConfig: node.DataConfig{DataDir: t.TempDir(), Upstream: map[string]string{"registry.test": r.URL}}}
+	n, stop := startNode(t, cfg)
+	run := func(args ...string) (int, string, string) {
+		return granary(t, append([]string{"preheat", "--node", n.AdminURL()}, args...)...)
+	}
+	at := func(in time.Duration) string { return "--at=" + time.Now().Add(in).Format(time.RFC3339Nano) }
+	only := func() node.PreheatStatus {
+		t.Helper()
+		all := n.Status().Preheats
+		if len(all) != 1 {
+			t.Fatalf("there are %+v", all)
+		}
+		return all[0]
+	}
+	status, out, errs := run("registry.test/app:v1", at(time.Hour))
+	if status != 0 || !strings.Contains(out, ": 1 image scheduled at ") {
+		t.Errorf("preheat --at: %d, %s%s", status, out, errs)
+	}
+	if _, out, _ := granary(t, "status", "--node", n.AdminURL()); !strings.Contains(out, only().ID) || !strings.Contains(out, "scheduled at ") {
+		t.Errorf("the status is\n%s", out)
+	}
+	for _, args := range [][]string{{"app", "--at=25:00"}, {"app", at(-time.Minute)}, {"app", at(32 * 24 * time.Hour)}} {
+		if status, _, errs := run(args...); status != 1 || errs == "" {
+			t.Errorf("preheat %v: %d, %s", args, status, errs)
+		}
+	}
+	if status, _, errs := run("app", "--at=02:00", "--docker-config=config.json"); status == 0 || !strings.Contains(errs, "credentials are not kept") {
+		t.Errorf("credentials for later: %d, %s", status, errs)
+	}
+
+	// later moves the time in the file, and starts the node anew.
+	path := filepath.Join(cfg.DataDir, "preheats.json")
+	later := func(at time.Time) node.PreheatStatus {
+		t.Helper()
+		stop()
+		p, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kept []map[string]any
+		if err := json.Unmarshal(p, &kept); err != nil || len(kept) != 1 {
+			t.Fatalf("%s is kept, error %v", p, err)
+		}
+		kept[0]["at"] = at
+		if p, err = json.Marshal(kept); err == nil {
+			err = os.WriteFile(path, p, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, stop = startNode(t, cfg)
+		for begin := time.Now(); only().Ended.IsZero(); time.Sleep(10 * time.Millisecond) {
+			if time.Since(begin) > 30*time.Second {
+				t.Fatalf("it is not over: %+v", only())
+			}
+		}
+		return only()
+	}
+	gone := func() {
+		t.Helper()
+		stop()
+		if n, stop = startNode(t, cfg); len(n.Status().Preheats) != 0 {
+			t.Errorf("after another restart there are %+v", n.Status().Preheats)
+		}
+	}
+	if s := later(time.Now().Add(-25 * time.Hour)); s.State != "failed" || !strings.Contains(s.Error, "missed") || n.Status().Store.Bytes != 0 {
+		t.Errorf("too late: %+v", s)
+	}
+	gone()
+	run("registry.test/app:v1", at(time.Hour))
+	id := only().ID
+	if s := later(time.Now().Add(-23 * time.Hour)); s.State != "done" || s.ID != id || n.Status().Store.Bytes < layerSize {
+		t.Errorf("what was slept through: %+v", s)
+	}
+	gone()
+
+	run("registry.test/app:v1", "--at=02:00")
+	q, _ := http.NewRequest(http.MethodDelete, n.AdminURL()+"/api/v1/preheat/"+only().ID, nil)
+	if resp, err := http.DefaultClient.Do(q); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatal(resp, err)
+	}
+	if s := only(); s.State != "failed" || !strings.Contains(s.Error, "ended before") {
+		t.Errorf("what was ended: %+v", s)
+	}
+	gone()
+
+	status, out, errs = run("registry.test/app:v1", at(3*time.Second), "--wait")
+	if status != 0 || !strings.HasPrefix(out, "1 image on 1 node") || strings.Count(errs, "scheduled at") != 1 {
+		t.Errorf("preheat --at --wait: %d, %s%s", status, out, errs)
 	}
 }
 

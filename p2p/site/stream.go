@@ -135,7 +135,14 @@ func (h *Host) dial(ctx context.Context, to peer.AddrInfo) (network.Stream, erro
 		h.Peerstore().AddAddrs(to.ID, addrs, peerstore.TempAddrTTL)
 		h.swarm.Backoff().Clear(to.ID) // for 5 s and more no other would be tried after one that failed
 	}
-	return h.NewStream(ctx, to.ID, Protocol)
+	if err := h.Connect(ctx, peer.AddrInfo{ID: to.ID}); err != nil {
+		return nil, err
+	}
+	s, err := h.NewStream(network.WithNoDial(ctx, "connected"), to.ID, Protocol)
+	if err != nil && ctx.Err() == nil { // its gate closes, without a word, what was opened
+		err = fmt.Errorf("it closes the connection, as it does if this site may not ask: %w", err)
+	}
+	return s, err
 }
 
 // resolved returns addresses with names in the place of addresses looked up.

@@ -1,6 +1,7 @@
 package parent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -128,6 +129,20 @@ func (ps *Parents) fault(p *Parent, err error) {
 	if p.ban(err) {
 		ps.report(err)
 	}
+}
+
+// Try asks each parent that may be asked now whether it lets this site ask, for the status to tell.
+func (ps *Parents) Try(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, p := range ps.all {
+		all.Go(func() {
+			face := &Repository{ps, p, ref.Repository{}, p.registry.Static(), true}
+			if resp, err := face.Get(ctx, "v2", nil, nil); err == nil {
+				_ = resp.Body.Close()
+			}
+		})
+	}
+	all.Wait()
 }
 
 // Status is what is made of a parent.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -51,7 +52,7 @@ func (m *member) preheats(t *testing.T, q node.Preheat) (s node.PreheatStatus) {
 		if err := m.command(http.MethodGet, "/api/v1/preheat/"+s.ID, nil, &s); err != nil {
 			t.Fatal(err)
 		}
-		return s.State != "running"
+		return s.State == "done" || s.State == "failed"
 	})
 	return s
 }
@@ -85,6 +86,10 @@ func TestAPreheatReachesTheMembersThatItIsFor(t *testing.T) {
 		if held := held(t, m); held[host+"/org/first:v1"] < first.size() || (held[host+"/org/second:v1"] >= second.size()) != (m != a) {
 			t.Errorf("%s holds %v", m.cfg.Zone, held)
 		}
+	}
+	later := node.Preheat{Refs: []string{host + "/org/second:v1"}, Platform: "linux/amd64", AllNodes: true, At: time.Now().Add(2 * time.Second).Format(time.RFC3339Nano)}
+	if s := a.preheats(t, later); s.State != "done" || len(s.Nodes) != 3 || s.Started.Before(s.At) {
+		t.Errorf("on all nodes at a time: %+v", s)
 	}
 	r.kill()
 	for _, m := range []*member{b, d} {

@@ -89,7 +89,7 @@ type check struct {
 // some need to know what the node can reach.
 var checks = []check{
 	{"node", checkNode}, {"runtime", checkRuntimes}, {"disk", checkDisk}, {"fuse", checkFUSE}, {"ports", checkPorts}, {"cluster", checkCluster},
-	{"upstream", checkUpstreams}, {"member", checkMembers}, {"clock", checkClocks},
+	{"parent", checkParents}, {"upstream", checkUpstreams}, {"member", checkMembers}, {"clock", checkClocks},
 }
 
 // Run looks at everything, for the configured time at the most.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/granary-oci/granary/cmd/granary/node"
 	"github.com/granary-oci/granary/p2p"
+	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/tracker"
 	"github.com/granary-oci/granary/tracker/gossip"
 )
@@ -98,6 +99,12 @@ func TestFindings(t *testing.T) {
 		"nobody":           {node.Status{Cluster: cluster(gossip.Trouble{})}, node.Reach{}, "cluster", Warning, "no other member", "--join"},
 		"quarantined":      {node.Status{Cluster: cluster(gossip.Trouble{}, "quarantined")}, node.Reach{}, "cluster", Warning, "quarantined", "granary peers"},
 		"alone":            {node.Status{}, node.Reach{}, "cluster", Note, "alone", ""},
+		"parent":           {node.Status{}, node.Reach{Parents: []parent.Status{{Name: "hub", State: "up"}}}, "parent", OK, "answers", ""},
+		"parent is down":   {node.Status{}, node.Reach{Parents: []parent.Status{{Name: "hub", State: "down", Error: "connection refused"}}}, "parent", Error, "refused", "port in --parent"},
+		"no child":         {node.Status{SiteID: "12D3Koo"}, node.Reach{Parents: []parent.Status{{Name: "hub", State: "down", Error: "this site may not ask: 403"}}}, "parent", Error, "may not ask", "--child 12D3Koo"},
+		"no token":         {node.Status{}, node.Reach{Parents: []parent.Status{{Name: "hub", State: "down", Error: "this site may not ask: 403"}}}, "parent", Error, "may not ask", "give this node one of"},
+		"limit":            {node.Status{}, node.Reach{Parents: []parent.Status{{Name: "hub", State: "resting", Error: "it has had its 1GiB/day"}}}, "parent", Note, "1GiB/day", "--parent-limit"},
+		"parent's fault":   {node.Status{Parents: []parent.Status{{Name: "hub", State: "quarantined", Error: "other bytes"}}}, node.Reach{}, "parent", Warning, "other bytes", "who runs it"},
 		"elsewhere's disk": {node.Status{DataDir: "/none/such/place"}, node.Reach{}, "disk", Note, "not to be seen", "where the node runs"},
 	} {
 		r := Run(t.Context(), patientWith(t, c.status, c.reach))

@@ -56,6 +56,8 @@ type Status struct {
 	Preheats []PreheatStatus `json:"preheats,omitempty"`
 	// Mounts are the images that are mounted through the node.
 	Mounts []proxy.MountStatus `json:"mounts,omitempty"`
+	// SiteID is what parents know the node by, if it meets other sites by libp2p: their --child.
+	SiteID string `json:"siteID,omitempty"`
 	// Site are multiaddrs at which other sites reach the node, each to be given as --parent.
 	Site []string `json:"site,omitempty"`
 	// Links are what crossed each link to the outside.
@@ -111,7 +113,7 @@ func (n *Node) Status() Status {
 		Mounts:    n.registry.Mounts(),
 		Cluster:   n.clusterStatus(),
 	}
-	s.Links, s.Site = n.ledger.sums(), n.SiteAddrs()
+	s.Links, s.Site, s.SiteID = n.ledger.sums(), n.SiteAddrs(), n.siteID()
 	if n.parents != nil {
 		s.Parents = n.parents.Status()
 	}

@@ -107,7 +107,7 @@ func (n *Node) serveEvict(w http.ResponseWriter, r *http.Request) {
 }
 
 // servePreheat begins a preheat and answers with how far it is, or, if it is to wait, a line
-// for each change until it is over.
+// for each change until it is over. One that has a time is not ended by who leaves.
 func (n *Node) servePreheat(w http.ResponseWriter, r *http.Request) {
 	var q Preheat
 	if err := readJSON(w, r, maxPreheatBody, &q); err != nil {
@@ -127,16 +127,23 @@ func (n *Node) servePreheat(w http.ResponseWriter, r *http.Request) {
 	lines := json.NewEncoder(w)
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
-	for over := false; !over; {
+	for over, told := false, false; !over; {
 		select {
 		case <-tick.C:
 		case <-p.over:
 			over = true
 		case <-r.Context().Done():
-			p.cancel() // nobody waits for it any more
+			if p.at.IsZero() {
+				p.cancel() // nobody waits for it any more
+			}
 			return
 		}
-		_ = lines.Encode(p.status(n))
+		s := p.status(n)
+		if s.State == preheatScheduled && told {
+			continue
+		}
+		told = true
+		_ = lines.Encode(s)
 		_ = http.NewResponseController(w).Flush()
 	}
 }
@@ -152,8 +159,9 @@ func (n *Node) servePreheatStatus(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method == http.MethodDelete {
 		p.cancel()
+		err = n.preheats.done(p)
 	}
-	answerJSON(w, p.status(n), nil)
+	answerJSON(w, p.status(n), err)
 }
 
 // answerJSON answers with v, or with what is wrong with the request.
@@ -163,7 +171,7 @@ func answerJSON(w http.ResponseWriter, v any, err error) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		_ = json.NewEncoder(w).Encode(v)
-	case errors.Is(err, errTooManyPreheats):
+	case errors.Is(err, errTooManyPreheats), errors.Is(err, errTooManyScheduled):
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	case errors.Is(err, errNoPreheat):
 		http.Error(w, err.Error(), http.StatusNotFound)

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/tracker"
@@ -37,6 +39,7 @@ type ledger struct {
 
 	mu      sync.Mutex
 	links   map[string]map[int64]*crossed // by the Unix time of the hour's beginning
+	totals  map[string]*crossed           // since the process was started
 	changed bool
 }
 
@@ -50,28 +53,15 @@ func (c *crossed) add(o crossed) { c.In, c.Out = c.In+o.In, c.Out+o.Out }
 
 // openLedger reads the ledger of a data directory, "" for none. One that cannot be read begins anew.
 func openLedger(dataDir string) (*ledger, error) {
-	l := &ledger{now: time.Now, links: make(map[string]map[int64]*crossed)}
+	l := &ledger{now: time.Now, links: make(map[string]map[int64]*crossed), totals: make(map[string]*crossed)}
 	if dataDir == "" {
 		return l, nil
 	}
 	l.path = filepath.Join(dataDir, ledgerName)
-	info, err := os.Stat(l.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
-	}
-	if err == nil && info.Size() > maxLedgerFile {
-		err = errors.New("it is too large")
-	}
-	var p []byte
-	if err == nil {
-		p, err = os.ReadFile(l.path)
-	}
-	if err == nil {
-		err = json.Unmarshal(p, &l.links)
-	}
+	err := readKept(l.path, maxLedgerFile, &l.links)
 	if err != nil || l.links == nil {
 		l.links = make(map[string]map[int64]*crossed)
-		return l, fmt.Errorf("%s begins anew: %w", l.path, err)
+		return l, err
 	}
 	for link, hours := range l.links {
 		for at, c := range hours {
@@ -84,6 +74,28 @@ func openLedger(dataDir string) (*ledger, error) {
 		}
 	}
 	return l, nil
+}
+
+// readKept reads what a node has kept as JSON; without the file v stays as it is.
+func readKept(name string, most int64, v any) error {
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Size() > most {
+		return fmt.Errorf("%s: it is too large", name)
+	}
+	p, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(p, v); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
 }
 
 // hourOf returns when the hour of a time began, on the clock of its place.
@@ -116,7 +128,23 @@ func (l *ledger) add(link string, in, out int64) {
 		l.prune(hours)
 	}
 	hours[at].add(crossed{in, out})
+	l.total(link).add(crossed{in, out})
 	l.changed = true
+}
+
+// expect has a link counted from 0 on, and not from when something crosses it first.
+func (l *ledger) expect(link string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total(link)
+}
+
+// total returns what crossed a link since the process was started; l.mu is held.
+func (l *ledger) total(link string) *crossed {
+	if l.totals[link] == nil {
+		l.totals[link] = new(crossed)
+	}
+	return l.totals[link]
 }
 
 // addZones counts what was exchanged with members of other zones since it was called last.
@@ -211,6 +239,21 @@ func (l *ledger) history() []LinkHistory {
 	}
 	slices.SortFunc(all, func(a, b LinkHistory) int { return cmp.Compare(a.Link, b.Link) })
 	return all
+}
+
+var linkBytes = prometheus.NewDesc("granary_link_bytes_total", "Bytes that crossed each link to parents, children, registries and other zones.", []string{"link", "direction"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (l *ledger) Describe(all chan<- *prometheus.Desc) { all <- linkBytes }
+
+// Collect implements [prometheus.Collector].
+func (l *ledger) Collect(all chan<- prometheus.Metric) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for link, c := range l.totals {
+		all <- prometheus.MustNewConstMetric(linkBytes, prometheus.CounterValue, float64(c.In), link, "in")
+		all <- prometheus.MustNewConstMetric(linkBytes, prometheus.CounterValue, float64(c.Out), link, "out")
+	}
 }
 
 // run keeps the ledger until ctx ends.

@@ -1,10 +1,13 @@
 package node
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/tracker"
@@ -137,5 +140,46 @@ func TestWhatCrossesZonesIsCounted(t *testing.T) {
 	l.addZones("a", []p2p.PeerStatus{member("1", "a", 9, 9), member("2", "b", 30, 1), member("3", "b", 0, 4)}) // one was restarted
 	if got := l.sums(); len(got) != 1 || got[0].Link != "zone b" || got[0].Today != (crossed{31, 6}) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestLinksAreAFewMetrics from 0 on, whatever the ledger remembers, and however many strangers come.
+func TestLinksAreAFewMetrics(t *testing.T) {
+	dir := t.TempDir()
+	l, err := openLedger(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.expect("parent hub")
+	for i := range 3 * maxLinks {
+		l.add(fmt.Sprint("child ", i), 1, 2)
+	}
+	sums := func(l *ledger) map[string]float64 {
+		r := prometheus.NewRegistry()
+		r.MustRegister(l)
+		families, err := r.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := make(map[string]float64)
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				all[f.GetName()+" "+m.GetLabel()[1].GetValue()+" "+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+		return all
+	}
+	got := sums(l)
+	if v, there := got["granary_link_bytes_total parent hub in"]; !there || v != 0 {
+		t.Errorf("a link that nothing has crossed: %v, %v", v, there)
+	}
+	if got["granary_link_bytes_total child 7 in"] != 1 || got["granary_link_bytes_total child 7 out"] != 2 || got["granary_link_bytes_total other in"] != 2*maxLinks || len(got) != 2*(maxLinks+2) {
+		t.Errorf("%d metrics: %v", len(got), got)
+	}
+	if err := l.save(); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = openLedger(dir); err != nil || len(sums(l)) != 0 || len(l.sums()) != maxLinks+1 {
+		t.Errorf("after a restart %v, error %v", sums(l), err)
 	}
 }

@@ -35,7 +35,6 @@ type metrics struct {
 	corrupt          *prometheus.CounterVec // by source
 	peers            *prometheus.CounterVec // by direction
 	faults           *prometheus.CounterVec // by kind
-	parentBytes      *prometheus.CounterVec // by parent
 	answered         *prometheus.CounterVec // by method and code
 	answerTime       *prometheus.HistogramVec
 	answering        prometheus.Gauge
@@ -74,9 +73,6 @@ func newMetrics() *metrics {
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "granary_store_faults_total", Help: "Failed reads and writes of the store that were worked around.",
 		}, []string{"kind"}),
-		parentBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "granary_parent_bytes_total", Help: "Bytes of bodies that were read from parents.",
-		}, []string{"parent"}),
 		answered: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "granary_http_requests_total", Help: "Requests of clients that were answered to the end.",
 		}, []string{"method", "code"}),
@@ -97,7 +93,7 @@ func newMetrics() *metrics {
 			Name: "granary_bitswap_bytes_total", Help: "Bytes of chunks that were exchanged by bitswap, by direction.",
 		}, []string{"direction"}),
 	}
-	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults, m.gatewayRequests, m.gatewayBytes, m.parentBytes, m.bitswap,
+	m.registry.MustRegister(m.served, m.upstreamBytes, m.upstreamRequests, m.corrupt, m.peers, m.faults, m.gatewayRequests, m.gatewayBytes, m.bitswap,
 		m.answered, m.answerTime, m.answering, m.pullsBy("client", &m.demand.pulls), m.pullsBy("node", &m.demand.upstreamPulls),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What never happened is 0, not absent.
@@ -149,14 +145,9 @@ func (m *metrics) watch(usage, contents func() chunkstore.Usage) {
 	gauge("granary_contents_bytes", "Bytes of files' contents and of what was derived from layers, on disk.", func() float64 { return float64(contents().Bytes) })
 }
 
-func (m *metrics) countParent(name string, n int64) {
-	m.parentBytes.WithLabelValues(name).Add(float64(n))
-}
-
 // watchParents adds gauges of what is made of parents.
 func (m *metrics) watchParents(status func() []parent.Status) {
 	for i, p := range status() {
-		m.parentBytes.WithLabelValues(p.Name)
 		for _, state := range []string{"up", "down", "resting", "quarantined"} {
 			m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "granary_parents", Help: "Parents, by what this node makes of them: 1 for what one is.", ConstLabels: prometheus.Labels{"parent": p.Name, "state": state},

@@ -158,6 +158,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 			return nil, err
 		}
 	}
+	n.openSchedule()
 	return n, nil
 }
 
@@ -225,6 +226,7 @@ func (n *Node) openLedger() (err error) {
 		n.log.Warn("what crossed the links is counted anew", "error", err)
 	}
 	n.closers = append(n.closers, n.ledger.save)
+	n.metrics.registry.MustRegister(n.ledger)
 	n.upstreams.ledger.Store(n.ledger)
 	return nil
 }

@@ -43,7 +43,7 @@ func (n *Node) order(ctx context.Context, o wire.Order, says []byte) (brought []
 	case orderPreheat:
 		var q Preheat
 		if err = json.Unmarshal(says, &q); err == nil {
-			q.AllNodes, q.Zone = false, nil
+			q.AllNodes, q.Zone, q.At = false, nil, ""
 			var p *preheating
 			if p, err = n.preheat(q); err == nil {
 				answer = orderedID{p.id}

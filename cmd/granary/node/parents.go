@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -57,6 +56,7 @@ func (n *Node) openParents() error {
 	}
 	for i := range configs {
 		name := configs[i].Name
+		n.ledger.expect(parentLink(name))
 		configs[i].Allow = func() error { return limits.allow(name) }
 		n.counting(&configs[i], parentLink(name), func(k int64) { limits.pass(name, k) })
 	}
@@ -74,9 +74,7 @@ func (n *Node) openParents() error {
 
 // counting has what comes from a parent counted, and told to pass, if that is not nil.
 func (n *Node) counting(c *parent.Config, link string, pass func(int64)) {
-	name := strings.TrimPrefix(link, "parent ")
 	c.Upstream.Received = func(k int64) {
-		n.metrics.countParent(name, k)
 		n.ledger.add(link, k, 0)
 		if pass != nil {
 			pass(k)

@@ -44,20 +44,24 @@ type Preheat struct {
 	// the node alone.
 	AllNodes bool    `json:"allNodes,omitempty"`
 	Zone     *string `json:"zone,omitempty"`
+	// At is when, as HH:MM, which is the next such time on the node's clock, or in RFC 3339, at most
+	// 31 days ahead; "" is now. The node keeps it, and orders it of others then.
+	At string `json:"at,omitempty"`
 	// Wait makes the answer last until the preheat is over, a line for each change.
 	Wait bool `json:"wait,omitempty"`
 	// Authorization are values of that header by registry, with which the images are read. They
 	// are kept in memory for as long as that takes, and are told to no member of a cluster
-	// that has no secret.
+	// that has no secret. With At there may be none.
 	Authorization map[string]string `json:"authorization,omitempty"`
 }
 
 // States of a preheat and its parts.
 const (
-	preheatWaiting = "waiting"
-	preheatRunning = "running"
-	preheatDone    = "done"
-	preheatFailed  = "failed"
+	preheatScheduled = "scheduled"
+	preheatWaiting   = "waiting"
+	preheatRunning   = "running"
+	preheatDone      = "done"
+	preheatFailed    = "failed"
 )
 
 // PreheatStatus is how far a preheat is.
@@ -65,8 +69,10 @@ type PreheatStatus struct {
 	ID       string        `json:"id"`
 	Refs     []string      `json:"refs"`
 	Platform string        `json:"platform"`
-	State    string        `json:"state"` // running, done or failed
-	Started  time.Time     `json:"started"`
+	State    string        `json:"state"`           // scheduled, running, done or failed
+	Error    string        `json:"error,omitempty"` // of all of it; nodes and images have their own
+	At       time.Time     `json:"at,omitzero"`     // when it was to begin, if it has a time
+	Started  time.Time     `json:"started,omitzero"`
 	Ended    time.Time     `json:"ended,omitzero"`
 	Nodes    []PreheatNode `json:"nodes"`
 }
@@ -92,6 +98,7 @@ type PreheatImage struct {
 // preheats are those that run, and those that were over last.
 type preheats struct {
 	start chan *preheating
+	path  string // of the schedule
 
 	mu  sync.Mutex
 	all []*preheating // the oldest first
@@ -105,16 +112,21 @@ type preheating struct {
 	shown    Preheat // as it was asked for, without secrets
 	callers  map[string]access.Caller
 	told     map[string]string // to other members
-	started  time.Time
-	members  []tracker.Peer // others that are to do the same
+	members  []tracker.Peer    // others that are to do the same
 	images   []*preheatImage
 	over     chan struct{}
 	cancel   context.CancelFunc
 	ctx      context.Context
 
-	mu     sync.Mutex
-	ended  time.Time
-	others []PreheatNode // as members have it
+	at        time.Time // when it is to begin; zero is at once
+	notBefore time.Time // but when members have found each other
+	done      bool      // it is in the schedule no more; the mutex of preheats guards it
+
+	mu      sync.Mutex
+	started time.Time // zero until its time has come
+	ended   time.Time
+	why     error         // it was not begun
+	others  []PreheatNode // as members have it
 }
 
 type preheatImage struct {
@@ -134,10 +146,16 @@ var errNoPreheat = errors.New("not found")
 // preheat begins to bring images. It does not wait for them.
 func (n *Node) preheat(q Preheat) (*preheating, error) {
 	p, err := n.newPreheat(q)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = p.schedule(q)
 	}
-	if err := n.preheats.add(p); err != nil {
+	if err == nil {
+		err = p.choose(n) // and say now what is wrong, if it is not before its time that it begins
+	}
+	if err == nil {
+		err = n.preheats.add(p)
+	}
+	if err != nil {
 		return nil, err
 	}
 	n.preheats.start <- p // which has room for all that are not over
@@ -154,18 +172,12 @@ func (n *Node) newPreheat(q Preheat) (*preheating, error) {
 	if len(q.Refs) == 0 || len(q.Refs) > maxPreheatRefs {
 		return nil, fmt.Errorf("preheat: %d references; want 1 to %d", len(q.Refs), maxPreheatRefs)
 	}
-	p := &preheating{id: strings.ToLower(rand.Text()[:12]), started: time.Now(), over: make(chan struct{}), callers: make(map[string]access.Caller)}
+	p := &preheating{id: strings.ToLower(rand.Text()[:12]), over: make(chan struct{}), callers: make(map[string]access.Caller)}
 	var err error
 	if q.Platform = cmp.Or(q.Platform, "linux/"+runtime.GOARCH); q.Platform != "all" {
 		if p.platform, err = graph.ParsePlatform(q.Platform); err != nil {
 			return nil, fmt.Errorf("preheat: %w, or all", err)
 		}
-	}
-	if p.members, err = n.chosenMembers(q); err != nil {
-		return nil, err
-	}
-	for _, m := range p.members {
-		p.others = append(p.others, PreheatNode{ID: m.ID, Name: m.Name, Zone: m.Zone, State: preheatWaiting})
 	}
 	for host, authorization := range q.Authorization {
 		if host, err = ref.CanonicalHost(host); err != nil {
@@ -188,11 +200,28 @@ func (n *Node) newPreheat(q Preheat) (*preheating, error) {
 	if n.cluster != nil && !n.cfg.InsecureCluster {
 		p.told = q.Authorization
 	}
-	q.Authorization = nil
+	q.Authorization, q.Refs, q.At, q.Wait = nil, p.refTexts(), "", false
 	p.shown = q
-	p.ctx, p.cancel = context.WithTimeout(context.Background(), preheatFor)
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p, nil
 }
+
+// choose finds the members that are to do the same, as they are now.
+func (p *preheating) choose(n *Node) (err error) {
+	if p.members, err = n.chosenMembers(p.shown); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.others = nil
+	for _, m := range p.members {
+		p.others = append(p.others, PreheatNode{ID: m.ID, Name: m.Name, Zone: m.Zone, State: preheatWaiting})
+	}
+	return nil
+}
+
+// others reports whether a preheat is for more than this node.
+func (q Preheat) others() bool { return q.AllNodes || q.Zone != nil }
 
 // elsewhere reports whether a preheat is for a zone that this node is not in.
 func (q Preheat) elsewhere(n *Node) bool { return q.Zone != nil && *q.Zone != n.cfg.Zone }
@@ -200,7 +229,7 @@ func (q Preheat) elsewhere(n *Node) bool { return q.Zone != nil && *q.Zone != n.
 // chosenMembers returns the other members that a preheat is for.
 func (n *Node) chosenMembers(q Preheat) ([]tracker.Peer, error) {
 	switch {
-	case !q.AllNodes && q.Zone == nil:
+	case !q.others():
 		return nil, nil
 	case q.AllNodes && q.Zone != nil:
 		return nil, errors.New("preheat: all nodes, or those of a zone?")
@@ -216,10 +245,33 @@ func (n *Node) chosenMembers(q Preheat) ([]tracker.Peer, error) {
 	return members, nil
 }
 
-// add remembers a preheat, in the place of the oldest that is over.
+// add remembers a preheat, and keeps one that has a time.
 func (ps *preheats) add(p *preheating) error {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
+	if err := ps.remember(p); err != nil || p.at.IsZero() {
+		return err
+	}
+	if err := ps.keep(); err != nil {
+		ps.all = ps.all[:len(ps.all)-1]
+		p.cancel()
+		return fmt.Errorf("preheat: it cannot be kept until its time: %w", err)
+	}
+	return nil
+}
+
+// remember remembers a preheat, in the place of the oldest that is over; ps.mu is held.
+func (ps *preheats) remember(p *preheating) error {
+	waiting := 0
+	for _, o := range ps.all {
+		if !o.at.IsZero() && !o.done {
+			waiting++
+		}
+	}
+	if !p.at.IsZero() && waiting >= maxScheduled {
+		p.cancel()
+		return errTooManyScheduled
+	}
 	if len(ps.all) >= maxPreheats {
 		i := slices.IndexFunc(ps.all, (*preheating).isOver)
 		if i < 0 {
@@ -243,11 +295,15 @@ func (ps *preheats) find(id string) (*preheating, error) {
 	return nil, fmt.Errorf("there is no preheat %q, or not any more: %w", id, errNoPreheat)
 }
 
-// recent returns those that run and those that were over last, the latest first, at most some.
-func (ps *preheats) recent(most int) []*preheating {
+// recent returns those that run and those that were over last, the latest first, at most some, and
+// all that are scheduled.
+func (ps *preheats) recent(most int) (all []*preheating) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	all := slices.Clone(ps.all)
-	slices.Reverse(all)
-	return all[:min(len(all), most)]
+	for i, p := range slices.Backward(ps.all) {
+		if len(ps.all)-i <= most || !p.at.IsZero() && !p.done {
+			all = append(all, p)
+		}
+	}
+	return all
 }

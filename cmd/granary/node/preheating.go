@@ -22,38 +22,72 @@ func (n *Node) runPreheats(ctx context.Context) {
 			all.Go(func() {
 				defer context.AfterFunc(ctx, p.cancel)()
 				p.run(n)
+				if ctx.Err() != nil {
+					return // and begins again when the node is started
+				}
+				if err := n.preheats.done(p); err != nil {
+					n.log.Error("a preheat that is over stays scheduled", "id", p.id, "error", err)
+				}
 			})
 		}
 	}
 }
 
-// run brings the images, and has other members do so.
+// run brings the images when it is time, and has other members do so.
 func (p *preheating) run(n *Node) {
 	defer close(p.over)
 	defer p.cancel()
-	var all sync.WaitGroup
-	all.Go(func() { p.here(n) })
-	var others errgroup.Group
-	others.SetLimit(preheatMembers)
-	for i := range p.members {
-		others.Go(func() error { p.there(n, i); return nil })
+	err := p.begin(n)
+	if err == nil {
+		p.bring(n)
+	} else if p.ctx.Err() == nil {
+		n.log.Warn("preheat failed", "id", p.id, "refs", p.refTexts(), "error", err)
 	}
-	_ = others.Wait() // each says for itself what went wrong
-	all.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ended = time.Now()
+	p.ended, p.why = time.Now(), err
 	p.callers, p.told = nil, nil
 }
 
+// begin waits until it is time, and finds the members that are there then.
+func (p *preheating) begin(n *Node) error {
+	if p.at.IsZero() {
+		return nil
+	}
+	if err := p.await(); err != nil {
+		return err
+	}
+	if err := p.choose(n); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.started = time.Now()
+	return nil
+}
+
+func (p *preheating) bring(n *Node) {
+	ctx, cancel := context.WithTimeout(p.ctx, preheatFor)
+	defer cancel()
+	var all sync.WaitGroup
+	all.Go(func() { p.here(ctx, n) })
+	var others errgroup.Group
+	others.SetLimit(preheatMembers)
+	for i := range p.members {
+		others.Go(func() error { p.there(ctx, n, i); return nil })
+	}
+	_ = others.Wait() // each says for itself what went wrong
+	all.Wait()
+}
+
 // here brings the images into this node's store.
-func (p *preheating) here(n *Node) {
+func (p *preheating) here(ctx context.Context, n *Node) {
 	var g errgroup.Group
 	g.SetLimit(preheatAtOnce)
 	for _, i := range p.images {
 		g.Go(func() error {
 			i.set(preheatRunning, nil)
-			err := n.registry.Warm(p.ctx, i.want, p.callers[i.want.Host], p.platform, &i.warming)
+			err := n.registry.Warm(ctx, i.want, p.callers[i.want.Host], p.platform, &i.warming)
 			if err != nil {
 				i.set(preheatFailed, err)
 				n.log.Info("preheat failed", "ref", i.want.String(), "error", err)
@@ -67,7 +101,7 @@ func (p *preheating) here(n *Node) {
 }
 
 // there has another member bring them, and asks it how far it is.
-func (p *preheating) there(n *Node, i int) {
+func (p *preheating) there(ctx context.Context, n *Node, i int) {
 	m := p.members[i]
 	set := func(change func(*PreheatNode)) {
 		p.mu.Lock()
@@ -78,14 +112,14 @@ func (p *preheating) there(n *Node, i int) {
 		set(func(o *PreheatNode) { o.State, o.Error = preheatFailed, err.Error() })
 	}
 	q := Preheat{Refs: p.refTexts(), Platform: p.shown.Platform, Authorization: p.told}
-	if err := p.ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil {
 		fail(err)
 		return
 	}
 	// Who ends this preheat while the order is on its way is to end the member's too, which
 	// takes its answer.
 	var begun orderedID
-	if err := n.pass(context.WithoutCancel(p.ctx), m.ID, orderPreheat, q, &begun); err != nil {
+	if err := n.pass(context.WithoutCancel(ctx), m.ID, orderPreheat, q, &begun); err != nil {
 		fail(err)
 		return
 	}
@@ -93,7 +127,7 @@ func (p *preheating) there(n *Node, i int) {
 	defer tick.Stop()
 	for heard := time.Now(); ; {
 		var now PreheatNode
-		err := n.pass(p.ctx, m.ID, orderProgress, begun, &now)
+		err := n.pass(ctx, m.ID, orderProgress, begun, &now)
 		switch {
 		case err == nil:
 			heard = time.Now()
@@ -101,9 +135,9 @@ func (p *preheating) there(n *Node, i int) {
 			if now.State != preheatRunning && now.State != preheatWaiting {
 				return
 			}
-		case p.ctx.Err() != nil:
-			fail(p.ctx.Err())
-			if err := n.pass(context.WithoutCancel(p.ctx), m.ID, orderCancel, begun, &now); err != nil {
+		case ctx.Err() != nil:
+			fail(ctx.Err())
+			if err := n.pass(context.WithoutCancel(ctx), m.ID, orderCancel, begun, &now); err != nil {
 				n.log.Info("a member goes on with a preheat that was ended", "id", m.ID, "error", err)
 			}
 			return
@@ -113,7 +147,7 @@ func (p *preheating) there(n *Node, i int) {
 		}
 		select {
 		case <-tick.C:
-		case <-p.ctx.Done():
+		case <-ctx.Done():
 		}
 	}
 }
@@ -199,19 +233,28 @@ func together(states []string) string {
 }
 
 func (p *preheating) status(n *Node) PreheatStatus {
-	s := PreheatStatus{ID: p.id, Refs: p.refTexts(), Platform: p.shown.Platform, Started: p.started}
+	s := PreheatStatus{ID: p.id, Refs: p.refTexts(), Platform: p.shown.Platform, At: p.at, Nodes: []PreheatNode{}}
 	if len(p.images) > 0 {
 		s.Nodes = append(s.Nodes, p.share(n))
 	}
 	p.mu.Lock()
 	s.Nodes = append(s.Nodes, p.others...)
-	s.Ended = p.ended
+	s.Started, s.Ended = p.started, p.ended
+	why := p.why
 	p.mu.Unlock()
+	if s.Started.IsZero() && why == nil && p.ctx.Err() != nil {
+		why = errEnded // or is about to be
+	}
 	var states []string
 	for _, o := range s.Nodes {
 		states = append(states, o.State)
 	}
-	if s.State = preheatRunning; p.isOver() {
+	switch s.State = preheatRunning; {
+	case why != nil:
+		s.State, s.Error = preheatFailed, why.Error()
+	case s.Started.IsZero():
+		s.State = preheatScheduled
+	case p.isOver():
 		s.State = together(states)
 	}
 	return s

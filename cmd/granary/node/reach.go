@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/tracker"
 	"github.com/granary-oci/granary/tracker/gossip"
 )
@@ -28,6 +29,8 @@ const (
 type Reach struct {
 	Upstreams []UpstreamReach `json:"upstreams"`
 	Members   []MemberReach   `json:"members,omitempty"`
+	// Parents are what is made of them, after those that may be asked now were.
+	Parents []parent.Status `json:"parents,omitempty"`
 	// Image is one that the node has been asked for, as HOST/NAME:TAG; "" for none.
 	Image string `json:"image,omitempty"`
 }
@@ -61,12 +64,20 @@ type MemberReach struct {
 // Reach tries what the node depends on, for a few seconds.
 func (n *Node) Reach(ctx context.Context) Reach {
 	r := Reach{Image: n.catalog.SomeTag()}
-	var both sync.WaitGroup
-	both.Go(func() { r.Upstreams = n.upstreams.reach(ctx) })
+	var all sync.WaitGroup
+	all.Go(func() { r.Upstreams = n.upstreams.reach(ctx) })
 	if n.cluster != nil {
-		both.Go(func() { r.Members = n.cluster.reach(ctx) })
+		all.Go(func() { r.Members = n.cluster.reach(ctx) })
 	}
-	both.Wait()
+	if n.parents != nil {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, reachFor)
+			defer cancel()
+			n.parents.Try(ctx)
+			r.Parents = n.parents.Status()
+		})
+	}
+	all.Wait()
 	return r
 }
 

@@ -120,6 +120,14 @@ func sites(texts []string) (all []peer.AddrInfo, err error) {
 	return all, nil
 }
 
+// siteID is what other sites know the node by, "" if it meets none by libp2p.
+func (n *Node) siteID() string {
+	if n.site == nil {
+		return ""
+	}
+	return n.site.ID().String()
+}
+
 // SiteAddrs returns the multiaddrs at which other sites reach the node, to be given as --parent, or none.
 func (n *Node) SiteAddrs() (all []string) {
 	if n.site == nil || len(n.cfg.SiteListen) == 0 {
