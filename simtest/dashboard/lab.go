@@ -54,31 +54,66 @@ func newLab(ctx context.Context, rate int64, zones ...string) (l *lab, err error
 	if err := os.WriteFile(filepath.Join(l.dir, "secret"), []byte("the secret of this cluster"), 0o600); err != nil {
 		return l, err
 	}
+	return l, l.grow(ctx, func(*node.Config) {}, zones...)
+}
+
+// newSite starts a lab whose members ask a node of another site before the registry, and one that is
+// nowhere.
+func newSite(ctx context.Context, rate int64, zones ...string) (l *lab, err error) {
+	if l, err = newLab(ctx, rate); err != nil {
+		return l, err
+	}
+	hub, err := l.run(l.settings("hub"))
+	if err == nil {
+		err = l.grow(ctx, func(c *node.Config) { c.Parent = []string{hub.URLs()[0], "http://127.0.0.1:1"} }, zones...)
+	}
+	if err != nil {
+		l.close()
+	}
+	return l, err
+}
+
+// grow starts a member in each zone, and waits until all know each other.
+func (l *lab) grow(ctx context.Context, change func(*node.Config), zones ...string) error {
 	for _, zone := range zones {
-		if _, err := l.start(zone, func(*node.Config) {}); err != nil {
-			return l, err
+		if _, err := l.start(zone, change); err != nil {
+			return err
 		}
 	}
-	return l, l.meet(ctx)
+	return l.meet(ctx)
+}
+
+// settings are those of a node alone.
+func (l *lab) settings(name string) node.Config {
+	return node.Config{
+		DataConfig: node.DataConfig{
+			DataDir: filepath.Join(l.dir, name), CacheSize: 512 << 20, DefaultUpstream: "docker.io",
+			Upstream: map[string]string{"docker.io": l.registry.URL, "ghcr.io": l.registry.URL},
+		},
+		ListenConfig: node.ListenConfig{Listen: []string{"127.0.0.1:0"}, Admin: "127.0.0.1:0", DrainTimeout: time.Second},
+	}
 }
 
 // start starts one more member.
 func (l *lab) start(zone string, change func(*node.Config)) (*node.Node, error) {
-	cfg := node.Config{
-		DataConfig: node.DataConfig{
-			DataDir: filepath.Join(l.dir, fmt.Sprint("node", len(l.members)+1)), CacheSize: 512 << 20, DefaultUpstream: "docker.io",
-			Upstream: map[string]string{"docker.io": l.registry.URL, "ghcr.io": l.registry.URL},
-		},
-		ListenConfig: node.ListenConfig{Listen: []string{"127.0.0.1:0"}, Admin: "127.0.0.1:0", DrainTimeout: time.Second},
-		ClusterConfig: node.ClusterConfig{
-			P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, GossipListen: "127.0.0.1:0", Weight: 10, Zone: zone,
-			ClusterSecretFile: filepath.Join(l.dir, "secret"),
-		},
+	cfg := l.settings(fmt.Sprint("node", len(l.members)+1))
+	cfg.ClusterConfig = node.ClusterConfig{
+		P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, GossipListen: "127.0.0.1:0", Weight: 10, Zone: zone,
+		ClusterSecretFile: filepath.Join(l.dir, "secret"),
 	}
 	for _, m := range l.members {
 		cfg.Join = append(cfg.Join, m.Status().Cluster.Gossip)
 	}
 	change(&cfg)
+	n, err := l.run(cfg)
+	if err == nil {
+		l.members = append(l.members, n)
+	}
+	return n, err
+}
+
+// run runs a node until the lab is closed.
+func (l *lab) run(cfg node.Config) (*node.Node, error) {
 	n, err := node.New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
@@ -87,7 +122,6 @@ func (l *lab) start(zone string, change func(*node.Config)) (*node.Node, error) 
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx) }()
 	l.stops = append(l.stops, func() { cancel(); <-ended })
-	l.members = append(l.members, n)
 	return n, nil
 }
 

@@ -48,10 +48,11 @@ export function preheat(status, ref) {
   open("preheat", async f => {
     const body = { refs: [f.ref.value.trim()] };
     if (f.platform.value.trim()) body.platform = f.platform.value.trim();
+    if (f.at.value.trim()) body.at = f.at.value.trim();
     if (f.where.value === "all") body.allNodes = true;
     if (f.where.value.startsWith("zone ")) body.zone = f.where.value.slice(5);
     const begun = await api.post("/api/v1/preheat", body);
-    say(`Preheating ${begun.refs.join(", ")} on ${plural(begun.nodes.length, "node")}`);
+    say(begun.state === "scheduled" ? `${begun.refs.join(", ")}: scheduled at ${begun.at}` : `Preheating ${begun.refs.join(", ")} on ${plural(begun.nodes.length, "node")}`);
   });
 }
 

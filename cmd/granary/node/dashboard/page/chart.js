@@ -3,7 +3,7 @@
 import { svg } from "./dom.js";
 import { rate } from "./format.js";
 
-export const sources = ["disk", "memory", "peer", "layout", "upstream"];
+export const sources = ["disk", "memory", "peer", "layout", "parent", "upstream"];
 const height = 170, foot = 22, head = 18;
 
 // samples are the last minutes'; those that are too old are dropped.

@@ -37,3 +37,9 @@ export function ago(ms) {
 }
 
 export const short = digest => (digest || "").replace(/^.*:/, "").slice(0, 12);
+
+// site shortens the IDs in the name of a site, of which the end tells most.
+export const site = name => name.replace(/\b12D3KooW\w+/g, id => `…${id.slice(-8)}`);
+
+// when writes a time on the reader's clock.
+export const when = at => new Date(at).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });

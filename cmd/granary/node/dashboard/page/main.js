@@ -1,7 +1,7 @@
 // The page: what the node tells, once a second, becomes what people see.
 
 import { $, el, keyed, meter, setMeter, fact, setFact, text } from "./dom.js";
-import { ago, bytes, count, duration, percent, plural, rate, short } from "./format.js";
+import { ago, bytes, count, duration, percent, plural, rate, short, site, when } from "./format.js";
 import * as api from "./api.js";
 import * as chart from "./chart.js";
 import * as picture from "./picture.js";
@@ -51,7 +51,7 @@ function traffic(s) {
   chart.add(s.traffic);
   chart.draw($("chart"));
   const now = s.traffic.served || {};
-  const there = chart.sources.filter(k => k !== "layout" || s.served[k] > 0);
+  const there = chart.sources.filter(k => k !== "layout" && k !== "parent" || s.served[k] > 0);
   keyed($("legend"), there, k => k, k => el("tr", {}, el("th", { scope: "row" }, el("i", { class: k, "aria-hidden": "true" }), k),
     el("td"), el("td", { "data-field": `served.${k}`, "data-as": "bytes" })), (e, k) => text(e.children[1], rate(now[k] || 0)));
 }
@@ -92,9 +92,9 @@ function preheats(s) {
     const state = e.querySelector(".state");
     state.className = `state ${p.state}`;
     text(state, p.state);
-    text(e.querySelector(".end"), `${bytes(sum.here)} of ${bytes(sum.size)} on ${plural(p.nodes.length, "node")}`);
+    text(e.querySelector(".end"), p.state === "scheduled" ? `at ${when(p.at)}` : `${bytes(sum.here)} of ${bytes(sum.size)} on ${plural(p.nodes.length, "node")}`);
     bar(e, "", p.state === "done" && sum.size === 0 ? { here: 1, size: 1 } : sum);
-    const faults = [...new Set(p.nodes.flatMap(n => [n.error, ...(n.images || []).map(i => i.error)]).filter(Boolean))];
+    const faults = [...new Set([p.error, ...p.nodes.flatMap(n => [n.error, ...(n.images || []).map(i => i.error)])].filter(Boolean))];
     e.querySelector(".fault").hidden = faults.length === 0;
     text(e.querySelector(".fault"), faults.slice(0, 3).join("; "));
   });
@@ -156,10 +156,40 @@ function members(s) {
   });
 }
 
+// sites shows the parents, and what crossed the links to them and to others.
+function sites(s) {
+  const parents = s.parents || [], links = s.links || [];
+  $("sites-part").hidden = parents.length + links.length === 0;
+  text($("sites-lead"), parents.length ? `${plural(parents.length, "parent")}, asked before the registries in this order` : "No parent is asked before the registries");
+  keyed($("parents"), parents, p => p.name, p => el("li", {}, el("div", { class: "title" },
+    el("span", { class: "ref", title: p.name }, site(p.name)), el("span", { class: "state" }), el("span", { class: "end" })),
+    el("p", { class: "fault", hidden: "" })), (e, p) => {
+    e.dataset.state = p.state;
+    e.dataset.received = p.received;
+    const state = e.querySelector(".state"), fault = e.lastElementChild;
+    state.className = `state ${p.state}`;
+    text(state, p.state);
+    text(e.querySelector(".end"), `${bytes(p.received)} received`);
+    fault.hidden = !p.error;
+    fault.className = p.state === "resting" ? "lead" : "fault";
+    text(fault, p.error || "");
+  });
+  $("links-part").hidden = links.length === 0;
+  keyed($("links"), links, l => l.link, l => el("tr", {}, el("th", { scope: "row", title: l.link }, site(l.link)), el("td"), el("td"), el("td")), (e, l) => {
+    [l.hour, l.today, l.month].forEach((c, i) => {
+      const cell = e.children[i + 1];
+      cell.dataset.in = c.in;
+      cell.dataset.out = c.out;
+      keyed(cell, [c.in, c.out].map((n, out) => [out ? "out" : "in", n]), ([to]) => to,
+        ([to]) => el("div", {}, el("span", { class: "unseen" }, `${to} `), el("span")), (e, [, n]) => text(e.lastElementChild, bytes(n)));
+    });
+  });
+}
+
 function show() {
   if (!status) return;
   document.body.dataset.at = status.at;
-  for (const part of [head, savings, cluster, traffic, pulls, preheats, store, members, fields]) part(status);
+  for (const part of [head, savings, cluster, traffic, pulls, preheats, store, sites, members, fields]) part(status);
   if (images) held();
 }
 
