@@ -24,10 +24,16 @@ func tryParents(t *testing.T, n *node.Node) {
 
 // TestThePageShowsWhatCrossesLinks compares parents and links with the status, in numbers and in words.
 func TestThePageShowsWhatCrossesLinks(t *testing.T) {
-	l := begin(t, newSite, 64<<20, "a", "b")
+	l := begin(t, newSite, 16<<20, "a", "b")
 	n := l.members[0]
 	p := open(t, n.AdminURL())
 	if err := l.pull(t.Context(), "ghcr.io/shop/small:v1", l.members...); err != nil {
+		t.Fatal(err)
+	}
+	pulled := make(chan error, 1)
+	go func() { pulled <- l.pull(t.Context(), "ghcr.io/shop/checkout:v2.4.1", l.members...) }()
+	p.until(`document.querySelector(".flow.parents") && document.querySelector(".picture svg").textContent.includes("Parents") && document.getElementById("flows").textContent.includes("parents to ")`)
+	if err := <-pulled; err != nil {
 		t.Fatal(err)
 	}
 	tryParents(t, n)

@@ -44,6 +44,7 @@ type metrics struct {
 
 	bySource [len(sources)]atomic.Int64 // what served counts, for the status page
 	upstream atomic.Int64
+	parents  atomic.Int64
 	peersIn  atomic.Int64
 	peersOut atomic.Int64
 	demand   demand

@@ -92,8 +92,8 @@ func (n *Node) pass(ctx context.Context, id tracker.ID, kind string, says, broug
 // report is what a member tells of itself.
 type report struct {
 	Demand Demand `json:"demand"`
-	// From is what it gets from other members, and from registries under "", in bytes per
-	// second.
+	// From is what it gets from other members, from registries under "", and from parents under
+	// [fromParents], in bytes per second.
 	From map[tracker.ID]int64 `json:"from"`
 }
 
@@ -178,7 +178,7 @@ func (n *Node) flows() []Flow {
 	_, flows := n.traffic.latest()
 	all := append([]Flow{}, flows...) // a list, if an empty one
 	self := n.cluster.identity.ID()
-	known := map[tracker.ID]bool{"": true} // registries
+	known := map[tracker.ID]bool{"": true, fromParents: true}
 	for _, p := range n.cluster.gossip.View().Peers() {
 		known[p.ID] = true
 	}

@@ -75,6 +75,7 @@ func (n *Node) openParents() error {
 // counting has what comes from a parent counted, and told to pass, if that is not nil.
 func (n *Node) counting(c *parent.Config, link string, pass func(int64)) {
 	c.Upstream.Received = func(k int64) {
+		n.metrics.parents.Add(k)
 		n.ledger.add(link, k, 0)
 		if pass != nil {
 			pass(k)

@@ -34,16 +34,16 @@ func TestRatesAreMeansOfSeconds(t *testing.T) {
 	}
 	for i := range 700 {
 		n := int64(i) << 20
-		tr.add(totals{at: begin.Add(time.Duration(i) * time.Second), served: [len(sources)]int64{1: 2 * n}, upstream: n, in: n, out: 0}, "self", peer(n, 3*n))
+		tr.add(totals{at: begin.Add(time.Duration(i) * time.Second), served: [len(sources)]int64{1: 2 * n}, upstream: n, parents: 4 * n, in: n, out: 0}, "self", peer(n, 3*n))
 	}
 	last, flows := tr.latest()
-	if last.Served["disk"] != 2<<20 || last.Upstream != 1<<20 || last.In != 1<<20 || last.Out != 0 {
+	if last.Served["disk"] != 2<<20 || last.Upstream != 1<<20 || last.Parents != 4<<20 || last.In != 1<<20 || last.Out != 0 {
 		t.Errorf("the latest sample is %+v", last)
 	}
 	if h := tr.history(); len(h.Samples) != maxSamples || h.Every != 1 {
 		t.Errorf("there are %d samples", len(h.Samples))
 	}
-	want := map[Flow]bool{{"", "self", 1 << 20}: true, {"b", "self", 1 << 20}: true, {"self", "b", 3 << 20}: true}
+	want := map[Flow]bool{{"", "self", 1 << 20}: true, {fromParents, "self", 4 << 20}: true, {"b", "self", 1 << 20}: true, {"self", "b", 3 << 20}: true}
 	for _, f := range flows {
 		if !want[f] {
 			t.Errorf("there is a flow %+v", f)

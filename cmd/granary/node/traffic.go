@@ -22,16 +22,20 @@ type Sample struct {
 	At       time.Time        `json:"at"`
 	Served   map[string]int64 `json:"served"`   // to clients, by where it came from
 	Upstream int64            `json:"upstream"` // from registries
+	Parents  int64            `json:"parents"`  // from other sites
 	In       int64            `json:"in"`       // from other members
 	Out      int64            `json:"out"`      // to them
 }
 
 // Flow is what goes from one member to another, in bytes per second.
 type Flow struct {
-	From tracker.ID `json:"from"` // "" for registries
+	From tracker.ID `json:"from"` // "" for registries, [fromParents] for other sites
 	To   tracker.ID `json:"to"`
 	Rate int64      `json:"rate"`
 }
+
+// fromParents is where what other sites send comes from, which is the ID of nobody.
+const fromParents tracker.ID = "parents"
 
 // traffic remembers how much passed through the node in the last minutes.
 type traffic struct {
@@ -44,16 +48,16 @@ type traffic struct {
 
 // totals are what the metrics count.
 type totals struct {
-	at                time.Time
-	served            [len(sources)]int64
-	upstream, in, out int64
+	at                         time.Time
+	served                     [len(sources)]int64
+	upstream, parents, in, out int64
 }
 
 // exchanged is what came from a member and went there, in bytes.
 type exchanged struct{ received, sent int64 }
 
 func (m *metrics) totals(now time.Time) totals {
-	t := totals{at: now, upstream: m.upstream.Load(), in: m.peersIn.Load(), out: m.peersOut.Load()}
+	t := totals{at: now, upstream: m.upstream.Load(), parents: m.parents.Load(), in: m.peersIn.Load(), out: m.peersOut.Load()}
 	for i := range sources {
 		t.served[i] = m.bySource[i].Load()
 	}
@@ -73,7 +77,7 @@ func (t *traffic) add(now totals, self tracker.ID, peers []p2p.PeerStatus) {
 	rate := func(now, then int64) int64 { return int64(float64(now-then) / seconds) }
 	s := Sample{
 		At: now.at, Served: make(map[string]int64, len(sources)),
-		Upstream: rate(now.upstream, before.upstream), In: rate(now.in, before.in), Out: rate(now.out, before.out),
+		Upstream: rate(now.upstream, before.upstream), Parents: rate(now.parents, before.parents), In: rate(now.in, before.in), Out: rate(now.out, before.out),
 	}
 	for i, source := range sources {
 		s.Served[source] = rate(now.served[i], before.served[i])
@@ -94,8 +98,11 @@ func (t *traffic) addPeers(self tracker.ID, peers []p2p.PeerStatus, seconds floa
 	t.peers = append(t.peers, now)
 	t.peers = t.peers[max(0, len(t.peers)-rateOver-1):]
 	t.flows = nil
-	if up := t.samples[len(t.samples)-1].Upstream; up > 0 {
-		t.flows = append(t.flows, Flow{"", self, up})
+	latest := t.samples[len(t.samples)-1]
+	for from, rate := range map[tracker.ID]int64{"": latest.Upstream, fromParents: latest.Parents} {
+		if rate > 0 {
+			t.flows = append(t.flows, Flow{from, self, rate})
+		}
 	}
 	then := t.peers[0]
 	over := seconds * float64(len(t.peers)-1)

@@ -56,10 +56,13 @@ export function zonesOf(status) {
   return [...zones].sort(([a], [b]) => a < b ? -1 : 1).map(([name, members]) => ({ name, members }));
 }
 
+// outside is where what comes from no member does, by what flows have for it.
+const outside = new Map([["", "registries"], ["parents", "parents"]]);
+
 // flowsOf returns what flows, the most first; from "" is from registries.
 export function flowsOf(status) {
-  const c = status.cluster;
-  const flows = c ? c.flows : status.traffic.upstream > 0 ? [{ from: "", to: "", rate: status.traffic.upstream }] : [];
+  const c = status.cluster, t = status.traffic;
+  const flows = c ? c.flows : [{ from: "", to: "", rate: t.upstream }, { from: "parents", to: "", rate: t.parents }].filter(f => f.rate > 0);
   return [...flows].sort((a, b) => b.rate - a.rate);
 }
 
@@ -78,14 +81,14 @@ function nameOf(status, id) {
 // inWords says what a flow is.
 export function inWords(status, f) {
   const to = status.cluster ? nameOf(status, f.to) : "this node";
-  return `${f.from === "" ? "registries" : nameOf(status, f.from)} to ${to}: ${rate(f.rate)}`;
+  return `${outside.get(f.from) ?? nameOf(status, f.from)} to ${to}: ${rate(f.rate)}`;
 }
 
 export function lead(status) {
   const zones = zonesOf(status), n = zones.reduce((n, z) => n + z.members.length, 0);
   if (!status.cluster) return "This node is alone";
   const where = zones.length > 1 ? ` in ${plural(zones.length, "zone")}` : "";
-  const sum = flowsOf(status).filter(f => f.from !== "").reduce((n, f) => n + f.rate, 0);
+  const sum = flowsOf(status).filter(f => !outside.has(f.from)).reduce((n, f) => n + f.rate, 0);
   return `${plural(n, "member")}${where}; ${sum > 0 ? rate(sum) + " between them" : "nothing flows between them now"}`;
 }
 
@@ -94,13 +97,16 @@ let shape = "";
 export function draw(box, status) {
   const width = Math.max(240, box.clientWidth);
   const zones = zonesOf(status), { places, boxes, height } = layout(width, zones);
+  const above = placesAbove(width, status.parents?.length > 0 || flowsOf(status).some(f => f.from === "parents"));
   let picture = box.firstElementChild;
-  const now = JSON.stringify([width, zones.map(z => [z.name, z.members.map(m => [m.ID, m.Name, m.state])])]);
+  const now = JSON.stringify([width, above.size, zones.map(z => [z.name, z.members.map(m => [m.ID, m.Name, m.state])])]);
   if (now !== shape || !picture) {
     shape = now;
     picture = svg("svg", { role: "img", width, height, viewBox: `0 0 ${width} ${height}` }, svg("title"), svg("g", { class: "flows" }));
-    picture.append(svg("rect", { class: "registry", x: width / 2 - 52, y: 2, width: 104, height: 28, rx: 14 }),
-      svg("text", { class: "name", x: width / 2, y: 20, "text-anchor": "middle" }, "Registries"));
+    for (const { x, name } of above.values()) {
+      picture.append(svg("rect", { class: "registry", x: x - 52, y: 2, width: 104, height: 28, rx: 14 }),
+        svg("text", { class: "name", x, y: 20, "text-anchor": "middle" }, name));
+    }
     for (const b of boxes) {
       picture.append(svg("rect", { class: "zone", x: b.x + .5, y: b.y + .5, width: b.width - 1, height: b.height - 1, rx: 10 }));
       if (zones.length > 1 || b.name) picture.append(svg("text", { x: b.x + 12, y: b.y + 20 }, b.name ? `zone ${clip(b.name, 22)}` : "no zone"));
@@ -115,16 +121,22 @@ export function draw(box, status) {
     box.replaceChildren(picture);
   }
   text(picture.querySelector("title"), lead(status));
-  drawFlows(picture.querySelector(".flows"), places, flowsOf(status), { x: width / 2, y: 16, r: 15 });
+  drawFlows(picture.querySelector(".flows"), places, flowsOf(status), above);
+}
+
+// placesAbove are those of what is outside the cluster.
+function placesAbove(width, parents) {
+  const at = (x, name) => ({ x, y: 16, r: 15, name });
+  return parents ? new Map([["parents", at(width / 3 - 8, "Parents")], ["", at(width * 2 / 3 + 8, "Registries")]]) : new Map([["", at(width / 2, "Registries")]]);
 }
 
 // drawFlows keeps the lines of flows that go on, whose dashes else would jump.
-function drawFlows(group, places, flows, registry) {
+function drawFlows(group, places, flows, above) {
   const known = new Map([...group.children].map(e => [e.dataset.key, e]));
   for (const f of flows.slice(0, maxFlows)) {
-    const a = f.from === "" ? registry : places.get(f.from), b = places.get(f.to);
+    const a = above.get(f.from) || places.get(f.from), b = places.get(f.to);
     if (!a || !b) continue;
-    const key = `${f.from}>${f.to}`, kind = f.from === "" ? " upstream" : "";
+    const key = `${f.from}>${f.to}`, kind = f.from === "" ? " upstream" : f.from === "parents" ? " parents" : "";
     let g = known.get(key);
     known.delete(key);
     if (!g) {
