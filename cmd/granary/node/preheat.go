@@ -115,7 +115,8 @@ type preheating struct {
 	members  []tracker.Peer    // others that are to do the same
 	images   []*preheatImage
 	over     chan struct{}
-	cancel   context.CancelFunc
+	cancel   func() // as somebody has asked for
+	stop     func() // with the node
 	ctx      context.Context
 
 	at        time.Time // when it is to begin; zero is at once
@@ -150,7 +151,7 @@ func (n *Node) preheat(q Preheat) (*preheating, error) {
 		err = p.schedule(q)
 	}
 	if err == nil {
-		err = p.choose(n) // and say now what is wrong, if it is not before its time that it begins
+		err = p.choose(n) // anew when it has its time; what is wrong is said now
 	}
 	if err == nil {
 		err = n.preheats.add(p)
@@ -202,7 +203,8 @@ func (n *Node) newPreheat(q Preheat) (*preheating, error) {
 	}
 	q.Authorization, q.Refs, q.At, q.Wait = nil, p.refTexts(), "", false
 	p.shown = q
-	p.ctx, p.cancel = context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
+	p.ctx, p.cancel, p.stop = ctx, func() { cancel(errEnded) }, func() { cancel(errStopped) }
 	return p, nil
 }
 

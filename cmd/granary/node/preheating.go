@@ -20,7 +20,7 @@ func (n *Node) runPreheats(ctx context.Context) {
 			return
 		case p := <-n.preheats.start:
 			all.Go(func() {
-				defer context.AfterFunc(ctx, p.cancel)()
+				defer context.AfterFunc(ctx, p.stop)()
 				p.run(n)
 				if ctx.Err() != nil {
 					return // and begins again when the node is started
@@ -243,7 +243,7 @@ func (p *preheating) status(n *Node) PreheatStatus {
 	why := p.why
 	p.mu.Unlock()
 	if s.Started.IsZero() && why == nil && p.ctx.Err() != nil {
-		why = errEnded // or is about to be
+		why = context.Cause(p.ctx) // in a moment
 	}
 	var states []string
 	for _, o := range s.Nodes {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type scheduled struct {
 var (
 	errTooManyScheduled = fmt.Errorf("%d preheats are scheduled already", maxScheduled)
 	errEnded            = errors.New("it was ended before its time had come")
+	errStopped          = errors.New("the node was stopped, and goes on when it is started again")
 )
 
 // parseWhen reads HH:MM, which is the next such time on the clock of now's place, or RFC 3339.
@@ -78,11 +80,11 @@ func (p *preheating) await() error {
 		select {
 		case <-time.After(min(left, clockEvery)):
 		case <-p.ctx.Done():
-			return errEnded
+			return context.Cause(p.ctx)
 		}
 	}
 	if p.ctx.Err() != nil {
-		return errEnded
+		return context.Cause(p.ctx)
 	}
 	if time.Since(p.at) > maxLate {
 		return fmt.Errorf("it was missed: the node did not run at %s, nor within %s", p.at.Format(time.RFC3339), maxLate)
@@ -104,6 +106,9 @@ func (n *Node) openSchedule() {
 	for _, s := range kept[:min(len(kept), maxScheduled)] {
 		s.Preheat.Authorization = nil // whoever has written there
 		p, err := n.newPreheat(s.Preheat)
+		if err == nil && (s.At.IsZero() || time.Until(s.At) > scheduleAhead) {
+			err = fmt.Errorf("preheat: at: %s is no time that it may have", s.At)
+		}
 		if err == nil {
 			p.id, p.at = cmp.Or(s.ID, p.id), s.At
 			if s.Preheat.others() {

@@ -61,7 +61,8 @@ func FuzzWhen(f *testing.F) {
 func TestAPreheatWaitsForItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		waits := func(at, notBefore time.Duration, ended bool) (time.Duration, error) {
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, end := context.WithCancelCause(t.Context())
+			cancel := func() { end(errEnded) }
 			defer cancel()
 			begin := time.Now().Round(0)
 			p := &preheating{ctx: ctx, at: begin.Add(at)}
@@ -144,7 +145,7 @@ func TestTheScheduleIsBounded(t *testing.T) {
 	kept = append(kept[:1], scheduled{At: time.Now(), Preheat: Preheat{Refs: []string{"NO NAME"}}})
 	some, _ := json.Marshal(kept)
 	for text, want := range map[string]int{
-		"": 0, "null": 0, "[{}]": 0, "{": 0, string(some): 1, strings.Replace(string(p), "[", "["+string(p[1:len(p)-1])+",", 1): maxScheduled,
+		"": 0, "null": 0, "[{}]": 0, "{": 0, `[{"preheat":{"refs":["app"]}}]`: 0, `[{"at":"9999-01-01T00:00:00Z","preheat":{"refs":["app"]}}]`: 0, string(some): 1, strings.Replace(string(p), "[", "["+string(p[1:len(p)-1])+",", 1): maxScheduled,
 		strings.Repeat(" ", maxScheduleFile+1): 0,
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
