@@ -28,12 +28,12 @@ func variants(t *testing.T) map[string][]string {
 // TestEveryOptionRendersWhatKubernetesReads lints the chart and decodes it strictly.
 func TestEveryOptionRendersWhatKubernetesReads(t *testing.T) {
 	want := map[string]map[string]int{
-		"default":     {"ServiceAccount": 1, "Secret": 1, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
-		"hostnetwork": {"ServiceAccount": 1, "Secret": 1, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
-		"snapshotter": {"ServiceAccount": 1, "Secret": 1, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
+		"default":     {"ServiceAccount": 1, "Secret": 2, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
+		"hostnetwork": {"ServiceAccount": 1, "Secret": 2, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
+		"snapshotter": {"ServiceAccount": 1, "Secret": 2, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
 		"everything":  {"ServiceAccount": 1, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
-		"bare":        {"Secret": 1, "ConfigMap": 1, "Service": 1, "DaemonSet": 1},
-		"monitoring": {"ServiceAccount": 1, "Secret": 1, "ConfigMap": 2, "Service": 2, "DaemonSet": 2, "Job": 1, "NetworkPolicy": 1, "PodDisruptionBudget": 1,
+		"bare":        {"Secret": 2, "ConfigMap": 1, "Service": 1, "DaemonSet": 1},
+		"monitoring": {"ServiceAccount": 1, "Secret": 2, "ConfigMap": 2, "Service": 2, "DaemonSet": 2, "Job": 1, "NetworkPolicy": 1, "PodDisruptionBudget": 1,
 			"ServiceMonitor": 1, "PodMonitor": 1, "PrometheusRule": 1},
 	}
 	for name, args := range variants(t) {
