@@ -14,7 +14,7 @@ import (
 
 // notRun are commands of the documents that take what no test has: a cluster, an init
 // system or Docker. What they do is tested otherwise, where it says so; simtest/machine runs
-// those of a machine as they are written.
+// those of a machine, and simtest/kubernetes those of kubectl and helm, as they are written.
 var notRun = []string{
 	"kubectl -n kube-system rollout status ",
 	"kubectl -n kube-system create secret ", // the manifests name this secret: TestManifestsAreTheRenderedChart
@@ -23,8 +23,9 @@ var notRun = []string{
 	"kubectl -n kube-system edit secret ", // secrets are read again: simtest/peers
 	"kubectl -n kube-system port-forward ",
 	"kubectl delete -f ",
-	"helm uninstall granary ",                   // its hooks: TestDaemonSet
-	"helm rollback granary ",                    //
+	"kubectl -n kube-system delete ",
+	"helm uninstall granary ", // its hooks: TestDaemonSet
+	"helm rollback granary ",
 	"systemctl ",                                // simtest/machine; the units: TestUnitsAreRight
 	"docker compose up -d",                      // its services: TestCompose
 	"docker build -f deploy/docker/Dockerfile ", // by podman: TestImage

@@ -80,6 +80,16 @@ func changeSettings(ctx context.Context, l *lab) error {
 			return err
 		}
 	}
+	// Others' ports, and a token, which the notes' commands then name. The mirror's port stays changed.
+	if _, err := l.do(ctx, "kubectl -n kube-system create secret generic admintoken --from-literal=token=$(openssl rand -hex 16)"); err != nil {
+		return err
+	}
+	if err := l.tell(ctx, "--set ports.admin=5061 --set mirror.port=5055 --set admin.tokenSecret=admintoken"); err != nil {
+		return err
+	}
+	if err := l.change(ctx, "--set ports.admin=5051 --set admin.tokenSecret="); err != nil {
+		return err
+	}
 	// Only looked at: containerd reads another directory here.
 	if _, err := l.page(ctx, readme, changeLine+" --set containerd.hostPath=/var/lib/rancher/k3s/agent/etc/containerd", "--dry-run=server | grep k3s"); err != nil {
 		return err
@@ -94,7 +104,13 @@ func changeSettings(ctx context.Context, l *lab) error {
 	if l.registry.sentTo("containerd") != before {
 		return errors.New("containerd has gone past the mirror")
 	}
-	return nil
+	return l.complaints(ctx)
+}
+
+// complaints shows what nodes warn of.
+func (l *lab) complaints(ctx context.Context) error {
+	_, err := l.do(ctx, `kubectl -n kube-system logs `+selector+` -c granary --tail=-1 | { grep -E '"level":"(WARN|ERROR)"' || true; }`)
+	return err
 }
 
 // editor does to a secret what the page says, as an operator would in an editor. The field
@@ -172,6 +188,6 @@ func (l *lab) secretIs(ctx context.Context, want string) error {
 // forwardPort asks a node as a browser does.
 func forwardPort(ctx context.Context, l *lab) error {
 	_, err := l.page(ctx, readme, "kubectl -n kube-system port-forward ds/granary 5051",
-		"& for _ in {1..30}; do curl -fsS http://127.0.0.1:5051/readyz && break; sleep 1; done; curl -fsS http://127.0.0.1:5051/ | grep -o '<title>.*</title>'; kill %1")
+		"& for _ in {1..30}; do curl -fs http://127.0.0.1:5051/readyz && break; sleep 1; done; curl -fsS http://127.0.0.1:5051/ | grep -o '<title>.*</title>'; kill %1")
 	return err
 }

@@ -99,12 +99,22 @@ func (l *lab) quiet(ctx context.Context, line string) error {
 func (l *lab) do(ctx context.Context, line string) (string, error) {
 	fmt.Println("$", line)
 	out, err := l.shell(ctx, line)
+	show(out)
+	return out, err
+}
+
+// show shows what was printed, but for what says that there is nothing to say yet, and for
+// the chart's notes: change does what they say.
+func show(out string) {
 	for s := range strings.Lines(out) {
-		if s = strings.TrimRight(s, "\n"); s != "" {
+		s = strings.TrimRight(s, "\n")
+		if s == "NOTES:" {
+			return
+		}
+		if s != "" && !strings.HasPrefix(s, "Waiting for daemon set") {
 			fmt.Println("  ", s)
 		}
 	}
-	return out, err
 }
 
 // page runs a command of a page of deploy as it is written there; more is added to it.

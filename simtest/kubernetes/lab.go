@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -55,8 +58,8 @@ func (l *lab) open(ctx context.Context) (err error) {
 	}, l.processes...)
 }
 
-// close ends all that was started, and leaves the logs alone.
-func (l *lab) close() error {
+// close ends all that was started. Of a run that has failed it leaves the logs.
+func (l *lab) close(failed bool) error {
 	for _, p := range slices.Backward(l.processes) {
 		p.end()
 	}
@@ -66,15 +69,39 @@ func (l *lab) close() error {
 	if l.net != nil {
 		l.net.close()
 	}
-	var errs []error
-	for _, name := range []string{"etcd", "certificates", "images", "registry"} {
-		errs = append(errs, os.RemoveAll(filepath.Join(l.dir, name)))
+	if !failed {
+		return os.RemoveAll(l.dir)
 	}
-	for i := range nodeCount {
-		errs = append(errs, os.RemoveAll(nodeDir(l.dir, i)))
+	all, err := os.ReadDir(l.dir)
+	for _, e := range all {
+		if e.Name() != "logs" {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(l.dir, e.Name())))
+		}
 	}
 	fmt.Println("logs are in", filepath.Join(l.dir, "logs"))
-	return errors.Join(errs...)
+	return err
+}
+
+// sweep removes what runs that were killed have left, and logs of earlier ones.
+func sweep(work string) {
+	for _, pattern := range []string{"/run/netns/" + namePrefix + "*", "/sys/fs/cgroup/" + namePrefix + "*", "/sys/fs/cgroup/*/" + namePrefix + "*", work + "/run-*"} {
+		names, _ := filepath.Glob(pattern)
+		for _, name := range names {
+			pid := regexp.MustCompile(`^(?:` + namePrefix + `|run-)(\d+)`).FindStringSubmatch(filepath.Base(name))
+			if pid == nil {
+				continue
+			}
+			switch _, err := os.Stat("/proc/" + pid[1]); {
+			case !os.IsNotExist(err):
+			case strings.HasPrefix(name, "/run/netns/"):
+				_ = exec.Command("ip", "netns", "del", filepath.Base(name)).Run()
+			case strings.HasPrefix(name, work):
+				_ = os.RemoveAll(name)
+			default:
+				removeCgroup(name)
+			}
+		}
+	}
 }
 
 // keepSettings remembers what a kubelet sets in the kernel, and gives what sets it back.

@@ -84,10 +84,14 @@ func makeCgroup(i int) (remove func(), err error) {
 	}
 	return func() {
 		for _, dir := range made {
-			// Groups are removed by their directories alone, the innermost first.
-			_ = exec.Command("find", dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run()
+			removeCgroup(dir)
 		}
 	}, err
+}
+
+// removeCgroup removes a group by its directories alone, the innermost first.
+func removeCgroup(dir string) {
+	_ = exec.Command("find", dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run()
 }
 
 // writeFiles writes files of a directory, by their names in it.

@@ -57,6 +57,7 @@ func run(ctx context.Context, work string, keep bool) (err error) {
 	if err := buildPrograms(ctx); err != nil {
 		return err
 	}
+	sweep(work)
 	begin := time.Now()
 	l := &lab{dir: filepath.Join(work, fmt.Sprint("run-", os.Getpid()))}
 	defer func() {
@@ -64,9 +65,9 @@ func run(ctx context.Context, work string, keep bool) (err error) {
 			fmt.Printf("%v\nthe cluster runs on; to enter it: nsenter --net=/run/netns/%s env KUBECONFIG=%s %s/kubectl get pods -A\n", err, l.net.outside, l.kubeconfig(), programDir())
 			<-ctx.Done()
 		}
-		err = errors.Join(err, l.close())
+		err = errors.Join(err, l.close(err != nil))
 	}()
-	if err := l.open(context.WithoutCancel(ctx)); err != nil {
+	if err := l.open(ctx); err != nil {
 		return err
 	}
 	fmt.Printf("the cluster is up after %v\n", time.Since(begin).Round(time.Second))

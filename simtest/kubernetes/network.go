@@ -6,9 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,7 +29,6 @@ func nodeAddress(i int) string { return fmt.Sprintf("10.210.0.%d", 11+i) }
 func podRange(i int) string { return fmt.Sprintf("10.211.%d.0/24", i) }
 
 func newNetwork(ctx context.Context) (*network, error) {
-	sweep()
 	name := fmt.Sprintf("%s%d-", namePrefix, os.Getpid())
 	n := &network{outside: name + "o"}
 	o := "ip -n " + n.outside
@@ -55,45 +52,29 @@ func (n *network) close() {
 	}
 }
 
-// sweep deletes the namespaces of runs that were killed.
-func sweep() {
-	names, _ := filepath.Glob("/run/netns/" + namePrefix + "*")
-	for _, name := range names {
-		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(name), namePrefix), "-")
-		if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {
-			_ = exec.Command("ip", "netns", "del", filepath.Base(name)).Run()
-		}
-	}
-}
-
 // in gives the command line that runs args in a network namespace.
 func in(space string, args ...string) []string {
 	return append([]string{"nsenter", "--net=/run/netns/" + space, "--"}, args...)
 }
 
 // listenIn listens within a network namespace: the socket stays there. The thread that has
-// entered it ends.
-func listenIn(space, address string) (net.Listener, error) {
-	type result struct {
-		net.Listener
-		error
-	}
-	done := make(chan result, 1)
+// entered it is of no use to others, but must not end: the processes that it has started
+// would be killed with it (Pdeathsig).
+func listenIn(space, address string) (l net.Listener, err error) {
+	done := make(chan struct{})
 	go func() {
 		runtime.LockOSThread()
-		f, err := os.Open("/run/netns/" + space)
-		if err != nil {
-			done <- result{nil, err}
-			return
+		var f *os.File
+		if f, err = os.Open("/run/netns/" + space); err == nil {
+			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+			_ = f.Close()
 		}
-		defer f.Close()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, err}
-			return
+		if err == nil {
+			l, err = net.Listen("tcp", address)
 		}
-		listener, err := net.Listen("tcp", address)
-		done <- result{listener, err}
+		close(done)
+		select {}
 	}()
-	r := <-done
-	return r.Listener, r.error
+	<-done
+	return l, err
 }

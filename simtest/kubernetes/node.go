@@ -39,6 +39,10 @@ version = 3
 [plugins.'io.containerd.cri.v1.images'.registry]
   config_path = '/etc/containerd/certs.d'
 
+# A machine that is one itself may not let its processes be spared.
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true
+
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ['/usr/lib/cni']
   conf_dir = '/etc/cni/net.d'

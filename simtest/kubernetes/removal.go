@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 )
@@ -62,14 +62,30 @@ func uninstall(ctx context.Context, l *lab) error {
 
 // isGone looks for what is left, in the cluster and on the nodes.
 func (l *lab) isGone(ctx context.Context, labels string) error {
-	const kinds = "all,configmaps,secrets,serviceaccounts,endpointslices,networkpolicies,poddisruptionbudgets,podmonitors,prometheusrules"
-	err := until(ctx, 2*time.Minute, "nothing is left", func() error {
-		return l.quiet(ctx, "left=$(kubectl -n kube-system get "+kinds+" -o name -l "+labels+"); echo $left; test -z \"$left\"")
-	})
-	if err != nil {
+	if err := l.nothing(ctx, labels, "none"); err != nil {
 		return err
 	}
-	for _, n := range l.nodes {
+	return areAsBefore(ctx, l.nodes)
+}
+
+// nothing waits until no object of the kinds that the chart has is left.
+// Pods of a node that is gone stay until Kubernetes gives it up.
+func (l *lab) nothing(ctx context.Context, labels, gone string) error {
+	return until(ctx, 2*time.Minute, "nothing is left", func() error {
+		line := "kubectl -n kube-system get " + allKinds + " --no-headers -o custom-columns=K:.kind,N:.metadata.name,ON:.spec.nodeName -l " + labels
+		left, err := l.shell(ctx, line+" | { grep -v ' "+gone+"$' || true; }")
+		if err == nil && left != "" {
+			err = errors.New(left)
+		}
+		return err
+	})
+}
+
+const allKinds = "all,configmaps,secrets,serviceaccounts,endpointslices,networkpolicies,poddisruptionbudgets,podmonitors,prometheusrules"
+
+// areAsBefore looks at containerd's files on nodes, and whether they pull.
+func areAsBefore(ctx context.Context, nodes []*node) error {
+	for _, n := range nodes {
 		if text, err := n.hosts(); err != nil || text != before {
 			return fmt.Errorf("%s: hosts.toml is not what it was: %w\n%s", n.name, err, text)
 		}
@@ -82,7 +98,7 @@ func (l *lab) isGone(ctx context.Context, labels string) error {
 			return fmt.Errorf("%s: there are files in /etc/containerd that were not: %v %v", n.name, files, certs)
 		}
 	}
-	fmt.Println("  nothing is left in the cluster, hosts.toml is what it was on all nodes, and they pull without")
+	fmt.Printf("  hosts.toml is what it was on %d nodes, and they pull without\n", len(nodes))
 	return nil
 }
 
@@ -106,13 +122,11 @@ func withoutHelm(ctx context.Context, l *lab) error {
 		"kubectl apply -f deploy/manifests/undo.yaml",
 		"kubectl -n kube-system wait --for=condition=complete --timeout=5m job/granary-undo",
 		"kubectl delete -f deploy/manifests/undo.yaml -f deploy/manifests/granary.yaml",
+		"kubectl -n kube-system delete secret granary-cluster",
 	} {
 		if _, err := l.page(ctx, readme, line); err != nil {
 			return err
 		}
-	}
-	if _, err := l.do(ctx, "kubectl -n kube-system delete secret granary-cluster"); err != nil {
-		return err
 	}
 	return l.isGone(ctx, "app.kubernetes.io/name=granary")
 }
@@ -144,8 +158,31 @@ func asSnapshotter(ctx context.Context, l *lab) error {
 			return err
 		}
 	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
+	return uninstall(ctx, l)
+}
+
+// withoutANode uninstalls while a node is not there to be put back: it fails when its time is
+// up, and what the page names then takes the rest away.
+func withoutANode(ctx context.Context, l *lab) error {
+	if err := l.change(ctx, "--set containerd.undoTimeout=30"); err != nil {
 		return err
 	}
-	return uninstall(ctx, l)
+	gone, left := l.nodes[nodeCount-1], l.nodes[:nodeCount-1]
+	gone.machine.end()
+	fmt.Println("  " + gone.name + " is gone")
+	if out, err := l.do(ctx, "helm uninstall granary --namespace kube-system"); err == nil {
+		return fmt.Errorf("it was uninstalled: %s", out)
+	}
+	for _, line := range []string{
+		"helm uninstall granary --namespace kube-system --no-hooks",
+		"kubectl -n kube-system delete job/granary-undo secret/granary-cluster",
+	} {
+		if _, err := l.page(ctx, readme, line); err != nil {
+			return err
+		}
+	}
+	if err := l.nothing(ctx, "app.kubernetes.io/name=granary", gone.name); err != nil {
+		return err
+	}
+	return areAsBefore(ctx, left)
 }

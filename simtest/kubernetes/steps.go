@@ -27,6 +27,7 @@ var steps = []struct {
 	{"without Helm", withoutHelm},
 	{"on the nodes' network", onHostNetwork},
 	{"containerd's snapshotter", asSnapshotter},
+	{"uninstall where a node is gone", withoutANode},
 }
 
 const (
@@ -71,17 +72,47 @@ func install(ctx context.Context, l *lab) error {
 
 // change changes values, and waits until all pods have them.
 func (l *lab) change(ctx context.Context, values string) error {
-	if _, err := l.do(ctx, changeLine+" "+values); err != nil {
+	if err := l.tell(ctx, values); err != nil {
 		return err
 	}
-	return l.rolledOut(ctx)
+	return l.meet(ctx)
 }
 
-// rolledOut waits for the pods, and until each knows of all.
+// tell changes values, and runs the commands that the chart's notes then tell of: the first
+// waits for the pods.
+func (l *lab) tell(ctx context.Context, values string) error {
+	notes, err := l.do(ctx, changeLine+" "+values)
+	if err != nil {
+		return err
+	}
+	told, out := 0, ""
+	for line := range strings.Lines(notes) {
+		if command := strings.TrimSpace(line); strings.HasPrefix(line, "  kubectl ") {
+			told++
+			fmt.Println("$", command)
+			err := until(ctx, 2*time.Minute, "it works", func() (err error) { out, err = l.shell(ctx, command); return err })
+			if err != nil {
+				return err
+			}
+			show(out)
+		}
+	}
+	if told != 2 {
+		return fmt.Errorf("the notes tell of %d commands", told)
+	}
+	return nil
+}
+
+// rolledOut waits for the pods as the pages do, and until each knows of all.
 func (l *lab) rolledOut(ctx context.Context) error {
 	if _, err := l.page(ctx, upgrades, rollout); err != nil {
 		return err
 	}
+	return l.meet(ctx)
+}
+
+// meet waits until each member knows of all.
+func (l *lab) meet(ctx context.Context) error {
 	err := until(ctx, 2*time.Minute, "members know each other", func() error { return l.acquainted(ctx) })
 	if err == nil {
 		fmt.Printf("  each of %d members knows all\n", nodeCount)
@@ -163,7 +194,7 @@ func startPods(ctx context.Context, l *lab) error {
 	if err := writeFiles(l.dir, map[string]string{"app.yaml": fmt.Sprintf(appPods, "app:0")}); err != nil {
 		return err
 	}
-	if _, err := l.do(ctx, "kubectl apply -f "+l.dir+"/app.yaml && kubectl rollout status ds/app --timeout=3m && kubectl get events | grep app: && kubectl delete -f "+l.dir+"/app.yaml"); err != nil {
+	if _, err := l.do(ctx, "kubectl apply -f "+l.dir+"/app.yaml && kubectl rollout status ds/app --timeout=3m && kubectl get events | grep app: && ! kubectl get events | grep Failed && kubectl delete -f "+l.dir+"/app.yaml"); err != nil {
 		return err
 	}
 	after, err := l.moved(ctx)
