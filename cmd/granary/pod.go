@@ -109,30 +109,43 @@ const (
 )
 
 // podAwaitCmd waits for a pod on each node, as far as DNS tells of pods: which takes no
-// right to ask Kubernetes.
+// right to ask Kubernetes. What DNS tells may be as old as its servers keep answers: in
+// clusters half a minute, in which all may have been fewer, and done those of another time.
 type podAwaitCmd struct {
-	All  string `arg:"" name:"all" help:"Name of as many addresses as there are to be, such as a headless service that publishes pods that are not ready."`
-	Done string `arg:"" name:"done" help:"Name of those that are ready."`
+	All   string        `arg:"" name:"all" help:"Name of as many addresses as there are to be, such as a headless service that publishes pods that are not ready."`
+	Done  string        `arg:"" name:"done" help:"Name of those that are ready."`
+	After time.Duration `default:"35s" help:"How long to look before an answer counts: for longer than DNS servers keep one."`
 }
 
 func (c *podAwaitCmd) Run(e *env) error {
+	done, all, err := c.await(e.ctx, addresses)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(e.stdout, "%d of %d\n", done, all)
+	return err
+}
+
+// await looks again and again how many addresses the names have.
+func (c *podAwaitCmd) await(ctx context.Context, look func(ctx context.Context, name string) (int, error)) (done, all int, err error) {
 	tick := time.NewTicker(awaitEvery)
 	defer tick.Stop()
+	begin := time.Now()
 	for calm := 0; ; {
-		all, err := addresses(e.ctx, c.All)
-		done, derr := addresses(e.ctx, c.Done)
+		var derr error
+		all, err = look(ctx, c.All)
+		done, derr = look(ctx, c.Done)
 		calm++
-		if err = errors.Join(err, derr); err != nil || done < all || all == 0 {
+		if err = errors.Join(err, derr); err != nil || done < all || all == 0 || time.Since(begin) < c.After {
 			calm = 0
 		}
 		if calm == awaitCalm {
-			_, err := fmt.Fprintf(e.stdout, "%d of %d\n", done, all)
-			return err
+			return done, all, nil
 		}
 		select {
 		case <-tick.C:
-		case <-e.ctx.Done():
-			return errors.Join(fmt.Errorf("%s has %d addresses, and %s has %d", c.All, all, c.Done, done), err)
+		case <-ctx.Done():
+			return done, all, errors.Join(fmt.Errorf("%s has %d addresses, and %s has %d", c.All, all, c.Done, done), err)
 		}
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/granary-oci/granary/cmd/granary/node"
@@ -89,8 +91,30 @@ func TestAnOwnerIsTwoNumbers(t *testing.T) {
 	}
 }
 
+// TestAwaitOutlastsWhatDNSKeeps: for half a minute a DNS server tells of two nodes where there
+// are three, and then as long of as many that are done as there were before.
+func TestAwaitOutlastsWhatDNSKeeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		look := func(_ context.Context, name string) (int, error) {
+			switch is := time.Since(begin); {
+			case name == "all" && is > 30*time.Second, is > time.Minute:
+				return 3, nil
+			}
+			return 2, nil
+		}
+		c := podAwaitCmd{All: "all", Done: "done"}
+		if f, ok := reflect.TypeOf(c).FieldByName("After"); ok {
+			c.After, _ = time.ParseDuration(f.Tag.Get("default"))
+		}
+		if done, all, err := c.await(t.Context(), look); done != 3 || all != 3 || err != nil {
+			t.Errorf("%d of %d: %v", done, all, err)
+		}
+	})
+}
+
 func TestAwaitCountsAddresses(t *testing.T) {
-	if status, out, errs := granary(t, "pod", "await", "127.0.0.1", "127.0.0.2"); status != 0 || !strings.Contains(out, "1 of 1") {
+	if status, out, errs := granary(t, "pod", "await", "--after=0s", "127.0.0.1", "127.0.0.2"); status != 0 || !strings.Contains(out, "1 of 1") {
 		t.Errorf("status %d: %s%s", status, out, errs)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

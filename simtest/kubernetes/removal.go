@@ -164,7 +164,7 @@ func asSnapshotter(ctx context.Context, l *lab) error {
 // withoutANode uninstalls while a node is not there to be put back: it fails when its time is
 // up, and what the page names then takes the rest away.
 func withoutANode(ctx context.Context, l *lab) error {
-	if err := l.change(ctx, "--set containerd.undoTimeout=30"); err != nil {
+	if err := l.change(ctx, "--set containerd.undoTimeout=60"); err != nil {
 		return err
 	}
 	gone, left := l.nodes[nodeCount-1], l.nodes[:nodeCount-1]
