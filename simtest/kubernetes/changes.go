@@ -163,18 +163,14 @@ func changeSecret(ctx context.Context, l *lab) error {
 	if err := l.secretIs(ctx, second); err != nil {
 		return fmt.Errorf("after an upgrade: %w", err)
 	}
-	for _, to := range []string{"", " 1"} {
-		if _, err := l.do(ctx, "helm rollback granary --namespace kube-system"+to); err != nil {
-			return err
-		}
-		if err := l.secretIs(ctx, second); err != nil {
-			return fmt.Errorf("after a rollback: %w", err)
-		}
-		if err := l.rolledOut(ctx); err != nil {
-			return err
-		}
+	const oldest = "$(helm history granary --namespace kube-system | awk 'NR == 2 {print $1}')"
+	if _, err := l.do(ctx, "helm rollback granary --namespace kube-system "+oldest); err != nil {
+		return err
 	}
-	return nil
+	if err := l.secretIs(ctx, second); err != nil {
+		return fmt.Errorf("after a rollback: %w", err)
+	}
+	return l.rolledOut(ctx)
 }
 
 func (l *lab) secretIs(ctx context.Context, want string) error {

@@ -116,15 +116,3 @@ func show(out string) {
 		}
 	}
 }
-
-// page runs a command of a page of deploy as it is written there; more is added to it.
-func (l *lab) page(ctx context.Context, page, line string, more ...string) (string, error) {
-	text, err := os.ReadFile(filepath.Join("deploy", page))
-	if err != nil {
-		return "", err
-	}
-	if !strings.Contains("\n"+string(text), "\n"+line+"\n") {
-		return "", fmt.Errorf("deploy/%s has no line %q any more", page, line)
-	}
-	return l.do(ctx, strings.Join(append([]string{line}, more...), " "))
-}

@@ -20,8 +20,9 @@ type lab struct {
 	authority *authority
 	nodes     []*node
 	registry  *registry
-	processes []*process // in the order of their start
-	restore   []func()   // what is to be undone at the end, the last first
+	processes []*process      // in the order of their start
+	restore   []func()        // what is to be undone at the end, the last first
+	ran       map[string]bool // commands of the pages
 }
 
 // open makes the cluster. It is to be closed, even if this fails.

@@ -59,7 +59,7 @@ func run(ctx context.Context, work string, keep bool) (err error) {
 	}
 	sweep(work)
 	begin := time.Now()
-	l := &lab{dir: filepath.Join(work, fmt.Sprint("run-", os.Getpid()))}
+	l := &lab{dir: filepath.Join(work, fmt.Sprint("run-", os.Getpid())), ran: make(map[string]bool)}
 	defer func() {
 		if err != nil && keep && ctx.Err() == nil {
 			fmt.Printf("%v\nthe cluster runs on; to enter it: nsenter --net=/run/netns/%s env KUBECONFIG=%s %s/kubectl get pods -A\n", err, l.net.outside, l.kubeconfig(), programDir())

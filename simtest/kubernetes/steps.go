@@ -28,12 +28,10 @@ var steps = []struct {
 	{"on the nodes' network", onHostNetwork},
 	{"containerd's snapshotter", asSnapshotter},
 	{"uninstall where a node is gone", withoutANode},
+	{"no command of the pages was left out", allRan},
 }
 
 const (
-	readme   = "README.md"
-	upgrades = "upgrade.md"
-
 	installLine = "helm upgrade --install granary deploy/helm/granary --namespace kube-system"
 	changeLine  = installLine + " --reset-then-reuse-values"
 	rollout     = "kubectl -n kube-system rollout status ds/granary"

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// Pages of deploy, of which the commands are run.
+const (
+	readme   = "README.md"
+	upgrades = "upgrade.md"
+)
+
+// commandsOf returns the commands of a page that take a cluster.
+func commandsOf(page string) (all []string, err error) {
+	text, err := os.ReadFile(filepath.Join("deploy", page))
+	for _, block := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(string(text), -1) {
+		for line := range strings.Lines(block[1]) {
+			if strings.HasPrefix(line, "helm ") || strings.HasPrefix(line, "kubectl ") {
+				all = append(all, strings.TrimSpace(line))
+			}
+		}
+	}
+	return all, err
+}
+
+// page runs a command of a page as it is written there; more is added to it.
+func (l *lab) page(ctx context.Context, page, line string, more ...string) (string, error) {
+	commands, err := commandsOf(page)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range commands {
+		if c == line {
+			l.ran[line] = true
+			return l.do(ctx, strings.Join(append([]string{line}, more...), " "))
+		}
+	}
+	return "", fmt.Errorf("deploy/%s has no command %q any more", page, line)
+}
+
+// allRan looks for commands of the pages that no step has run.
+func allRan(_ context.Context, l *lab) error {
+	for _, page := range []string{readme, upgrades} {
+		commands, err := commandsOf(page)
+		if err != nil {
+			return err
+		}
+		for _, c := range commands {
+			if !l.ran[c] {
+				return fmt.Errorf("deploy/%s: %s", page, c)
+			}
+		}
+		fmt.Printf("  %d of deploy/%s\n", len(commands), page)
+	}
+	return nil
+}
