@@ -133,6 +133,10 @@ func changeSecret(ctx context.Context, l *lab) error {
 		{"tac", 2},
 		{"head -n1", 1},
 	} {
+		before, err := l.reads(ctx, step.secrets)
+		if err != nil {
+			return err
+		}
 		begin := time.Now()
 		if err := writeFiles(l.dir, map[string]string{"editor": fmt.Sprintf(editor, step.how)}); err != nil {
 			return err
@@ -140,10 +144,12 @@ func changeSecret(ctx context.Context, l *lab) error {
 		if _, err := l.page(ctx, upgrades, "kubectl -n kube-system edit secret granary-cluster", "# the editor does: "+step.how); err != nil {
 			return err
 		}
-		since := time.Since(begin).Round(time.Second) + time.Second
-		err := until(ctx, 3*time.Minute, "all nodes have read the secret again", func() error {
-			return l.quiet(ctx, fmt.Sprintf(`test $(kubectl -n kube-system logs %s -c granary --since=%s --tail=-1 | grep -c '"cluster secrets were read again","secrets":%d') -ge %d`,
-				selector, time.Since(begin).Round(time.Second)+since, step.secrets, nodeCount))
+		err = until(ctx, 3*time.Minute, "all nodes have read the secret again", func() error {
+			n, err := l.reads(ctx, step.secrets)
+			if err == nil && n < before+nodeCount {
+				err = fmt.Errorf("%d have", n-before)
+			}
+			return err
 		})
 		if err != nil {
 			return err
@@ -171,6 +177,12 @@ func changeSecret(ctx context.Context, l *lab) error {
 		return fmt.Errorf("after a rollback: %w", err)
 	}
 	return l.rolledOut(ctx)
+}
+
+// reads returns how often nodes have read so many secrets again.
+func (l *lab) reads(ctx context.Context, secrets int) (int, error) {
+	out, err := l.shell(ctx, "kubectl -n kube-system logs "+selector+" -c granary --tail=-1")
+	return strings.Count(out, fmt.Sprintf(`"cluster secrets were read again","secrets":%d`, secrets)), err
 }
 
 func (l *lab) secretIs(ctx context.Context, want string) error {
