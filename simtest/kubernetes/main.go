@@ -14,7 +14,7 @@
 // It takes root, Debian's podman, runc, iptables and containernetworking-plugins, what
 // simtest/e2e/install.sh puts into $GRANARY_TOOLS, and about 4 GiB of memory. The programs of
 // Kubernetes are built into $GRANARY_TOOLS/kubernetes when they are not there yet, which takes
-// a quarter of an hour; the rest takes about ten minutes.
+// a quarter of an hour; the rest takes as long.
 package main
 
 import (

@@ -3,10 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/granary-oci/granary/simtest/pages"
 )
 
 // Pages of deploy, of which the commands are run.
@@ -16,16 +17,11 @@ const (
 )
 
 // commandsOf returns the commands of a page that take a cluster.
-func commandsOf(page string) (all []string, err error) {
-	text, err := os.ReadFile(filepath.Join("deploy", page))
-	for _, block := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(string(text), -1) {
-		for line := range strings.Lines(block[1]) {
-			if strings.HasPrefix(line, "helm ") || strings.HasPrefix(line, "kubectl ") {
-				all = append(all, strings.TrimSpace(line))
-			}
-		}
-	}
-	return all, err
+func commandsOf(name string) ([]string, error) {
+	page, err := pages.Read(filepath.Join("deploy", name))
+	return slices.DeleteFunc(slices.Concat(page.Commands()...), func(line string) bool {
+		return !strings.HasPrefix(line, "helm ") && !strings.HasPrefix(line, "kubectl ")
+	}), err
 }
 
 // page runs a command of a page as it is written there; more is added to it.
@@ -34,13 +30,11 @@ func (l *lab) page(ctx context.Context, page, line string, more ...string) (stri
 	if err != nil {
 		return "", err
 	}
-	for _, c := range commands {
-		if c == line {
-			l.ran[line] = true
-			return l.do(ctx, strings.Join(append([]string{line}, more...), " "))
-		}
+	if !slices.Contains(commands, line) {
+		return "", fmt.Errorf("deploy/%s has no command %q any more", page, line)
 	}
-	return "", fmt.Errorf("deploy/%s has no command %q any more", page, line)
+	l.ran[line] = true
+	return l.do(ctx, strings.Join(append([]string{line}, more...), " "))
 }
 
 // allRan looks for commands of the pages that no step has run.
