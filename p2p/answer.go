@@ -105,7 +105,7 @@ func (l *served) ended(err error) wire.Frame {
 func (l *served) name(ctx context.Context, repo wire.Repository, what string, attrs ...attribute.KeyValue) (context.Context, func(error)) {
 	s := l.server
 	attrs = append(attrs, attribute.String("granary.peer", string(l.from)))
-	ctx, span := trace.Begin(ctx, s.client.cfg.Tracer, trace.Parent{ID: repo.Request, Trace: repo.Trace}, what, otel.SpanKindServer, attrs...)
+	ctx, span := trace.Begin(ctx, s.client.cfg.Tracer, trace.Parent{ID: repo.Request, Trace: repo.Trace, Via: repo.Via}, what, otel.SpanKindServer, attrs...)
 	return ctx, func(err error) {
 		span.End(err)
 		if s.log.Enabled(ctx, slog.LevelDebug) {

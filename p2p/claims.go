@@ -341,7 +341,7 @@ func (c *Claims) Check(ref chunk.Ref, p []byte, claim wire.Claim, from tracker.I
 	case !c.signer.Verify(claim.Signer, claim.Text(ref), claim.Signature):
 		return &chunk.CorruptError{Source: source, Ref: ref, Reason: "its claim has a wrong signature"}
 	case claim.Parent != "" && (c.parents == nil || !c.parents.Believed(claim.Parent)):
-		return fmt.Errorf("%s: what it has from the parent %q is not believed", source, claim.Parent)
+		return fmt.Errorf("%s: what it has from the parent %q: %w", source, claim.Parent, errUntrusted)
 	}
 	if ref.Digest != "" && ref.Digest != claim.Digest {
 		if err := ref.Check(source, p); err != nil {

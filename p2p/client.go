@@ -304,6 +304,6 @@ func (c *Client) chance() *rand.Rand {
 // named returns a repository with the name of the request that it is asked for.
 func named(ctx context.Context, repo wire.Repository) wire.Repository {
 	from := trace.Carry(ctx)
-	repo.Request, repo.Trace = from.ID, from.Trace
+	repo.Request, repo.Trace, repo.Via = from.ID, from.Trace, from.Via
 	return repo
 }

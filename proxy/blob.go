@@ -142,6 +142,14 @@ func (p *Repository) refuted(d digest.Digest) {
 	}
 }
 
+// settled tells the upstream of a blob that has matched its digest.
+func (p *Repository) settled(d digest.Digest) {
+	up, err := p.registry.cfg.Upstream(p.Repository, "")
+	if s, ok := up.(settler); ok && err == nil {
+		s.Settled(d)
+	}
+}
+
 // forget makes the upstream be asked again about a blob that is not what it said.
 func (p *Repository) forget(d digest.Digest) {
 	if p.imported(d) {

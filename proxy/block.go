@@ -120,6 +120,8 @@ func (p *Repository) isPublic(ctx context.Context, d digest.Digest, questions *i
 	switch {
 	case ledger.Shared(p.Host):
 		return false // what the node's own credentials open is for its users, not for everybody
+	case !p.registry.toAll(p.String()):
+		return false
 	case ledger.Public(p.Host, p.String()):
 		return p.serves()
 	case *questions == 0 || ctx.Err() != nil || ledger.Refused(p.Host, p.String()):
@@ -136,11 +138,40 @@ func (r *Registry) Public(d digest.Digest) bool {
 	for _, home := range r.cfg.Catalog.Homes(d) {
 		host, _, _ := strings.Cut(home, "/")
 		m, known := r.cfg.Catalog.Member(home, d)
-		if known && m.Confirmed && !r.ledger.Shared(host) && r.mayShare(host, d) && r.ledger.Holds(host, home, access.Caller{}) {
+		if known && m.Confirmed && r.toAll(home) && !r.ledger.Shared(host) && r.mayShare(host, d) && r.ledger.Holds(host, home, access.Caller{}) {
 			return true
 		}
 	}
 	return false
+}
+
+// toAll reports whether it is a registry's own word that everybody may read a repository, if they may. A
+// parent serves to everybody also what its own credentials open, and what was imported there: that is for
+// this node's users as for the parent's, and not for the world.
+func (r *Registry) toAll(repository string) bool { return !r.cfg.Deputies || r.open.has(repository) }
+
+// maxOpen is of how many repositories that is remembered.
+const maxOpen = 4096
+
+// openNow are repositories. The zero value is empty.
+type openNow struct {
+	mu  sync.Mutex
+	all map[string]bool
+}
+
+func (o *openNow) add(repository string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.all == nil || len(o.all) >= maxOpen {
+		o.all = make(map[string]bool)
+	}
+	o.all[repository] = true
+}
+
+func (o *openNow) has(repository string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all[repository]
 }
 
 // serves reports whether the settings let the node serve the registry.

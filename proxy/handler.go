@@ -20,7 +20,6 @@ import (
 	"github.com/granary-oci/granary/proxy/content"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/trace"
-	"github.com/granary-oci/granary/proxy/upstream"
 )
 
 // Limits of a request.
@@ -105,7 +104,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, span *trace.Span
 		slog.String("ns", req.Namespace), slog.String("range", r.Header.Get("Range")), slog.String("caller", caller.String()))
 	span.Describe(r.Method+" "+req.Kind.String(), attribute.String("oci.repository", req.Repository.String()),
 		attribute.String("oci.reference", cmp.Or(string(req.Digest), req.Tag)), attribute.String("http.request.header.range", r.Header.Get("Range")))
-	h.answer(w, r.WithContext(upstream.WithVia(r.Context(), via)), h.registry.Open(req.Repository, caller), req, span)
+	h.answer(w, r.WithContext(trace.WithVia(r.Context(), via)), h.registry.Open(req.Repository, caller), req, span)
 }
 
 // answer answers a request that is well-formed.

@@ -77,6 +77,15 @@ func (m Mirrors) Doubt(d digest.Digest) {
 	}
 }
 
+// Settled implements settler.
+func (m Mirrors) Settled(d digest.Digest) {
+	for _, up := range m {
+		if place, ok := up.(settler); ok {
+			place.Settled(d)
+		}
+	}
+}
+
 // registry returns which of the places is the registry itself, 0 without one. No word of
 // those before it is a word of the registry.
 func (m Mirrors) registry() int {

@@ -104,9 +104,9 @@ func (p *Repository) shown(d digest.Digest) {
 func (p *Repository) source(d digest.Digest, near ours, owned bool, far chunk.Source) (chunk.Source, chunk.Proofs) {
 	r := p.registry
 	if !owned {
-		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, apartFromStore}), nil), apart{func() { p.shown(d) }, func() { p.refuted(d) }}
+		return chunk.Cache(nothing{}, far, r.flights.of(flightKey{p.Host, apartFromStore}), nil), apart{func() { p.shown(d); p.settled(d) }, func() { p.refuted(d) }}
 	}
-	proofs := proving{near, func() { p.shown(d) }, func() { p.refuted(d) }}
+	proofs := proving{near, func() { p.shown(d); p.settled(d) }, func() { p.refuted(d) }}
 	if r.cfg.Peers == nil {
 		return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, fromUpstream}), r.cfg.Report), proofs
 	}

@@ -59,6 +59,9 @@ type Upstream interface {
 // it out, after the blob has not matched its digest.
 type doubter interface{ Doubt(d digest.Digest) }
 
+// settler is an upstream that is told when a blob has matched its digest.
+type settler interface{ Settled(d digest.Digest) }
+
 // Store is the near side of the node.
 type Store interface {
 	chunk.Store
@@ -146,6 +149,7 @@ type Registry struct {
 	questions flight.Group // to upstreams
 	recent    recent       // repositories that other members know of
 	forgotten forgotten    // tags that were invalidated
+	open      openNow      // repositories that a registry itself serves to everybody
 	lists     lists
 	pieces    pieceCache
 	deltas    delta.Blobs

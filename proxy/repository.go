@@ -313,6 +313,9 @@ func (p *Repository) heed(as access.Caller, err error, up Upstream, from string)
 	var said *upstream.StatusError
 	switch {
 	case err == nil:
+		if from == upstream.Origin && as.Anonymous() {
+			p.registry.open.add(p.String())
+		}
 		if _, granted, hearsay := heard(up); hearsay || from == upstream.Origin || parentOf(from) != "" {
 			p.registry.ledger.Allow(p.Host, p.String(), as, granted)
 		}

@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"proxy/graph":                     {"proxy/ref"},
 	"proxy/compat":                    {},
 	"proxy/trace":                     {},
-	"proxy/upstream":                  {"chunkstore/chunk"},
+	"proxy/upstream":                  {"chunkstore/chunk", "proxy/trace"},
 	"proxy/layout":                    {"chunkstore/chunk", "proxy/flight", "proxy/ref", "proxy/upstream"},
 	"proxy/upstreamtest":              {"chunkstore/chunk", "proxy", "proxy/ref", "proxy/upstream"},
 	"proxy/access":                    {},

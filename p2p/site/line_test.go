@@ -64,7 +64,7 @@ func relayed(t *testing.T, to *Host) (through peer.AddrInfo, cut *atomic.Bool) {
 // itself gives up (30 s), and is connected again when the line is back, without being told before.
 func TestADeadLineIsNoticed(t *testing.T) {
 	hub, edge := newHost(t, nil, overQUIC), newHost(t, nil)
-	l := Listen(hub)
+	l := Listen(hub, func(peer.ID, Hello) Hello { return Hello{1} })
 	defer l.Close()
 	go func() {
 		for {
@@ -76,7 +76,7 @@ func TestADeadLineIsNoticed(t *testing.T) {
 		}
 	}()
 	to, cut := relayed(t, hub)
-	c, err := Dial(t.Context(), edge, to)
+	c, err := Dial(t.Context(), edge, to, Hello{}, func(Hello) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestADeadLineIsNoticed(t *testing.T) {
 		t.Fatalf("a read from a dead line ends with %v", err)
 	}
 	time.AfterFunc(time.Second, func() { cut.Store(false) })
-	again, err := Dial(t.Context(), edge, to)
+	again, err := Dial(t.Context(), edge, to, Hello{}, func(Hello) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,14 +100,14 @@ func TestADeadLineIsNoticed(t *testing.T) {
 func TestAQuietLineIsLeftAlone(t *testing.T) {
 	hub, edge := newHost(t, nil, overTCP), newHost(t, nil)
 	hub.RemoveStreamHandler("/ipfs/ping/1.0.0")
-	l := Listen(hub)
+	l := Listen(hub, func(peer.ID, Hello) Hello { return Hello{1} })
 	defer l.Close()
 	go func() {
 		if c, err := l.Accept(); err == nil {
 			_, _ = io.Copy(c, c)
 		}
 	}()
-	c, err := Dial(t.Context(), edge, infoOf(hub))
+	c, err := Dial(t.Context(), edge, infoOf(hub), Hello{}, func(Hello) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

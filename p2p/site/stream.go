@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -20,6 +21,18 @@ import (
 
 // Protocol is the name of HTTP/1.1 on a stream, as a parent answers it to its children. A stream is a connection.
 const Protocol = protocol.ID("/granary/http/1")
+
+// Hello is what each end of a stream says before anything else, so that none talks to whom it should not: who
+// dials, what shows that it may ask, and who is dialled, what shows that it is whom the other meant. The zero
+// Hello of who is dialled is a refusal. What is in it is the business of who dials and listens; each end knows
+// the ID of the other.
+type Hello [32]byte
+
+// helloWithin is how long the other end may take for it.
+const helloWithin = 10 * time.Second
+
+// ErrRefused is the error of a site that does not let this one ask.
+var ErrRefused = errors.New("this site may not ask: it is known neither by its ID nor by a token")
 
 const (
 	dialWithin  = 10 * time.Second // with the names in addresses, and the stream
@@ -68,10 +81,15 @@ type Listener struct {
 	close sync.Once
 }
 
-// Listen returns the listener of a host, of which it has one.
-func Listen(h host.Host) *Listener {
+// Listen returns the listener of a host, of which it has one. greet answers what another site says of itself;
+// with the zero Hello it is refused.
+func Listen(h host.Host, greet func(from peer.ID, said Hello) Hello) *Listener {
 	l := &Listener{host: h, conns: make(chan Conn, maxWaiting), done: make(chan struct{})}
 	h.SetStreamHandler(Protocol, func(s network.Stream) {
+		if err := welcome(s, greet); err != nil {
+			_ = s.Close()
+			return
+		}
 		select {
 		case l.conns <- Conn{s}:
 		default:
@@ -79,6 +97,22 @@ func Listen(h host.Host) *Listener {
 		}
 	})
 	return l
+}
+
+func welcome(s network.Stream, greet func(peer.ID, Hello) Hello) error {
+	_ = s.SetDeadline(time.Now().Add(helloWithin))
+	var said Hello
+	if _, err := io.ReadFull(s, said[:]); err != nil {
+		return err
+	}
+	reply := greet(s.Conn().RemotePeer(), said)
+	if _, err := s.Write(reply[:]); err != nil {
+		return err
+	}
+	if reply == (Hello{}) {
+		return ErrRefused
+	}
+	return s.SetDeadline(time.Time{})
 }
 
 // Accept implements [net.Listener].
@@ -105,19 +139,51 @@ func (l *Listener) Addr() net.Addr { return addr(l.host.ID()) }
 
 // Dial opens a stream to another site, at one of its addresses or as it is connected already. What is
 // lost on the way, as on a line that is down for a moment, is tried again for as long as ctx lives, up to
-// 10 s. The stream fails soon after the line has died.
-func Dial(ctx context.Context, h *Host, to peer.AddrInfo) (net.Conn, error) {
+// 10 s. The stream fails soon after the line has died. It says hello, and check is told what the other says: that
+// comes when something is read, for nothing is waited for before.
+func Dial(ctx context.Context, h *Host, to peer.AddrInfo, hello Hello, check func(said Hello) error) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
 	for {
 		s, err := h.dial(ctx, to)
 		if err == nil {
-			return h.lines.add(h, s), nil
+			_, err = s.Write(hello[:])
+		}
+		if err == nil {
+			return &greeted{Conn: h.lines.add(h, s), check: check}, nil
 		}
 		if ctx.Err() != nil || !isTimeout(err) {
 			return nil, fmt.Errorf("site %s: %w", to.ID, err)
 		}
 	}
+}
+
+// greeted is a stream whose other end has yet to say hello. One goroutine reads.
+type greeted struct {
+	net.Conn
+	check func(Hello) error
+	heard bool
+	wrong error
+}
+
+// Read implements [net.Conn].
+func (g *greeted) Read(p []byte) (int, error) {
+	if !g.heard {
+		g.heard = true
+		var said Hello
+		_, g.wrong = io.ReadFull(g.Conn, said[:])
+		switch {
+		case g.wrong != nil:
+		case said == (Hello{}):
+			g.wrong = ErrRefused
+		default:
+			g.wrong = g.check(said)
+		}
+	}
+	if g.wrong != nil {
+		return 0, g.wrong
+	}
+	return g.Conn.Read(p)
 }
 
 func isTimeout(err error) bool {

@@ -19,6 +19,7 @@ const (
 	maxID            = 128
 	maxRequest       = 64
 	maxTrace         = 128
+	maxVia           = 1 << 10
 	maxText          = 1 << 10
 	maxMediaType     = 256
 	maxSignature     = 128
@@ -55,6 +56,9 @@ type Repository struct {
 	// Request names the request that something is asked for, in logs, and Trace in traces: a
 	// traceparent (W3C Trace Context, section 3.2). Both may be "".
 	Request, Trace string
+	// Via is what the request has come through (RFC 9110, section 7.6.3), so that one which goes in a
+	// circle of sites ends.
+	Via string
 }
 
 func (r Repository) write(w *writer) {
@@ -65,6 +69,7 @@ func (r Repository) write(w *writer) {
 	w.flag(14, r.First)
 	w.text(13, r.Request)
 	w.text(12, r.Trace)
+	w.text(11, r.Via)
 }
 
 func (r *Repository) read(f field) {
@@ -83,6 +88,8 @@ func (r *Repository) read(f field) {
 		r.Request = f.text(maxRequest)
 	case 12:
 		r.Trace = f.text(maxTrace)
+	case 11:
+		r.Via = f.text(maxVia)
 	}
 }
 

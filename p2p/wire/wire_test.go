@@ -19,7 +19,7 @@ import (
 var (
 	blob  = digest.FromString("blob")
 	other = digest.FromString("other")
-	where = Repository{"registry.example", "org/app", "Bearer secret", true, true, "request", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	where = Repository{"registry.example", "org/app", "Bearer secret", true, true, "request", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "1.1 granary-a"}
 )
 
 // kinds are one of each message, with every field set, and how it is read.

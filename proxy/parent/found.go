@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,24 +40,6 @@ type finder struct {
 	mu    sync.Mutex
 	blobs map[digest.Digest]*search
 	sites map[string]*Parent
-	bans  map[string]time.Time // of sites that other members have found, by when they end
-}
-
-// mayBe reports whether another member may have found a site, of which nothing bad is known.
-func (f *finder) mayBe(name string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.find != nil && time.Now().After(f.bans[name])
-}
-
-// ban has a site that this node has not found itself not believed for a while.
-func (f *finder) ban(name string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.bans == nil || len(f.bans) >= maxSearched {
-		f.bans = make(map[string]time.Time)
-	}
-	f.bans[name] = time.Now().Add(longBan)
 }
 
 type search struct {
@@ -109,6 +92,9 @@ func (ps *Parents) search(d digest.Digest, s *search) {
 	defer f.mu.Unlock()
 	s.going, s.names = false, nil
 	for _, cfg := range configs {
+		if slices.ContainsFunc(ps.all, func(p *Parent) bool { return p.name == cfg.Name }) {
+			continue // it is asked as the parent that it is
+		}
 		if f.sites[cfg.Name] == nil {
 			ps.meet(cfg)
 		}
@@ -137,36 +123,25 @@ func (ps *Parents) meet(cfg Config) {
 	if len(f.sites) >= maxSites {
 		return
 	}
+	cfg.Upstream.Origin = Origin // without a name: who lends a chunk from there vouches for it himself
 	if p, err := newParent(cfg); err == nil {
 		f.sites[cfg.Name] = p
 	}
 }
 
-// named returns the parent or found site of a name, or nil.
-func (ps *Parents) named(name string) *Parent {
-	for _, p := range ps.all {
-		if p.name == name {
-			return p
-		}
-	}
-	ps.finder.mu.Lock()
-	defer ps.finder.mu.Unlock()
-	return ps.finder.sites[name]
-}
-
 // Found is a repository as it is read from sites that are found. It has blobs alone.
 type Found struct {
-	parents       *Parents
-	name          ref.Repository
-	authorization string
+	parents *Parents
+	name    ref.Repository
 }
 
-// Found returns a repository as it is read from sites that are found, nil if nobody looks for any.
-func (ps *Parents) Found(name ref.Repository, authorization string) *Found {
+// Found returns a repository as it is read from sites that are found, in nobody's name, nil if nobody
+// looks for any.
+func (ps *Parents) Found(name ref.Repository) *Found {
 	if ps.finder.find == nil {
 		return nil
 	}
-	return &Found{ps, name, authorization}
+	return &Found{ps, name}
 }
 
 var errNotFound = fmt.Errorf("sites that are found are asked for blobs alone: %w", chunk.ErrNotFound)
@@ -209,7 +184,7 @@ func (s foundSource) GetRun(ctx context.Context, refs []chunk.Ref, yield func(ch
 	}
 	var all []chunk.Source
 	for _, p := range s.parents.sitesOf(refs[0].Blob) {
-		all = append(all, missing{(&Repository{parents: s.parents, parent: p, name: s.name, up: p.repository(s.name, s.authorization)}).Blob()})
+		all = append(all, missing{(&Repository{parents: s.parents, parent: p, name: s.name, up: p.repository(s.name, "")}).Blob()})
 	}
 	return chunk.GetRun(ctx, chunk.First(all...), refs, yield)
 }

@@ -31,8 +31,9 @@ type given struct {
 }
 
 type givenBlob struct {
-	chunks map[int64]givenChunk // by offset
-	doubt  time.Time            // until when no parent is asked for it
+	chunks map[int64]givenChunk  // by offset
+	doubt  time.Time             // until when no parent is asked for it
+	faults map[*Parent]chunk.Ref // who gave another chunk than came later, and one of these
 }
 
 type givenChunk struct {
@@ -88,31 +89,54 @@ func (g *given) doubted(k blob) bool {
 	return b != nil && time.Now().Before(b.doubt)
 }
 
-// compare returns the parent that gave other bytes of a doubted blob than these, or nil.
-func (g *given) compare(k blob, ref chunk.Ref, p []byte) *Parent {
+// compare notes who gave other bytes of a doubted blob than these.
+func (g *given) compare(k blob, ref chunk.Ref, p []byte) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	b := g.blobs[k]
-	var c givenChunk
-	if b != nil && time.Now().Before(b.doubt) {
-		var known bool
-		if c, known = b.chunks[ref.Offset]; known {
-			delete(b.chunks, ref.Offset)
-			g.count--
-		}
+	if b == nil || !time.Now().Before(b.doubt) {
+		return
 	}
-	g.mu.Unlock()
-	if c.parent == nil || sha256.Sum256(p) == c.sum {
+	c, known := b.chunks[ref.Offset]
+	if !known {
+		return
+	}
+	delete(b.chunks, ref.Offset)
+	g.count--
+	if sha256.Sum256(p) != c.sum {
+		b.faults[c.parent] = ref
+	}
+}
+
+// settle returns who gave wrong chunks of a blob that has matched its digest, and forgets the blob.
+func (g *given) settle(k blob) map[*Parent]chunk.Ref {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	b := g.blobs[k]
+	if b == nil {
 		return nil
 	}
-	return c.parent
+	g.count -= len(b.chunks)
+	delete(g.blobs, k)
+	return b.faults
 }
 
 // Doubt has no parent asked for a blob for five minutes, which did not match its digest. What
-// they gave of it is compared with what the registry gives meanwhile.
+// they gave of it is compared with what others give meanwhile.
 func (ps *Parents) Doubt(host string, d digest.Digest) {
 	ps.given.mu.Lock()
 	defer ps.given.mu.Unlock()
-	ps.given.of(blob{host, d}).doubt = time.Now().Add(doubtFor)
+	b := ps.given.of(blob{host, d})
+	b.doubt = time.Now().Add(doubtFor)
+	b.faults = make(map[*Parent]chunk.Ref) // what it was compared with was no better
+}
+
+// Settled has who gave other chunks of a blob than those with which it has matched its digest now be at
+// fault. Before, it might have been the registry.
+func (ps *Parents) Settled(host string, d digest.Digest) {
+	for who, ref := range ps.given.settle(blob{host, d}) {
+		ps.fault(who, &chunk.CorruptError{Source: who.origin, Ref: ref, Reason: "it gave other bytes than those that are right"})
+	}
 }
 
 // Compared returns src, which gives what a registry itself has, with its chunks compared to what
@@ -131,7 +155,7 @@ type compared struct {
 func (c compared) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	p, err := c.src.Get(ctx, ref)
 	if err == nil {
-		c.look(ref, p)
+		c.parents.given.compare(blob{c.host, ref.Blob}, ref, p)
 	}
 	return p, err
 }
@@ -139,13 +163,7 @@ func (c compared) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 // GetRun implements [chunk.Runner].
 func (c compared) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	return chunk.GetRun(ctx, c.src, refs, func(ref chunk.Ref, p []byte) error {
-		c.look(ref, p)
+		c.parents.given.compare(blob{c.host, ref.Blob}, ref, p)
 		return yield(ref, p)
 	})
-}
-
-func (c compared) look(ref chunk.Ref, p []byte) {
-	if who := c.parents.given.compare(blob{c.host, ref.Blob}, ref, p); who != nil {
-		c.parents.fault(who, &chunk.CorruptError{Source: who.origin, Ref: ref, Reason: "it gave other bytes than the registry"})
-	}
 }

@@ -63,6 +63,7 @@ func New(configs []Config, size Sizes, report func(error)) (*Parents, error) {
 	}
 	ps := &Parents{report: report, size: size}
 	for _, cfg := range configs {
+		cfg.Upstream.Origin = Origin + " " + cfg.Name
 		p, err := newParent(cfg)
 		if err != nil {
 			return nil, err
@@ -77,7 +78,7 @@ func newParent(cfg Config) (*Parent, error) {
 	if p.allow == nil {
 		p.allow = func() error { return nil }
 	}
-	cfg.Upstream.Origin, cfg.Upstream.Relay = p.origin, true
+	cfg.Upstream.Relay = true
 	received := cfg.Upstream.Received
 	cfg.Upstream.Received = func(n int64) {
 		p.count(n)
@@ -111,18 +112,21 @@ func (ps *Parents) Close() {
 
 // Blame puts the parent of a name at fault, which another member has found.
 func (ps *Parents) Blame(name string, err error) {
-	if p := ps.named(name); p != nil {
-		ps.fault(p, err)
-		return
+	for _, p := range ps.all {
+		if p.name == name {
+			ps.fault(p, err)
+		}
 	}
-	ps.finder.ban(name)
 }
 
-// Believed reports whether there is a parent of that name which is not at fault, or whether another
-// member may have found a site of that name.
+// Believed reports whether there is a parent of that name which is not at fault.
 func (ps *Parents) Believed(name string) bool {
-	p := ps.named(name)
-	return p != nil && p.usable() == nil || p == nil && ps.finder.mayBe(name)
+	for _, p := range ps.all {
+		if p.name == name {
+			return p.usable() == nil
+		}
+	}
+	return false
 }
 
 func (ps *Parents) fault(p *Parent, err error) {

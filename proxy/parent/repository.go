@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -47,12 +48,13 @@ func (r *Repository) Manifest(ctx context.Context, reference string) (upstream.M
 	return asked(r, func() (upstream.Manifest, error) { return r.up.Manifest(ctx, reference) })
 }
 
-// Stat returns the size of a blob in bytes. One that is not what the manifests say is no answer.
+// Stat returns the size of a blob in bytes. One that is not what the manifests say is no answer: whose word
+// is wrong the registry knows.
 func (r *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	return asked(r, func() (int64, error) {
 		size, err := r.up.Stat(ctx, d)
 		if want, known := r.parents.size(r.name, d); err == nil && known && want != size {
-			err = &chunk.CorruptError{Ref: chunk.Ref{Blob: d, Total: want, Size: want}, Reason: fmt.Sprintf("it is said to have %d bytes", size)}
+			err = &upstream.NoAnswerError{Subject: r.parent.origin, Err: fmt.Errorf("blob %s has %d bytes there, and %d by a manifest", d, size, want)}
 		}
 		return size, err
 	})
@@ -60,6 +62,9 @@ func (r *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 
 // Get asks for any other path below the repository.
 func (r *Repository) Get(ctx context.Context, path string, query url.Values, header http.Header) (*http.Response, error) {
+	if d, of := strings.CutPrefix(path, "blobs/"); of && r.parents.given.doubted(blob{r.name.Host, digest.Digest(d)}) {
+		return nil, r.doubted(digest.Digest(d))
+	}
 	return asked(r, func() (*http.Response, error) { return r.up.Get(ctx, path, query, header) })
 }
 
@@ -78,7 +83,9 @@ func (r *Repository) heed(err error) error {
 	if errors.As(err, &corrupt) {
 		named := *corrupt
 		named.Source = r.parent.origin
-		r.parents.fault(r.parent, &named)
+		if !errors.Is(err, upstream.ErrOtherSize) { // whose word on it is wrong is not known
+			r.parents.fault(r.parent, &named)
+		}
 		return &named
 	}
 	err = r.atTheDoor(err)
@@ -102,6 +109,14 @@ func (r *Repository) Blob() chunk.Source { return source{r, r.up.Blob()} }
 // Doubt has no parent asked for a blob for a while, which did not match its digest.
 func (r *Repository) Doubt(d digest.Digest) { r.parents.Doubt(r.name.Host, d) }
 
+// doubted says that a blob is not asked for.
+func (r *Repository) doubted(d digest.Digest) error {
+	return fmt.Errorf("%s: what it gave of %s was wrong, or somebody else's was: %w", r.parent.origin, d, chunk.ErrNotFound)
+}
+
+// Settled has parents held to what they gave of a blob, which has matched its digest.
+func (r *Repository) Settled(d digest.Digest) { r.parents.Settled(r.name.Host, d) }
+
 type source struct {
 	*Repository
 	ranges chunk.Source
@@ -121,7 +136,7 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 		return err
 	}
 	if s.parents.given.doubted(blob{s.name.Host, refs[0].Blob}) {
-		return fmt.Errorf("%s: what it gave of %s was wrong, or somebody else's was: %w", s.parent.origin, refs[0].Blob, chunk.ErrNotFound)
+		return s.doubted(refs[0].Blob)
 	}
 	var stop error // what yield returned is not the parent's
 	give := func(ref chunk.Ref, p []byte) error {

@@ -27,6 +27,7 @@ const maxSpans = 256
 type Parent struct {
 	ID    string // of the request; what is no such thing gets another one
 	Trace string // a traceparent (W3C Trace Context, section 3.2), or ""
+	Via   string // what it has come through, see WithVia, or ""
 }
 
 // Grammar of IDs, and their length.
@@ -61,7 +62,24 @@ func ID(ctx context.Context) string {
 func Carry(ctx context.Context) Parent {
 	carrier := make(propagation.MapCarrier)
 	propagation.TraceContext{}.Inject(ctx, carrier)
-	return Parent{ID(ctx), carrier["traceparent"]}
+	return Parent{ID(ctx), carrier["traceparent"], Via(ctx)}
+}
+
+type viaKey struct{}
+
+// WithVia returns a context whose requests tell the proxies that a request has come through so far, on
+// whatever member, the value of its Via field (RFC 9110, section 7.6.3).
+func WithVia(ctx context.Context, via string) context.Context {
+	if via == "" {
+		return ctx
+	}
+	return context.WithValue(ctx, viaKey{}, via)
+}
+
+// Via returns that value, or "".
+func Via(ctx context.Context) string {
+	via, _ := ctx.Value(viaKey{}).(string)
+	return via
 }
 
 // Begin begins a request on this node, with a span. tracer may be nil, which makes none.
@@ -71,7 +89,7 @@ func Begin(ctx context.Context, tracer otel.Tracer, from Parent, name string, ki
 		r.id = rand.Text()
 	}
 	r.left.Store(maxSpans)
-	ctx = context.WithValue(ctx, requestKey{}, r)
+	ctx = WithVia(context.WithValue(ctx, requestKey{}, r), from.Via)
 	if tracer == nil {
 		return ctx, nil
 	}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/granary-oci/granary/proxy/trace"
 )
 
 func TestPublicOnly(t *testing.T) {
@@ -144,7 +146,7 @@ func TestVia(t *testing.T) {
 	}
 	p := registry(t, o.URL, func(c *Config) { c.Pseudonym = "me" }).Repository("app")
 	for before, want := range map[string]string{"": "1.1 me", "1.0 a, 1.1 b": "1.0 a, 1.1 b, 1.1 me"} {
-		if _, err := p.Stat(WithVia(t.Context(), before), refsTo(t, content)[0].Blob); err != nil {
+		if _, err := p.Stat(trace.WithVia(t.Context(), before), refsTo(t, content)[0].Blob); err != nil {
 			t.Fatal(err)
 		}
 		if len(got) != 1 || got[0] != want {

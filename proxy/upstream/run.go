@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -116,7 +117,10 @@ func (r *run) corrupt(format string, args ...any) error {
 	return &chunk.CorruptError{Source: "upstream", Ref: r.refs[0], Reason: fmt.Sprintf(format, args...)}
 }
 
+// ErrOtherSize says that a blob has another size than is known. One of two is wrong.
+var ErrOtherSize = errors.New("its size is another")
+
 // wrongSize blames the upstream for another size of the blob than is known.
 func (r *run) wrongSize(n int64) error {
-	return r.corrupt("the upstream's blob has %d bytes, not %d", n, r.total)
+	return errors.Join(r.corrupt("the upstream's blob has %d bytes, not %d", n, r.total), ErrOtherSize)
 }

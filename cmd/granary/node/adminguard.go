@@ -212,16 +212,21 @@ func (t *tokens) again() {
 	t.fault = fault
 }
 
-// has reports whether a token is one of those in the file, of which a newer version is read.
-func (t *tokens) has(token string) bool {
+// current returns the SHA-256 of each token in the file, of which a newer version is read.
+func (t *tokens) current() [][sha256.Size]byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now := time.Now(); now.Sub(t.looked) > tokensFor {
 		t.looked = now
 		t.again()
 	}
+	return t.sums
+}
+
+// has reports whether a token is one of those in the file, of which a newer version is read.
+func (t *tokens) has(token string) bool {
 	sum, found := sha256.Sum256([]byte(token)), 0
-	for _, s := range t.sums {
+	for _, s := range t.current() {
 		found |= subtle.ConstantTimeCompare(s[:], sum[:])
 	}
 	return found == 1

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,7 +115,7 @@ func (l *ledger) add(link string, in, out int64) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.links[link] == nil && len(l.links) >= maxLinks {
+	if l.links[link] == nil && len(l.links) >= maxLinks && !strings.HasPrefix(link, parentLink("")) { // of which limits are
 		link = otherLinks
 	}
 	hours := l.links[link]

@@ -2,6 +2,10 @@ package node
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"net"
 	"slices"
 	"time"
 
@@ -10,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/p2p/site"
 	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/tracker"
 	"github.com/granary-oci/granary/tracker/dht"
@@ -141,12 +146,32 @@ func (n *Node) foundConfig(p tracker.Peer) (c parent.Config, err error) {
 		}
 		to.Addrs = append(to.Addrs, a)
 	}
-	if c, err = n.parentConfig(""); err != nil {
-		return c, err
-	}
-	n.overLibp2p(&c, to)
+	c = n.newParentConfig("")
+	c.Name = to.ID.String()
+	c.Upstream.URL = "http://" + c.Name
+	c.Upstream.Header.Set("Cache-Control", onlyHere)
+	c.Upstream.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return n.dialFound(ctx, to) }
 	n.counting(&c, foundLink, nil)
 	return c, nil
+}
+
+// dialFound connects to a site that was found, which is one of the network only if it has the token that this
+// node has: anybody may say in a distributed hash table that he has a blob.
+func (n *Node) dialFound(ctx context.Context, to *peer.AddrInfo) (net.Conn, error) {
+	if n.cfg.ParentTokenFile == "" {
+		return nil, errors.New("without --parent-token-file no site that is found is known to be one of the network")
+	}
+	token, err := firstToken(n.cfg.ParentTokenFile)
+	if err != nil {
+		return nil, err
+	}
+	key := sha256.Sum256([]byte(token))
+	return site.Dial(ctx, n.site.Host, *to, shown(key, n.site.ID(), to.ID), func(said site.Hello) error {
+		if want := shown(key, to.ID, n.site.ID()); !hmac.Equal(said[:], want[:]) {
+			return errors.New("it has not shown that it has the token")
+		}
+		return nil
+	})
 }
 
 // foundLink is what all sites that are found are counted as.

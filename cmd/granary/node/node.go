@@ -113,7 +113,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 	face := proxy.Config{
 		DefaultHost: n.cfg.DefaultUpstream,
 		Upstream:    n.upstreams.repository,
-		Deputies:    n.parents != nil,
+		Deputies:    len(n.cfg.Parent) > 0,
 		Store:       n.store,
 		Keeps:       n.keepsOf(),
 		Catalog:     n.catalog,

@@ -33,10 +33,10 @@ const (
 // openParents makes what is asked before the registries, if there are settings for that.
 func (n *Node) openParents() error {
 	cfg := n.cfg.DataConfig
+	if len(cfg.Parent) == 0 && cfg.ParentsOnly {
+		return &SettingError{"parents-only", errors.New("there is no --parent")}
+	}
 	if len(cfg.Parent) == 0 && n.network.Load() == nil {
-		if cfg.ParentsOnly {
-			return &SettingError{"parents-only", errors.New("there is no --parent")}
-		}
 		return nil
 	}
 	if len(cfg.Parent) > maxParents {
@@ -65,7 +65,9 @@ func (n *Node) openParents() error {
 	}
 	n.closers = append(n.closers, func() error { n.parents.Close(); return nil })
 	if n.network.Load() != nil {
-		n.parents.Find(context.Background(), n.find)
+		ctx, cancel := context.WithCancel(context.Background())
+		n.closers = append(n.closers, func() error { cancel(); return nil })
+		n.parents.Find(ctx, n.find)
 	}
 	n.upstreams.parents = n.parents
 	n.metrics.watchParents(n.parents.Status)
@@ -117,14 +119,22 @@ func (n *Node) sizeOf(repo ref.Repository, d digest.Digest) (int64, bool) {
 	return m.Size, known
 }
 
-// parentConfig says how a parent is connected to.
-func (n *Node) parentConfig(address string) (c parent.Config, err error) {
-	c.Upstream = upstream.Config{
-		URL:       address,
+// newParentConfig returns what is common to all parents.
+func (n *Node) newParentConfig(url string) parent.Config {
+	return parent.Config{Upstream: upstream.Config{
+		URL:       url,
 		UserAgent: "granary/" + Version,
 		Pseudonym: n.upstreams.pseudonym,
 		Header:    make(http.Header),
 		DeadAfter: parentDeadAfter,
+	}}
+}
+
+// parentConfig says how a parent is connected to.
+func (n *Node) parentConfig(address string) (c parent.Config, err error) {
+	c = n.newParentConfig(address)
+	if isMultiaddr(address) { // it is dialled over libp2p, where nobody is sent a token
+		return c, nil
 	}
 	if n.cfg.ParentTokenFile != "" {
 		token, err := firstToken(n.cfg.ParentTokenFile)
@@ -132,9 +142,6 @@ func (n *Node) parentConfig(address string) (c parent.Config, err error) {
 			return c, err
 		}
 		c.Upstream.Header.Set(gateway.TokenHeader, token)
-	}
-	if address == "" || isMultiaddr(address) { // it is dialled over libp2p
-		return c, nil
 	}
 	c.Gateway = true
 	u, err := url.Parse(address)
@@ -179,17 +186,18 @@ func (u *upstreams) throughParents(repo ref.Repository, authorization string, pl
 	if u.parents == nil || u.public(repo.Host) {
 		return all, nil
 	}
-	if authorization == "" && u.credentials.shared(repo.Host) {
+	nobodys := authorization == "" && !u.credentials.shared(repo.Host)
+	if authorization == "" && !nobodys {
 		var err error
 		if authorization, err = u.basic(repo.Host); err != nil {
-			return nil, err
+			u.faults.log.Warn("parents are asked without the node's credentials", "registry", repo.Host, "error", err)
 		}
 	}
 	var through proxy.Mirrors
 	for _, r := range u.parents.Repositories(repo, authorization) {
 		through = append(through, r)
 	}
-	if found := u.parents.Found(repo, authorization); found != nil {
+	if found := u.parents.Found(repo); found != nil && nobodys { // who are told no credentials, and no digests of what is private
 		through = append(through, found)
 	}
 	first := slices.IndexFunc(places, func(p place) bool { return !p.local })
@@ -222,5 +230,12 @@ type comparing struct {
 
 // Unwrap implements [proxy.Wrapper].
 func (c comparing) Unwrap() proxy.Upstream { return c.Upstream }
+
+// Doubt and Settled are told to what is wrapped.
+func (c comparing) Doubt(d digest.Digest) {
+	if up, ok := c.Upstream.(interface{ Doubt(digest.Digest) }); ok {
+		up.Doubt(d)
+	}
+}
 
 func (c comparing) Blob() chunk.Source { return c.parents.Compared(c.host, c.Upstream.Blob()) }

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -13,8 +15,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/granary-oci/granary/p2p/site"
-	"github.com/granary-oci/granary/proxy/gateway"
 	"github.com/granary-oci/granary/proxy/parent"
+	"github.com/granary-oci/granary/proxy/ref"
 )
 
 // SiteConfig says what a node is to other sites, and where it is reached by them.
@@ -29,7 +31,7 @@ type SiteConfig struct {
 	SiteRelayService bool     `name:"site-relay-service" help:"Connect others to sites that cannot be dialled. For a site that all can dial."`
 }
 
-// site is a node as other sites meet it.
+// siteHost is a node as other sites meet it.
 type siteHost struct {
 	*site.Host
 	children map[peer.ID]bool
@@ -143,35 +145,72 @@ func (n *Node) SiteAddrs() (all []string) {
 func (n *Node) overLibp2p(c *parent.Config, to *peer.AddrInfo) {
 	c.Name = to.ID.String()
 	c.Upstream.URL = "http://" + c.Name // inside an encrypted stream
-	c.Upstream.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return site.Dial(ctx, n.site.Host, *to) }
+	c.Upstream.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		hello, err := n.hello(to.ID)
+		if err != nil {
+			return nil, err
+		}
+		return site.Dial(ctx, n.site.Host, *to, hello, func(site.Hello) error { return nil })
+	}
 }
+
+// shown is what one site shows another, by which it is seen to have a token, without the token: nobody can use
+// it who is not at the same ends. key is the token's SHA-256.
+func shown(key [sha256.Size]byte, from, to peer.ID) (h site.Hello) {
+	mac := hmac.New(sha256.New, key[:])
+	fmt.Fprintf(mac, "granary site 1\n%s\n%s", from, to)
+	return site.Hello(mac.Sum(nil))
+}
+
+// byID is the answer to a child that is known by its ID.
+var byID = site.Hello{1}
+
+// hello is what this node says to another site: that it has a token, if it has one.
+func (n *Node) hello(to peer.ID) (h site.Hello, err error) {
+	if n.cfg.ParentTokenFile == "" {
+		return h, nil
+	}
+	token, err := firstToken(n.cfg.ParentTokenFile)
+	return shown(sha256.Sum256([]byte(token)), n.site.ID(), to), err
+}
+
+// greet answers a site that would be a child.
+func (n *Node) greet(from peer.ID, said site.Hello) (reply site.Hello) {
+	if n.tokens != nil {
+		for _, key := range n.tokens.current() {
+			if want := shown(key, from, n.site.ID()); hmac.Equal(said[:], want[:]) {
+				return shown(key, n.site.ID(), from)
+			}
+		}
+	}
+	if n.site.children[from] {
+		return byID
+	}
+	return reply
+}
+
+// onlyHere in a request asks for what is here, and not for what this node would have to fetch (RFC 9111,
+// section 5.2.1.7): who was found to have a blob is not to get it for others.
+const onlyHere = "only-if-cached"
 
 // siteFace is the registry face as children see it.
 func (n *Node) siteFace() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id, _ := r.Context().Value(childKey{}).(peer.ID)
-		if !n.site.children[id] && (n.tokens == nil || !n.tokens.has(r.Header.Get(gateway.TokenHeader))) {
-			w.Header().Set("Cache-Control", "no-store")
-			http.Error(w, "this site is none of this node's children", http.StatusForbidden)
-			return
+		if r.Header.Get("Cache-Control") == onlyHere {
+			q, err := ref.ParsePath(r.URL.Path, r.URL.Query()["ns"], n.cfg.DefaultUpstream)
+			if err != nil || q.Kind != ref.Blob || !n.store.Proven(q.Digest) {
+				w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+				http.Error(w, "it is not here", http.StatusNotFound)
+				return
+			}
 		}
-		r.Header.Del(gateway.TokenHeader)
 		n.handler.ServeHTTP(w, r)
 	})
 }
 
-// childKey is for the ID of the child that asks, in the context of its connection.
-type childKey struct{}
-
 // serveSite answers children until the server is closed.
 func (n *Node) serveSite(s *http.Server) error {
-	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		if counted, ok := c.(crossing); ok {
-			return context.WithValue(ctx, childKey{}, counted.Conn.Peer())
-		}
-		return ctx
-	}
-	return s.Serve(crossings{site.Listen(n.site), n.ledger})
+	return s.Serve(crossings{site.Listen(n.site, n.greet), n.ledger})
 }
 
 // crossings counts what crosses the connections of children.
