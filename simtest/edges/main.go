@@ -48,6 +48,7 @@ type options struct {
 	work    string
 	granary string
 	more    string
+	keep    bool
 }
 
 func main() {
@@ -59,6 +60,7 @@ func main() {
 	flag.StringVar(&o.work, "work", filepath.Join(os.TempDir(), "granary-edges"), "where logs and what nodes store are kept")
 	flag.StringVar(&o.granary, "granary", "", "the binary (default: built from the source)")
 	flag.StringVar(&o.more, "edge-flags", "", "more settings of the edges' nodes, as --parents-only")
+	flag.BoolVar(&o.keep, "keep", false, "keep logs (and stores) of a run that went well, too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -94,6 +96,10 @@ func (o *options) run(ctx context.Context) error {
 	l.close()
 	if err != nil {
 		return fmt.Errorf("%w\nlogs are in %s", err, dir)
+	}
+	if o.keep {
+		fmt.Println("logs are in", dir)
+		return nil
 	}
 	return os.RemoveAll(dir)
 }
