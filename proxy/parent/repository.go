@@ -65,7 +65,24 @@ func (r *Repository) Get(ctx context.Context, path string, query url.Values, hea
 	if d, of := strings.CutPrefix(path, "blobs/"); of && r.parents.given.doubted(blob{r.name.Host, digest.Digest(d)}) {
 		return nil, r.doubted(digest.Digest(d))
 	}
-	return asked(r, func() (*http.Response, error) { return r.up.Get(ctx, path, query, header) })
+	return asked(r, func() (*http.Response, error) {
+		resp, err := r.up.Get(ctx, path, query, header)
+		if err == nil && !answersRange(header.Get("Range"), resp) {
+			resp.Body.Close()
+			err = &upstream.NoAnswerError{Subject: r.parent.origin, Err: fmt.Errorf("%s: %s was asked for, %q of %s is the answer", path, header.Get("Range"), resp.Header.Get("Content-Range"), resp.Status)}
+		}
+		return resp, err
+	})
+}
+
+// answersRange reports whether an answer has the closed range that was asked for, if one was (RFC 9110, section
+// 15.3.7). The registry might have it where a parent has not.
+func answersRange(asked string, resp *http.Response) bool {
+	bounds, closed := strings.CutPrefix(asked, "bytes=")
+	if !closed || strings.HasSuffix(bounds, "-") {
+		return true
+	}
+	return resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), "bytes "+bounds+"/")
 }
 
 // asked asks the parent if it is to be asked, and takes note of the answer.
