@@ -425,7 +425,7 @@ func TestAHostileParent(t *testing.T) {
 			h.spoil.Store(&spoil)
 			c := newCluster(t, r, 3, under(h), func(c *node.Config) { c.ParentTokenFile = tokens })
 			for _, m := range c.members {
-				eventually(t, "the pull ends", func() bool { return m.pullToTheEnd(img) == nil })
+				eventually(t, "the pull ends", func() bool { return m.pullToTheEnd(t, img) == nil })
 			}
 			named, counted := false, false
 			for _, m := range c.members {
@@ -453,7 +453,8 @@ func TestAHostileParent(t *testing.T) {
 
 // pullToTheEnd pulls blobs as clients do, which know no more of them than their digests: what comes is hashed
 // to its end.
-func (m *member) pullToTheEnd(img *image) error {
+func (m *member) pullToTheEnd(t *testing.T, img *image) error {
+	t.Helper()
 	if a := m.get("/v2/" + img.repository + "/manifests/" + img.tag); a.err != nil || digest.FromBytes(a.body) != img.top {
 		return fmt.Errorf("manifest: %d %v", a.status, a.err)
 	}
@@ -461,7 +462,7 @@ func (m *member) pullToTheEnd(img *image) error {
 		if a := m.get(img.path(d)); a.err != nil || a.status != http.StatusOK {
 			return fmt.Errorf("blob: %d %v", a.status, a.err)
 		} else if got := digest.FromBytes(a.body); got != d {
-			panic("a client was given all of a blob that is wrong")
+			t.Errorf("a client was given all of a blob that is wrong: %s for %s", got, d)
 		}
 	}
 	return nil
