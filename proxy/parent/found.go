@@ -19,13 +19,14 @@ import (
 
 // Limits of what is found.
 const (
-	leastFound  = chunk.Size       // bytes: for smaller blobs finding somebody costs more than it brings
-	findWithin  = 15 * time.Second // beside whoever reads
-	foundFor    = 5 * time.Minute  // is not looked for again
-	nobodyFor   = time.Minute      // the same, where there was nobody
-	maxSearched = 1024             // blobs of which that is remembered
-	maxSites    = 64               // that were found and are remembered
-	triedSites  = 3                // of a blob, for a run of chunks
+	leastFound   = chunk.Size       // bytes: for smaller blobs finding somebody costs more than it brings
+	findWithin   = 15 * time.Second // beside whoever reads
+	foundFor     = 5 * time.Minute  // is not looked for again
+	nobodyFor    = time.Minute      // the same, where there was nobody
+	maxSearched  = 1024             // blobs of which that is remembered
+	searchAtOnce = 16               // blobs; of others nobody is found meanwhile
+	maxSites     = 64               // that were found and are remembered
+	triedSites   = 3                // of a blob, for a run of chunks
 )
 
 // Finder finds sites that have all of a blob, see package tracker/dht, and says how they are connected
@@ -40,6 +41,7 @@ type finder struct {
 	mu    sync.Mutex
 	blobs map[digest.Digest]*search
 	sites map[string]*Parent
+	going int // searches
 }
 
 type search struct {
@@ -71,8 +73,9 @@ func (ps *Parents) sitesOf(d digest.Digest) (sites []*Parent) {
 		s = new(search)
 		f.blobs[d] = s
 	}
-	if !s.going && time.Now().After(s.again) {
+	if !s.going && f.going < searchAtOnce && time.Now().After(s.again) {
 		s.going = true
+		f.going++
 		go ps.search(d, s)
 	}
 	for _, name := range s.names {
@@ -91,6 +94,7 @@ func (ps *Parents) search(d digest.Digest, s *search) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.going, s.names = false, nil
+	f.going--
 	for _, cfg := range configs {
 		if slices.ContainsFunc(ps.all, func(p *Parent) bool { return p.name == cfg.Name }) {
 			continue // it is asked as the parent that it is
