@@ -132,13 +132,16 @@ func (m *Mount) start(do func()) {
 }
 
 // End ends a mount, whose context has.
+//
+// What the run has read is saved first: who is told that the mount is over may begin the
+// next one.
 func (m *Mount) End() {
+	m.save()
 	m.p.registry.mounts.remove(m.about.ID)
 	m.starting.Lock()
 	m.ended = true
 	m.starting.Unlock()
 	m.work.Wait()
-	m.save()
 }
 
 // Status returns what is known of the mount.
