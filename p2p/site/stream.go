@@ -193,15 +193,7 @@ func isTimeout(err error) bool {
 
 // dial tries once.
 func (h *Host) dial(ctx context.Context, to peer.AddrInfo) (network.Stream, error) {
-	if h.Network().Connectedness(to.ID) != network.Connected {
-		addrs, err := resolved(ctx, to.Addrs)
-		if len(addrs) == 0 {
-			return nil, err
-		}
-		h.Peerstore().AddAddrs(to.ID, addrs, peerstore.TempAddrTTL)
-		h.swarm.Backoff().Clear(to.ID) // for 5 s and more no other would be tried after one that failed
-	}
-	if err := h.Connect(ctx, peer.AddrInfo{ID: to.ID}); err != nil {
+	if err := h.connect(ctx, to); err != nil {
 		return nil, err
 	}
 	s, err := h.NewStream(network.WithNoDial(ctx, "connected"), to.ID, Protocol)
@@ -209,6 +201,19 @@ func (h *Host) dial(ctx context.Context, to peer.AddrInfo) (network.Stream, erro
 		err = fmt.Errorf("it closes the connection, as it does if this site may not ask: %w", err)
 	}
 	return s, err
+}
+
+// connect has the host connected to a site.
+func (h *Host) connect(ctx context.Context, to peer.AddrInfo) error {
+	if h.Network().Connectedness(to.ID) != network.Connected {
+		addrs, err := resolved(ctx, to.Addrs)
+		if len(addrs) == 0 {
+			return err
+		}
+		h.Peerstore().AddAddrs(to.ID, addrs, peerstore.TempAddrTTL)
+		h.swarm.Backoff().Clear(to.ID) // for 5 s and more no other would be tried after one that failed
+	}
+	return h.Connect(ctx, peer.AddrInfo{ID: to.ID})
 }
 
 // resolved returns addresses with names in the place of addresses looked up.

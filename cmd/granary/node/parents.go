@@ -110,6 +110,9 @@ func (n *Node) parentConfigs() (configs []parent.Config, err error) {
 		}
 		configs = append(configs, c)
 	}
+	for _, info := range byID {
+		n.site.Keep(*info)
+	}
 	return configs, nil
 }
 
