@@ -27,7 +27,7 @@ type DeniedError struct{ Message string }
 func (e *DeniedError) Error() string { return e.Message }
 
 const (
-	askFor    = 20 * time.Second
+	askFor    = 25 * time.Second // for one place that is behind a bad line, and the next
 	makeFor   = time.Hour
 	recallFor = time.Second
 	learnFor  = 5 * time.Second

@@ -15,8 +15,12 @@ import (
 )
 
 // mirrorPatience is how long one of several places may take to answer a question, for
-// the next to have time.
-const mirrorPatience = 8 * time.Second
+// the next to have time; and deputyPatience how long a [Deputy] may, who may be behind a line that is
+// down for a moment.
+const (
+	mirrorPatience = 8 * time.Second
+	deputyPatience = 12 * time.Second
+)
 
 // Mirrors is a repository that is found in several places, in order of preference:
 // what one cannot or will not give is asked of the next. The last that is a registry,
@@ -25,6 +29,13 @@ const mirrorPatience = 8 * time.Second
 // and lack what they like. Where the registry has no say, or none is among them, a refusal by a
 // [Deputy] stands for its own.
 type Mirrors []Upstream
+
+func patience(up Upstream) time.Duration {
+	if _, ok := up.(Deputy); ok {
+		return deputyPatience
+	}
+	return mirrorPatience
+}
 
 // Deputy is an upstream that speaks for the registry while that cannot be asked.
 type Deputy interface{ Deputy() }
@@ -164,7 +175,7 @@ func anyOf[T any](ctx context.Context, all Mirrors, ask func(context.Context, Up
 	for i, up := range all {
 		within, cancel := ctx, context.CancelFunc(func() {})
 		if i < len(all)-1 {
-			within, cancel = context.WithTimeout(ctx, mirrorPatience)
+			within, cancel = context.WithTimeout(ctx, patience(up))
 		}
 		var err error
 		v, err = ask(within, up)

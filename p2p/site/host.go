@@ -63,6 +63,7 @@ type Host struct {
 	stop  context.CancelFunc
 	swarm *swarm.Swarm
 	lines lines
+	kept  kept
 	tasks sync.WaitGroup
 	close []func() error // in reverse order
 }

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -33,4 +34,24 @@ func awaitMet(t *testing.T, from, to *Host, before network.Conn) network.Conn {
 	}
 	t.Fatal("they have not met")
 	return nil
+}
+
+// A kept site that has not been met for a while is not waited for, and met again when it is back.
+func TestAKeptSiteThatIsGoneIsNotWaitedFor(t *testing.T) {
+	hub, edge := newHost(t, nil, overTCP), newHost(t, nil)
+	to := infoOf(hub)
+	edge.kept.look(to.ID, false)
+	edge.kept.unmet[to.ID] = time.Now().Add(-2 * unmetFor)
+	if _, err := Dial(t.Context(), edge, to, Hello{}, nil); err == nil || !strings.Contains(err.Error(), "not been met since") {
+		t.Errorf("it is dialled: %v", err)
+	}
+	edge.Keep(to)
+	awaitMet(t, edge, hub, nil)
+	for range 400 {
+		if edge.kept.givenUp(to.ID) == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Error("it is met, and given up")
 }

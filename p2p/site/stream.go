@@ -139,9 +139,14 @@ func (l *Listener) Addr() net.Addr { return addr(l.host.ID()) }
 
 // Dial opens a stream to another site, at one of its addresses or as it is connected already. What is
 // lost on the way, as on a line that is down for a moment, is tried again for as long as ctx lives, up to
-// 10 s. The stream fails soon after the line has died. It says hello, and check is told what the other says: that
+// 10 s, unless it is a site that is kept and has not been met for longer. The stream fails soon after the line has died. It says hello, and check is told what the other says: that
 // comes when something is read, for nothing is waited for before.
 func Dial(ctx context.Context, h *Host, to peer.AddrInfo, hello Hello, check func(said Hello) error) (net.Conn, error) {
+	if !h.connected(to.ID) {
+		if err := h.kept.givenUp(to.ID); err != nil {
+			return nil, fmt.Errorf("site %s: %w", to.ID, err)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
 	for {
@@ -152,7 +157,7 @@ func Dial(ctx context.Context, h *Host, to peer.AddrInfo, hello Hello, check fun
 		if err == nil {
 			return &greeted{Conn: h.lines.add(h, s), check: check}, nil
 		}
-		if ctx.Err() != nil || !isTimeout(err) {
+		if ctx.Err() != nil || !isTimeout(err) && !errors.Is(err, errDied) {
 			return nil, fmt.Errorf("site %s: %w", to.ID, err)
 		}
 	}
@@ -193,19 +198,31 @@ func isTimeout(err error) bool {
 
 // dial tries once.
 func (h *Host) dial(ctx context.Context, to peer.AddrInfo) (network.Stream, error) {
+	old := h.connected(to.ID)
 	if err := h.connect(ctx, to); err != nil {
 		return nil, err
 	}
 	s, err := h.NewStream(network.WithNoDial(ctx, "connected"), to.ID, Protocol)
-	if err != nil && ctx.Err() == nil { // its gate closes, without a word, what was opened
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case old && !h.connected(to.ID):
+		err = fmt.Errorf("%w: %w", errDied, err)
+	case !old: // its gate closes, without a word, what was opened
 		err = fmt.Errorf("it closes the connection, as it does if this site may not ask: %w", err)
 	}
 	return s, err
 }
 
+// errDied says that a connection which there was has ended meanwhile: there may be another.
+var errDied = errors.New("the connection has ended")
+
+func (h *Host) connected(id peer.ID) bool {
+	return h.Network().Connectedness(id) == network.Connected
+}
+
 // connect has the host connected to a site.
 func (h *Host) connect(ctx context.Context, to peer.AddrInfo) error {
-	if h.Network().Connectedness(to.ID) != network.Connected {
+	if !h.connected(to.ID) {
 		addrs, err := resolved(ctx, to.Addrs)
 		if len(addrs) == 0 {
 			return err

@@ -27,6 +27,7 @@ type breakers struct {
 
 type breaker struct {
 	failures int       // in a row
+	failed   time.Time // when the last of these was known
 	until    time.Time // before it the host is not asked
 	trying   bool      // one request is under way to see
 	last     string    // what went wrong
@@ -62,9 +63,10 @@ func (bs *breakers) failing(host string) bool {
 	return b != nil && b.failures > 0
 }
 
-// done records how a request to host went: failure is "" for an answer, and for a
-// request that was given up says nothing.
-func (bs *breakers) done(host string, gaveUp bool, failure string, retryAfter time.Duration) {
+// done records how a request to host went that began at some time: failure is "" for an
+// answer, and for a request that was given up says nothing. Requests that were under way
+// together, and fail together, are one failure.
+func (bs *breakers) done(host string, began time.Time, gaveUp bool, failure string, retryAfter time.Duration) {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
 	b := bs.hosts[host]
@@ -91,7 +93,11 @@ func (bs *breakers) done(host string, gaveUp bool, failure string, retryAfter ti
 		bs.hosts[host] = b
 	}
 	b.trying, b.last = false, failure
+	if began.Before(b.failed) {
+		return
+	}
 	b.failures++
+	b.failed = time.Now()
 	if over := b.failures - breakAfter; over >= 0 {
 		pause := min(firstPause<<min(over, 10), longPause)
 		pause = max(pause/2+rand.N(pause), min(retryAfter, longPause))
@@ -102,11 +108,11 @@ func (bs *breakers) done(host string, gaveUp bool, failure string, retryAfter ti
 // observe records an answer. A registry that is overloaded or not there behind
 // its proxy counts as one that does not answer; a broken answer (500) may be of
 // one thing among many and does not.
-func (bs *breakers) observe(host string, resp *http.Response) {
+func (bs *breakers) observe(host string, began time.Time, resp *http.Response) {
 	failure := ""
 	switch resp.StatusCode {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		failure = resp.Status
 	}
-	bs.done(host, false, failure, retryAfter(resp.Header))
+	bs.done(host, began, false, failure, retryAfter(resp.Header))
 }

@@ -87,7 +87,7 @@ func TestOneRequestTries(t *testing.T) {
 		if err := bs.allow("h"); err != nil {
 			t.Fatal(err)
 		}
-		bs.done("h", false, "no answer", 0)
+		bs.done("h", time.Now(), false, "no answer", 0)
 	}
 	if bs.allow("h") == nil {
 		t.Error("a host that has just failed is asked")
@@ -99,19 +99,31 @@ func TestOneRequestTries(t *testing.T) {
 	if bs.allow("h") == nil {
 		t.Error("a second request is made while the first is under way")
 	}
-	bs.done("h", true, "", 0) // it was given up, which tells nothing
+	bs.done("h", time.Now(), true, "", 0) // it was given up, which tells nothing
 	if err := bs.allow("h"); err != nil {
 		t.Error(err)
 	}
-	bs.done("h", false, "", 0)
+	bs.done("h", time.Now(), false, "", 0)
 	if bs.allow("h") != nil || bs.allow("h") != nil {
 		t.Error("a host that answers is not asked")
 	}
 	for i := range 10 * maxHosts {
-		bs.done(fmt.Sprint(i), false, "no answer", 0)
+		bs.done(fmt.Sprint(i), time.Now(), false, "no answer", 0)
 	}
 	if len(bs.hosts) > maxHosts {
 		t.Errorf("%d hosts are remembered", len(bs.hosts))
+	}
+}
+
+// Requests that were under way when the line went down fail together, and the host is asked again at once.
+func TestWhatFailsTogetherIsOneFailure(t *testing.T) {
+	var bs breakers
+	began := time.Now()
+	for range 10 * breakAfter {
+		bs.done("h", began, false, "no answer", 0)
+	}
+	if err := bs.allow("h"); err != nil {
+		t.Error(err)
 	}
 }
 

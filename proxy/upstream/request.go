@@ -166,6 +166,7 @@ func (r *Registry) hop(a *answer, u *url.URL, header http.Header) error {
 
 // send makes one request, if its host is to be asked now.
 func (r *Registry) send(a *answer, at *url.URL, header http.Header) (*http.Response, error) {
+	began := time.Now()
 	if err := r.breakers.allow(at.Host); err != nil {
 		return nil, &NoAnswerError{a.subject(), &brokenCircuitError{err}}
 	}
@@ -182,11 +183,11 @@ func (r *Registry) send(a *answer, at *url.URL, header http.Header) (*http.Respo
 	if err != nil {
 		r.cfg.Observe(a.method, 0)
 		err = explain(ctx, a.subject(), err)
-		r.breakers.done(at.Host, !Unreachable(err), cause(err), 0)
+		r.breakers.done(at.Host, began, !Unreachable(err), cause(err), 0)
 		return nil, err
 	}
 	r.cfg.Observe(a.method, resp.StatusCode)
-	r.breakers.observe(at.Host, resp)
+	r.breakers.observe(at.Host, began, resp)
 	return resp, nil
 }
 

@@ -77,7 +77,7 @@ func get(ctx context.Context, c *http.Client, url string) (*http.Response, error
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
-		out, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
+		out, _ := io.ReadAll(io.LimitReader(resp.Body, 4000))
 		return nil, fmt.Errorf("%s: %s: %s", url, resp.Status, out)
 	}
 	return resp, nil
