@@ -20,6 +20,7 @@ require (
 	github.com/ipfs/go-datastore v0.9.2
 	github.com/ipfs/go-ipld-format v0.6.3
 	github.com/klauspost/compress v1.20.3
+	github.com/klauspost/compress/v1-17 v1.17.11
 	github.com/libp2p/go-libp2p v0.51.0
 	github.com/libp2p/go-libp2p-kad-dht v0.39.1
 	github.com/libp2p/go-libp2p-kbucket v0.8.0
@@ -199,3 +200,7 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260825221802-da73d73af1c5 // indirect
 	lukechampine.com/blake3 v1.4.1 // indirect
 )
+
+// toc/recipe makes layers again that were made by an earlier klauspost/compress, and links it beside
+// the current one. The path is one that its owner alone could publish.
+replace github.com/klauspost/compress/v1-17 => github.com/klauspost/compress v1.17.11

@@ -1,0 +1,291 @@
+package recipe
+
+import (
+	"bufio"
+	"bytes"
+	"compress/flate"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/granary-oci/granary/toc"
+)
+
+const (
+	// sampleSize is how much of the tar encoders are tried on: more than a block of pgzip, which
+	// only its end tells from a stream.
+	sampleSize = blockSize + 256<<10
+	// maxTried is how many encoders, of those that make the sample, are followed from there on, until they
+	// differ. What does not compress is the same at most levels.
+	maxTried = 2
+	// maxSteps is how many members the sample may begin: eStargz has one for each file.
+	maxSteps = 1 << 16
+)
+
+// Find returns the recipe of a layer in gzip of size bytes. It inflates the layer once, compresses what comes
+// out with each encoder that its first header may be of, and compares all with the layer, which it
+// reads at two places. That takes about 10 MiB of memory; all but one or two encoders are out after a few KiB.
+//
+// The error wraps [ErrNone], with the reason, when the layer is in order but cannot be made again here; [toc.ErrFormat]
+// when it does not begin as gzip does; io.ErrUnexpectedEOF, [toc.ErrMalformed] or [toc.ErrLimit] when it is not in order; else
+// it is one of ctx or blob.
+func Find(ctx context.Context, blob io.ReaderAt, size int64) (*Recipe, error) {
+	s := &search{unpacker: newUnpacker(ctx, blob, size), tar: sha256.New()}
+	if err := s.sample(); err != nil {
+		return nil, err
+	}
+	if err := s.rest(); err != nil {
+		return nil, err
+	}
+	r := &Recipe{Size: size, DiffID: toc.Digest(s.tar.Sum(nil)), Encoder: s.tries[0].encoder, Members: s.members}
+	var err error
+	if r.Tail, r.Blob, err = s.tail(); err != nil {
+		return nil, err
+	}
+	if _, err := r.Encode(); err != nil {
+		return nil, none("it has %d members", len(r.Members))
+	}
+	return r, r.check()
+}
+
+// search is a layer that is being inflated and made again.
+type search struct {
+	*unpacker
+	tar     hash.Hash
+	out     int64 // bytes of the tar
+	members []Member
+	tries   []*try // that are still like the layer
+	best    *try   // the one that came farthest of those that are not
+}
+
+// step returns the next step, and takes note of it.
+func (s *search) step() (step, error) {
+	next, err := s.next()
+	if err != nil {
+		return next, err
+	}
+	if next.header != nil {
+		if len(s.members) == maxMembers {
+			return next, none("it has more than %d members", maxMembers)
+		}
+		if n := len(s.members); n > 0 && bytes.Equal(next.header, s.members[n-1].Header) {
+			next.header = s.members[n-1].Header
+		}
+		s.members = append(s.members, Member{Header: next.header})
+	}
+	s.members[len(s.members)-1].Size += int64(len(next.data))
+	s.tar.Write(next.data)
+	if s.out += int64(len(next.data)); s.out > maxTar {
+		return next, fmt.Errorf("recipe: blob: %w: a tar of more than %d bytes", toc.ErrLimit, int64(maxTar))
+	}
+	return next, nil
+}
+
+// sample tries the encoders on the layer's beginning, one after the other.
+func (s *search) sample() error {
+	var steps []step
+	for s.out < sampleSize && len(steps) < maxSteps {
+		next, err := s.step()
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			return err
+		}
+		next.data = bytes.Clone(next.data)
+		steps = append(steps, next)
+	}
+	for _, e := range candidates(s.members[0].Header) {
+		if err := s.ctxErr(); err != nil {
+			return err
+		}
+		if err := s.try(e, steps); err != nil {
+			return err
+		}
+		if len(s.tries) == maxTried {
+			break
+		}
+	}
+	return s.left()
+}
+
+func (s *search) ctxErr() error {
+	if err := s.src.ctx.Err(); err != nil {
+		return fmt.Errorf("recipe: blob: %w", err)
+	}
+	return nil
+}
+
+// try follows an encoder through the sample, and keeps it if it makes that.
+func (s *search) try(e Encoder, steps []step) error {
+	t, err := newTry(e, s.blob, s.size)
+	if err != nil {
+		return err
+	}
+	for _, next := range steps {
+		if err := t.do(next); err != nil {
+			return s.drop(t, err)
+		}
+	}
+	s.tries = append(s.tries, t)
+	return nil
+}
+
+// drop takes note of a try that has failed, and returns what else has.
+func (s *search) drop(t *try, err error) error {
+	if !errors.Is(err, errDiffers) {
+		return err
+	}
+	if s.best == nil || t.pos > s.best.pos {
+		s.best = t
+	}
+	return nil
+}
+
+// rest follows what is left of the tries through the rest of the layer.
+func (s *search) rest() error {
+	for {
+		next, err := s.step()
+		if err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		like := s.tries[:0]
+		for _, t := range s.tries {
+			if err := t.do(next); err == nil {
+				like = append(like, t)
+			} else if err := s.drop(t, err); err != nil {
+				return err
+			}
+		}
+		if s.tries = like; len(like) == 0 {
+			return s.left()
+		}
+	}
+}
+
+// left reports that no try is left.
+func (s *search) left() error {
+	if len(s.tries) > 0 {
+		return nil
+	}
+	if s.out <= sampleSize+piece {
+		return none("no known encoder makes the first MiB of it; %s", told(s.members[0].Header))
+	}
+	return none("what %v makes differs from byte %d of %d on", s.best.encoder, s.best.pos, s.size)
+}
+
+// told says what a header tells of who has made it.
+func told(header []byte) string {
+	switch os := header[9]; os {
+	case osUnknown:
+		return "its header is as Go's libraries and libdeflate make it"
+	case 3:
+		return "its header is as GNU gzip, pigz and zlib make it"
+	default:
+		return fmt.Sprintf("its header says operating system %d", os)
+	}
+}
+
+const (
+	osUnknown = 255 // as all of Go's encoders say, unless they are told otherwise
+	slowest   = 2   // of the extra flags (RFC 1952 section 2.3.1)
+	fastest   = 4
+)
+
+// zeroTime is Go's zero time in seconds, cut to 32 bits, as klauspost's encoders write it.
+var zeroTime = []byte{0x00, 0x09, 0x6e, 0x88}
+
+// candidates returns the encoders that a member with such a header may be of, the likeliest first. All of
+// them tell by the extra flags whether their level is 1 or 9. Their time is the zero time unless
+// somebody sets it, and who does may use either.
+func candidates(header []byte) (all []Encoder) {
+	add := func(levels []int, families ...Family) {
+		for _, level := range levels {
+			for _, f := range families {
+				all = append(all, Encoder{f, level})
+			}
+		}
+	}
+	standard, fast := levels(header[8], 6), levels(header[8], 5)
+	if bytes.Equal(header[4:8], zeroTime) {
+		add(fast, Pgzip117, Pgzip, Klauspost117, Klauspost)
+		return all
+	}
+	add(standard, Go)
+	add(fast[:1], Pgzip117, Pgzip, Klauspost117, Klauspost)
+	return all
+}
+
+// levels returns the levels that a member's extra flags may be of, the default first.
+func levels(extraFlags byte, byDefault int) []int {
+	switch extraFlags {
+	case slowest:
+		return []int{flate.BestCompression}
+	case fastest:
+		return []int{flate.BestSpeed}
+	}
+	all := []int{byDefault}
+	for _, level := range []int{6, 5, 7, 4, 3, 8, 2, flate.NoCompression, flate.HuffmanOnly} {
+		if level != byDefault {
+			all = append(all, level)
+		}
+	}
+	return all
+}
+
+var errDiffers = errors.New("it differs")
+
+// try is an encoder that makes a layer again, as long as it is like the layer.
+type try struct {
+	encoder Encoder
+	packer  *packer
+	blob    *bufio.Reader
+	pos     int64 // up to which it is alike
+	buf     []byte
+}
+
+func newTry(e Encoder, blob io.ReaderAt, size int64) (t *try, err error) {
+	t = &try{encoder: e, blob: bufio.NewReaderSize(io.NewSectionReader(blob, 0, size), piece), buf: make([]byte, piece)}
+	t.packer, err = e.packer(t)
+	return t, err
+}
+
+func (t *try) do(next step) error {
+	switch {
+	case next.header != nil:
+		return t.packer.begin(next.header)
+	case next.end:
+		return t.packer.end()
+	}
+	_, err := t.packer.Write(next.data)
+	return err
+}
+
+// Write compares what was made with what is there.
+func (t *try) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		want := t.buf[:min(len(t.buf), len(p)-n)]
+		got, err := io.ReadFull(t.blob, want)
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return n, fmt.Errorf("recipe: blob: at byte %d: %w", t.pos, err)
+		}
+		alike := common(want[:got], p[n:])
+		t.pos, n = t.pos+int64(alike), n+alike
+		if alike < len(want) {
+			return n, errDiffers
+		}
+	}
+	return n, nil
+}
+
+// common returns how many bytes a and b begin with alike.
+func common(a, b []byte) (n int) {
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
