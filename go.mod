@@ -21,6 +21,7 @@ require (
 	github.com/ipfs/go-ipld-format v0.6.3
 	github.com/klauspost/compress v1.20.3
 	github.com/klauspost/compress/v1-17 v1.17.11
+	github.com/klauspost/pgzip v1.3.0
 	github.com/libp2p/go-libp2p v0.51.0
 	github.com/libp2p/go-libp2p-kad-dht v0.39.1
 	github.com/libp2p/go-libp2p-kbucket v0.8.0

@@ -24,7 +24,8 @@ import (
 // and a member as:
 //
 //	          size of what is in it
-//	          size of its header, or 0 for the header of the member before
+//	          twice the size of its header, or 0 for the header of the member before;
+//	          and 1 more if it was flushed before it was closed
 //	          the header
 const (
 	magic    = "GRNRCPE\x01"
@@ -44,7 +45,7 @@ func (r *Recipe) Encode() ([]byte, error) {
 	for _, m := range r.Members {
 		p, last = m.append(p, last), m.Header
 	}
-	p = appendBytes(p, r.Tail)
+	p = append(binary.AppendUvarint(p, uint64(len(r.Tail))), r.Tail...)
 	if len(p) > MaxSize {
 		return nil, fmt.Errorf("recipe: %w: %d bytes", toc.ErrLimit, len(p))
 	}
@@ -53,14 +54,15 @@ func (r *Recipe) Encode() ([]byte, error) {
 
 func (m Member) append(p, last []byte) []byte {
 	p = binary.AppendUvarint(p, uint64(m.Size))
-	if bytes.Equal(m.Header, last) {
-		return append(p, 0)
+	header := m.Header
+	if bytes.Equal(header, last) {
+		header = nil
 	}
-	return appendBytes(p, m.Header)
-}
-
-func appendBytes(p, b []byte) []byte {
-	return append(binary.AppendUvarint(p, uint64(len(b))), b...)
+	n := uint64(len(header)) << 1
+	if m.Flushed {
+		n |= 1
+	}
+	return append(binary.AppendUvarint(p, n), header...)
 }
 
 // Decode reads what Encode returned, and nothing else. The error wraps [toc.ErrFormat], or
@@ -107,11 +109,11 @@ func (in *input) recipe() *Recipe {
 	r.Members = make([]Member, count)
 	var last []byte
 	for i := range r.Members {
-		r.Members[i].Size = int64(in.number())
-		if header := in.next(in.number()); len(header) > 0 {
+		size, n := int64(in.number()), in.number()
+		if header := in.next(n >> 1); len(header) > 0 {
 			last = header
 		}
-		r.Members[i].Header = last
+		r.Members[i] = Member{Header: last, Size: size, Flushed: n&1 != 0}
 	}
 	r.Tail = in.next(in.number())
 	return r

@@ -78,6 +78,7 @@ func (e Encoder) check() error {
 // deflater writes deflate (RFC 1951).
 type deflater interface {
 	io.WriteCloser
+	Flush() error
 	Reset(w io.Writer) // begins anew, as if it were another
 }
 
@@ -89,13 +90,12 @@ const (
 
 type dictDeflater interface {
 	deflater
-	Flush() error
 	ResetDict(w io.Writer, dict []byte)
 }
 
 // blocks compresses as pgzip does, whose blocks do not depend on each other but for the
-// dictionary, so that many can be made at once. All but the last are full, and each ends with
-// a flush, the last before it is closed; a tar of whole blocks ends with an empty one.
+// dictionary, so that many can be made at once. All but the last are full, and end with a
+// flush, and a tar of whole blocks ends with an empty one.
 type blocks struct {
 	z    dictDeflater
 	w    io.Writer
@@ -143,14 +143,18 @@ func (b *blocks) wrote(piece []byte) error {
 	return nil
 }
 
-func (b *blocks) Close() error {
-	if err := b.z.Flush(); err != nil {
-		return err
-	}
-	return b.z.Close()
-}
+func (b *blocks) Flush() error { return b.z.Flush() }
+
+func (b *blocks) Close() error { return b.z.Close() }
 
 const trailerSize = 8
+
+// Deflate that was flushed before it was closed ends with the size of an empty stored block, and the
+// last block, which is another such, or an empty one of fixed codes.
+var (
+	storedEnd = []byte{0x00, 0x00, 0xff, 0xff, 0x01, 0x00, 0x00, 0xff, 0xff}
+	fixedEnd  = []byte{0x00, 0x00, 0xff, 0xff, 0x03, 0x00}
+)
 
 // packer writes members of gzip.
 type packer struct {
@@ -181,7 +185,12 @@ func (p *packer) Write(b []byte) (int, error) {
 	return p.z.Write(b)
 }
 
-func (p *packer) end() error {
+func (p *packer) end(flushed bool) error {
+	if flushed {
+		if err := p.z.Flush(); err != nil {
+			return err
+		}
+	}
 	if err := p.z.Close(); err != nil {
 		return err
 	}

@@ -76,7 +76,8 @@ func (s *search) step() (step, error) {
 		}
 		s.members = append(s.members, Member{Header: next.header})
 	}
-	s.members[len(s.members)-1].Size += int64(len(next.data))
+	m := &s.members[len(s.members)-1]
+	m.Size, m.Flushed = m.Size+int64(len(next.data)), next.flushed
 	s.tar.Write(next.data)
 	if s.out += int64(len(next.data)); s.out > maxTar {
 		return next, fmt.Errorf("recipe: blob: %w: a tar of more than %d bytes", toc.ErrLimit, int64(maxTar))
@@ -182,7 +183,7 @@ func (s *search) left() error {
 func told(header []byte) string {
 	switch os := header[9]; os {
 	case osUnknown:
-		return "its header is as Go's libraries and libdeflate make it"
+		return "its header is as Go's libraries, libdeflate and Java make it"
 	case 3:
 		return "its header is as GNU gzip, pigz and zlib make it"
 	default:
@@ -259,7 +260,7 @@ func (t *try) do(next step) error {
 	case next.header != nil:
 		return t.packer.begin(next.header)
 	case next.end:
-		return t.packer.end()
+		return t.packer.end(next.flushed)
 	}
 	_, err := t.packer.Write(next.data)
 	return err

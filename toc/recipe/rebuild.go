@@ -49,7 +49,7 @@ func (p *packer) member(m Member, tar *stoppable) error {
 	} else if n < m.Size {
 		return fmt.Errorf("recipe: tar: %w", io.ErrUnexpectedEOF)
 	}
-	return p.end()
+	return p.end(m.Flushed)
 }
 
 // limited writes no more than the blob has.

@@ -58,8 +58,9 @@ type Recipe struct {
 
 // Member is a member of gzip (RFC 1952 section 2.2).
 type Member struct {
-	Header []byte // as it is, with its time and name: 10 bytes to 64 KiB
-	Size   int64  // how much of the tar is in it
+	Header  []byte // as it is, with its time and name: 10 bytes to 64 KiB
+	Size    int64  // how much of the tar is in it
+	Flushed bool   // before it was closed
 }
 
 // TarSize returns how many bytes the tar has.

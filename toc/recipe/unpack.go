@@ -2,6 +2,7 @@ package recipe
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -20,6 +21,8 @@ type step struct {
 	header []byte // of the member that begins; nil for none
 	data   []byte // valid until the next step
 	end    bool
+	// flushed is whether the member that ends was flushed before it was closed.
+	flushed bool
 }
 
 // source reads a blob forwards. It tells errors of the reader from those of what is read.
@@ -77,8 +80,7 @@ func (u *unpacker) next() (step, error) {
 	case n > 0:
 		return step{data: u.buf[:n]}, nil // an error comes again
 	case err == io.EOF:
-		u.inside, u.end = false, u.pos()
-		return step{end: true}, nil
+		return u.close()
 	}
 	return step{}, u.fail(err)
 }
@@ -99,10 +101,26 @@ func (u *unpacker) begin() (step, error) {
 	if len(header) > maxHeader {
 		return step{}, none("a member's header has %d bytes", len(header))
 	}
-	if _, err := u.blob.ReadAt(header, u.end); err != nil && err != io.EOF {
-		return step{}, fmt.Errorf("recipe: blob: %w", err)
+	return step{header: header}, u.readAt(header, u.end)
+}
+
+func (u *unpacker) close() (step, error) {
+	u.inside, u.end = false, u.pos()
+	last := make([]byte, len(storedEnd))
+	if at := u.end - trailerSize - int64(len(last)); at > 0 {
+		if err := u.readAt(last, at); err != nil {
+			return step{}, err
+		}
 	}
-	return step{header: header}, nil
+	return step{end: true, flushed: bytes.Equal(last, storedEnd) || bytes.HasSuffix(last, fixedEnd)}, nil
+}
+
+// readAt reads what was read before.
+func (u *unpacker) readAt(p []byte, at int64) error {
+	if _, err := u.blob.ReadAt(p, at); err != nil && err != io.EOF {
+		return fmt.Errorf("recipe: blob: at byte %d: %w", at, err)
+	}
+	return nil
 }
 
 // fail returns the error to report when reading the blob led to err.
@@ -128,8 +146,5 @@ func (u *unpacker) tail() ([]byte, toc.Digest, error) {
 		return nil, toc.Digest{}, u.fail(io.ErrUnexpectedEOF)
 	}
 	tail := make([]byte, u.size-u.end)
-	if _, err := u.blob.ReadAt(tail, u.end); err != nil && err != io.EOF {
-		return nil, toc.Digest{}, fmt.Errorf("recipe: blob: %w", err)
-	}
-	return tail, toc.Digest(u.src.hash.Sum(nil)), nil
+	return tail, toc.Digest(u.src.hash.Sum(nil)), u.readAt(tail, u.end)
 }
