@@ -23,10 +23,10 @@ import (
 //
 // and a member as:
 //
-//	          size of what is in it
-//	          twice the size of its header, or 0 for the header of the member before;
-//	          and 1 more if it was flushed before it was closed
-//	          the header
+//	size of what is in it
+//	twice the size of its header, or 0 for the header of the member before;
+//	and 1 more if it was flushed before it was closed
+//	the header
 const (
 	magic    = "GRNRCPE\x01"
 	headSize = len(magic) + 2*len(toc.Digest{})
@@ -102,7 +102,7 @@ func (in *input) recipe() *Recipe {
 		r.Encoder = Encoder{Family(b[0]), int(int8(b[1]))}
 	}
 	count := in.number()
-	if count > uint64(len(in.p)/minMember) {
+	if count > maxMembers {
 		in.short = true
 		return r
 	}

@@ -66,7 +66,9 @@ type Encoder struct {
 	Level  int
 }
 
-func (e Encoder) String() string { return fmt.Sprintf("%s at level %d", families[e.Family].name, e.Level) }
+func (e Encoder) String() string {
+	return fmt.Sprintf("%s at level %d", families[e.Family].name, e.Level)
+}
 
 func (e Encoder) check() error {
 	if _, known := families[e.Family]; !known || e.Level < minLevel || e.Level > maxLevel || e.Level == flate.DefaultCompression {

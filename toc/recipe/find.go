@@ -22,7 +22,7 @@ const (
 	// differ. What does not compress is the same at most levels.
 	maxTried = 2
 	// maxSteps is how many members the sample may begin: eStargz has one for each file.
-	maxSteps = 1 << 16
+	maxSteps = 1 << 12
 )
 
 // Find returns the recipe of a layer in gzip of size bytes. It inflates the layer once, compresses what comes
@@ -57,8 +57,8 @@ type search struct {
 	tar     hash.Hash
 	out     int64 // bytes of the tar
 	members []Member
+	headers int    // bytes of headers that differ from the one before
 	tries   []*try // that are still like the layer
-	best    *try   // the one that came farthest of those that are not
 }
 
 // step returns the next step, and takes note of it.
@@ -68,13 +68,9 @@ func (s *search) step() (step, error) {
 		return next, err
 	}
 	if next.header != nil {
-		if len(s.members) == maxMembers {
-			return next, none("it has more than %d members", maxMembers)
+		if err := s.begin(next.header); err != nil {
+			return next, err
 		}
-		if n := len(s.members); n > 0 && bytes.Equal(next.header, s.members[n-1].Header) {
-			next.header = s.members[n-1].Header
-		}
-		s.members = append(s.members, Member{Header: next.header})
 	}
 	m := &s.members[len(s.members)-1]
 	m.Size, m.Flushed = m.Size+int64(len(next.data)), next.flushed
@@ -83,6 +79,20 @@ func (s *search) step() (step, error) {
 		return next, fmt.Errorf("recipe: blob: %w: a tar of more than %d bytes", toc.ErrLimit, int64(maxTar))
 	}
 	return next, nil
+}
+
+// begin takes note of a member's beginning. Headers that are alike are kept once.
+func (s *search) begin(header []byte) error {
+	if n := len(s.members); n > 0 && bytes.Equal(header, s.members[n-1].Header) {
+		header = s.members[n-1].Header
+	} else {
+		s.headers += len(header)
+	}
+	if len(s.members) == maxMembers || s.headers > MaxSize {
+		return none("it has more than %d members, with headers of %d bytes", len(s.members), s.headers)
+	}
+	s.members = append(s.members, Member{Header: header})
+	return nil
 }
 
 // sample tries the encoders on the layer's beginning, one after the other.
@@ -98,50 +108,38 @@ func (s *search) sample() error {
 		next.data = bytes.Clone(next.data)
 		steps = append(steps, next)
 	}
-	for _, e := range candidates(s.members[0].Header) {
-		if err := s.ctxErr(); err != nil {
-			return err
-		}
+	header := s.members[0].Header
+	for _, e := range candidates(header) {
 		if err := s.try(e, steps); err != nil {
 			return err
 		}
 		if len(s.tries) == maxTried {
-			break
+			return nil
 		}
 	}
-	return s.left()
-}
-
-func (s *search) ctxErr() error {
-	if err := s.src.ctx.Err(); err != nil {
-		return fmt.Errorf("recipe: blob: %w", err)
+	if len(s.tries) == 0 {
+		return none("no known encoder makes its beginning; %s", told(header))
 	}
 	return nil
 }
 
 // try follows an encoder through the sample, and keeps it if it makes that.
 func (s *search) try(e Encoder, steps []step) error {
+	if err := s.src.ctx.Err(); err != nil {
+		return fmt.Errorf("recipe: blob: %w", err)
+	}
 	t, err := newTry(e, s.blob, s.size)
 	if err != nil {
 		return err
 	}
 	for _, next := range steps {
-		if err := t.do(next); err != nil {
-			return s.drop(t, err)
+		if err := t.do(next); errors.Is(err, errDiffers) {
+			return nil
+		} else if err != nil {
+			return err
 		}
 	}
 	s.tries = append(s.tries, t)
-	return nil
-}
-
-// drop takes note of a try that has failed, and returns what else has.
-func (s *search) drop(t *try, err error) error {
-	if !errors.Is(err, errDiffers) {
-		return err
-	}
-	if s.best == nil || t.pos > s.best.pos {
-		s.best = t
-	}
 	return nil
 }
 
@@ -154,29 +152,22 @@ func (s *search) rest() error {
 		} else if err != nil {
 			return err
 		}
-		like := s.tries[:0]
+		like, far := s.tries[:0], (*try)(nil)
 		for _, t := range s.tries {
-			if err := t.do(next); err == nil {
+			err := t.do(next)
+			switch {
+			case err == nil:
 				like = append(like, t)
-			} else if err := s.drop(t, err); err != nil {
+			case !errors.Is(err, errDiffers):
 				return err
+			case far == nil || far.pos < t.pos:
+				far = t
 			}
 		}
 		if s.tries = like; len(like) == 0 {
-			return s.left()
+			return none("what %v makes differs from byte %d of %d on", far.encoder, far.pos, s.size)
 		}
 	}
-}
-
-// left reports that no try is left.
-func (s *search) left() error {
-	if len(s.tries) > 0 {
-		return nil
-	}
-	if s.out <= sampleSize+piece {
-		return none("no known encoder makes the first MiB of it; %s", told(s.members[0].Header))
-	}
-	return none("what %v makes differs from byte %d of %d on", s.best.encoder, s.best.pos, s.size)
 }
 
 // told says what a header tells of who has made it.
@@ -184,7 +175,7 @@ func told(header []byte) string {
 	switch os := header[9]; os {
 	case osUnknown:
 		return "its header is as Go's libraries, libdeflate and Java make it"
-	case 3:
+	case osUnix:
 		return "its header is as GNU gzip, pigz and zlib make it"
 	default:
 		return fmt.Sprintf("its header says operating system %d", os)
@@ -193,7 +184,8 @@ func told(header []byte) string {
 
 const (
 	osUnknown = 255 // as all of Go's encoders say, unless they are told otherwise
-	slowest   = 2   // of the extra flags (RFC 1952 section 2.3.1)
+	osUnix    = 3
+	slowest   = 2 // of the extra flags (RFC 1952 section 2.3.1)
 	fastest   = 4
 )
 

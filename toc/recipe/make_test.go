@@ -25,19 +25,22 @@ func noise(n int, seed uint64) []byte {
 	return b
 }
 
-// sample is n bytes that compress as layers do: words, now and then a little noise, and some zeros.
+// sample is n bytes that compress as layers do, and on whose beginning the encoders differ: bytes of which some
+// are more frequent, and runs of what came before.
 func sample(n int) []byte {
-	b := make([]byte, 0, n+1<<13)
-	for seed := uint64(1); len(b) < n; {
+	b := make([]byte, 0, n+64)
+	seed := uint64(1)
+	next := func(m int) int {
 		seed = seed*6364136223846793005 + 1442695040888963407
-		switch seed >> 56 {
-		case 0:
-			b = append(b, noise(2000, seed)...)
-		case 1:
-			b = append(b, make([]byte, 1500)...)
-		default:
-			b = fmt.Appendf(b, "the %x of %d;\n", seed>>44, seed>>58)
+		return int((seed >> 33) % uint64(m))
+	}
+	for len(b) < n {
+		if back := 1 + next(40_000); back <= len(b) && next(8) == 0 {
+			from := len(b) - back
+			b = append(b, b[from:min(from+4+next(60), len(b))]...)
+			continue
 		}
+		b = append(b, byte(next(256)*next(256)*next(256)>>16))
 	}
 	return b[:n]
 }
@@ -61,12 +64,21 @@ func goLevel(level, is int) producer {
 	return producer{fmt.Sprintf("go %d", level), Encoder{Go, is}, func(w io.Writer) io.WriteCloser { return must(gzip.NewWriterLevel(w, level)) }}
 }
 
+// of returns the family that makes a level first: those of klauspost/compress do not differ in how
+// they store, nor in Huffman codes alone.
+func of(level int, family, before Family) Encoder {
+	if level < 1 {
+		return Encoder{before, level}
+	}
+	return Encoder{family, level}
+}
+
 func klauspostLevel(level, is int) producer {
-	return producer{fmt.Sprintf("klauspost %d", level), Encoder{Klauspost, is}, func(w io.Writer) io.WriteCloser { return must(kgzip.NewWriterLevel(w, level)) }}
+	return producer{fmt.Sprintf("klauspost %d", level), of(is, Klauspost, Klauspost117), func(w io.Writer) io.WriteCloser { return must(kgzip.NewWriterLevel(w, level)) }}
 }
 
 func pgzipLevel(level, is int) producer {
-	return producer{fmt.Sprintf("pgzip %d", level), Encoder{Pgzip, is}, func(w io.Writer) io.WriteCloser { return must(pgzip.NewWriterLevel(w, level)) }}
+	return producer{fmt.Sprintf("pgzip %d", level), of(is, Pgzip, Pgzip117), func(w io.Writer) io.WriteCloser { return must(pgzip.NewWriterLevel(w, level)) }}
 }
 
 // producers are the libraries that are linked into the programs which make most images.
@@ -101,7 +113,10 @@ func packed(t testing.TB, e Encoder, content []byte, n int) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	header := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff}
+	header := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, osUnknown}
+	if e.Family != Go {
+		copy(header[4:], zeroTime)
+	}
 	for first := true; first || len(content) > 0; first = false {
 		k := min(n, len(content))
 		if err := p.begin(header); err != nil {

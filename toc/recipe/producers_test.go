@@ -13,7 +13,7 @@ import (
 
 // TestProducers makes a recipe of what each library writes, at each level, and with it the same bytes.
 func TestProducers(t *testing.T) {
-	content := sample(1<<20 + 300_000) // more than a block of pgzip
+	content := sample(1<<20 + 70_000) // more than a block of pgzip
 	for _, p := range producers() {
 		t.Run(p.name, func(t *testing.T) {
 			blob := p.pack(t, content)
@@ -31,9 +31,9 @@ func TestProducers(t *testing.T) {
 
 // TestSizes has tars that end where blocks and windows do.
 func TestSizes(t *testing.T) {
-	content := append(sample(2<<20), noise(1, 1)...)
+	content := sample(2<<20 + 1)
 	for _, size := range []int{0, 1, 1 << 10, 16 << 10, 32<<10 + 1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 2 << 20, 2<<20 + 1} {
-		for _, p := range []producer{goLevel(6, 6), goLevel(1, 1), klauspostLevel(-1, 5), pgzipLevel(-1, 5), pgzipLevel(9, 9)} {
+		for _, p := range []producer{goLevel(1, 1), klauspostLevel(-1, 5), pgzipLevel(-1, 5)} {
 			blob := p.pack(t, content[:size])
 			checkRebuilt(t, found(t, blob), content[:size], blob)
 		}

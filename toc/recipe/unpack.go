@@ -56,7 +56,7 @@ type unpacker struct {
 	in     *bufio.Reader
 	z      *gzip.Reader
 	buf    []byte
-	inside bool // a member
+	inside bool  // a member
 	end    int64 // of the last member
 }
 
