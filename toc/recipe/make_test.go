@@ -64,21 +64,12 @@ func goLevel(level, is int) producer {
 	return producer{fmt.Sprintf("go %d", level), Encoder{Go, is}, func(w io.Writer) io.WriteCloser { return must(gzip.NewWriterLevel(w, level)) }}
 }
 
-// of returns the family that makes a level first: those of klauspost/compress do not differ in how
-// they store, nor in Huffman codes alone.
-func of(level int, family, before Family) Encoder {
-	if level < 1 {
-		return Encoder{before, level}
-	}
-	return Encoder{family, level}
-}
-
 func klauspostLevel(level, is int) producer {
-	return producer{fmt.Sprintf("klauspost %d", level), of(is, Klauspost, Klauspost117), func(w io.Writer) io.WriteCloser { return must(kgzip.NewWriterLevel(w, level)) }}
+	return producer{fmt.Sprintf("klauspost %d", level), Encoder{Klauspost, is}, func(w io.Writer) io.WriteCloser { return must(kgzip.NewWriterLevel(w, level)) }}
 }
 
 func pgzipLevel(level, is int) producer {
-	return producer{fmt.Sprintf("pgzip %d", level), of(is, Pgzip, Pgzip117), func(w io.Writer) io.WriteCloser { return must(pgzip.NewWriterLevel(w, level)) }}
+	return producer{fmt.Sprintf("pgzip %d", level), Encoder{Pgzip, is}, func(w io.Writer) io.WriteCloser { return must(pgzip.NewWriterLevel(w, level)) }}
 }
 
 // producers are the libraries that are linked into the programs which make most images.
