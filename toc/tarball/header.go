@@ -1,21 +1,19 @@
 package tarball
 
 import (
-	"bytes"
 	"fmt"
-	"math"
-	"strconv"
 	"time"
 
 	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/tarhead"
 )
 
 const (
-	blockSize  = 512
+	blockSize  = tarhead.BlockSize
 	maxSpecial = 1 << 20 // bytes of a PAX header, a long name or a map of a sparse file
 )
 
-// block is a header: 512 bytes (POSIX.1-2024, pax, "ustar Interchange Format").
+// block is a header (POSIX.1-2024, pax, "ustar Interchange Format").
 type block [blockSize]byte
 
 func (b *block) zero() bool { return *b == block{} }
@@ -42,20 +40,7 @@ func (b *block) dialect() dialect {
 	return v7
 }
 
-// valid reports whether the header's checksum is right: the sum of its bytes, with
-// the checksum itself as blanks. Some old programs took the bytes for signed.
-func (b *block) valid() bool {
-	var unsigned, signed int64
-	for i, c := range b {
-		if i >= 148 && i < 156 {
-			c = ' '
-		}
-		unsigned += int64(c)
-		signed += int64(int8(c))
-	}
-	want, ok := octal(b[148:156])
-	return ok && (want == unsigned || want == signed)
-}
+func (b *block) valid() bool { return tarhead.Valid((*[blockSize]byte)(b)) }
 
 // header is what a block says of an entry.
 type header struct {
@@ -74,7 +59,7 @@ type header struct {
 func (b *block) parse() (h header, err error) {
 	f := fields{b: b}
 	h = header{
-		block: b, name: text(b[0:100]), link: text(b[157:257]), flag: b[156],
+		block: b, name: tarhead.Text(b[0:100]), link: tarhead.Text(b[157:257]), flag: b[156],
 		mode: f.number(100, 8), uid: f.number(108, 8), gid: f.number(116, 8), size: f.number(124, 12),
 		modTime: time.Unix(f.number(136, 12), 0),
 	}
@@ -94,9 +79,9 @@ func (b *block) parse() (h header, err error) {
 func (b *block) prefix() string {
 	switch b.dialect() {
 	case ustar:
-		return text(b[345:500])
+		return tarhead.Text(b[345:500])
 	case star:
-		return text(b[345:476])
+		return tarhead.Text(b[345:476])
 	case gnu:
 		// GNU has times there. Go before 1.8 wrote a prefix nevertheless
 		// (golang.org/issue/12594), and its images are still about.
@@ -106,7 +91,7 @@ func (b *block) prefix() string {
 				times.number(at, 12)
 			}
 		}
-		if s := text(b[345:500]); times.bad && ascii(s) {
+		if s := tarhead.Text(b[345:500]); times.bad && ascii(s) {
 			return s
 		}
 	}
@@ -120,40 +105,9 @@ type fields struct {
 }
 
 func (f *fields) number(at, size int) int64 {
-	n, ok := number(f.b[at : at+size])
+	n, ok := tarhead.Number(f.b[at : at+size])
 	f.bad = f.bad || !ok
 	return n
-}
-
-// number reads a number: octal digits, or, as GNU and STAR write those that do not
-// fit, big-endian in two's complement behind a set bit.
-func number(field []byte) (int64, bool) {
-	if field[0]&0x80 == 0 {
-		return octal(field)
-	}
-	n := int64(int8(field[0]<<1) >> 1) // the sign is the next bit
-	for _, c := range field[1:] {
-		if n > math.MaxInt64>>8 || n < math.MinInt64>>8 {
-			return 0, false
-		}
-		n = n<<8 | int64(c)
-	}
-	return n, true
-}
-
-func octal(field []byte) (int64, bool) {
-	s := text(bytes.Trim(field, " \x00"))
-	if s == "" {
-		return 0, true
-	}
-	n, err := strconv.ParseUint(s, 8, 63)
-	return int64(n), err == nil
-}
-
-// text returns a field up to its first zero byte.
-func text(field []byte) string {
-	s, _, _ := bytes.Cut(field, []byte{0})
-	return string(s)
 }
 
 func ascii(s string) bool {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/tarhead"
 )
 
 const xattrPrefix = "SCHILY.xattr."
@@ -14,14 +15,13 @@ const xattrPrefix = "SCHILY.xattr."
 // records are those of a PAX header (POSIX.1-2024, pax, "pax Extended Header").
 type records map[string]string
 
-// parseRecords reads a sequence of "LENGTH KEY=VALUE\n", in which the length counts
-// all of that. The numbers of a GNU sparse map of version 0.0, one to a record with
-// keys that repeat, are joined as version 0.1 has them.
+// parseRecords reads a sequence of records. The numbers of a GNU sparse map of version
+// 0.0, one to a record with keys that repeat, are joined as version 0.1 has them.
 func parseRecords(p []byte) (records, error) {
 	all := make(records)
 	var numbers []string
 	for s := string(p); s != ""; {
-		key, value, rest, ok := cutRecord(s)
+		key, value, rest, ok := tarhead.CutRecord(s)
 		if !ok {
 			return nil, fmt.Errorf("%w: a PAX record that is none", toc.ErrMalformed)
 		}
@@ -39,24 +39,6 @@ func parseRecords(p []byte) (records, error) {
 		all[sparseMap] = strings.Join(numbers, ",")
 	}
 	return all, nil
-}
-
-func cutRecord(s string) (key, value, rest string, ok bool) {
-	digits, _, ok := strings.Cut(s, " ")
-	n, err := strconv.ParseUint(digits, 10, 31)
-	if !ok || err != nil || int(n) > len(s) || int(n) <= len(digits)+1 || s[n-1] != '\n' {
-		return "", "", "", false
-	}
-	key, value, ok = strings.Cut(s[len(digits)+1:n-1], "=")
-	if !ok || key == "" {
-		return "", "", "", false
-	}
-	if key == "path" || key == "linkpath" || key == "uname" || key == "gname" {
-		ok = strings.IndexByte(value, 0) < 0
-	} else {
-		ok = strings.IndexByte(key, 0) < 0
-	}
-	return key, value, s[n:], ok
 }
 
 // amend puts the records in place of what the header says. An empty one leaves

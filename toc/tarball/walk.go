@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/tarhead"
 )
 
 // walker goes through the headers of a tar, and makes a table of them.
@@ -100,9 +101,9 @@ func (w *walker) read(h header, m *meta) error {
 	case 'x':
 		m.records, err = parseRecords(p)
 	case 'L':
-		m.name = text(p)
+		m.name = tarhead.Text(p)
 	case 'K':
-		m.link = text(p)
+		m.link = tarhead.Text(p)
 	}
 	return err
 }
