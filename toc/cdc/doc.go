@@ -8,25 +8,45 @@
 //
 // # Where it is cut
 //
-// [Walk] cuts around each file's content: one of at most [NormalSize] is a chunk, a larger one is cut
-// where its content says so ([Cut]), as is what is no tar, or is none any more from some byte
-// on. What is between contents, headers and what fills up blocks, is in the map itself
-// up to [MaxInline]: headers change with each build that sets times, and 512 bytes that
-// compress to 20 are not worth 32 bytes of digest, nor being stored and asked for alone. Of next 14.2.5
-// after 14.1.4, map and new chunks take 9.7 MB so, 10.1 MB where the headers are chunks of
-// their own, and 10.1 MB where they are one with the content that follows; of nine
-// packages of Debian, whose updates change times, 67.3, 67.3 and 71.6 MB (zstd, by 1 MiB).
+// [Walk] cuts around each file's content: one of at most [NormalSize] is a chunk, a larger one
+// is cut where its content says so ([Cutter.Cut]), as is what is no tar, or is none any more from
+// some byte on. What stands between contents, headers and what fills up blocks, is in the map
+// itself, up to [MaxInline]: 512 bytes that compress to 20 are not worth 32 bytes of digest,
+// nor being stored and asked for alone, and in one chunk with a content they would make that a
+// new one with each build that sets times.
+//
+// What is to be fetched then, of nine packages of Debian after a security update, whose
+// times change, and of npm's next 14.2.5 after 14.1.4, whose times do not, maps and all, in
+// batches of 1 MiB that are compressed with zstd (simtest/updates has more, and prints it anew):
+//
+//	                                        Debian         next
+//	all of it                             124.0 MB      17.0 MB
+//	whole files                           108.7         11.4
+//	chunks of 64 KiB across files          72.8         11.1
+//	files in chunks of 256 KiB             76.6         11.5
+//	files in chunks of 64 KiB              67.2          9.7
+//	  with headers as chunks               67.4         10.1
+//	  with headers in one with contents    73.3         10.2
+//	files in chunks of 32 KiB              63.4          8.9
+//	files in chunks of 16 KiB              60.3          8.1
+//
+// Smaller chunks find more, and are more to remember and to ask for: those of 16 KiB are 2.7
+// and 1.4 times as many.
 //
 // # How it is cut
 //
-// By FastCDC (Xia et al., USENIX ATC 2016) with its Gear hash and normalized chunking of
-// level 2. A hash is shifted by one bit for each byte, and the byte's number is added. A chunk
-// of 16 KiB to 64 KiB ends where the 18 highest bits of the hash are zero, a larger one where
-// the 14 highest are, and any at 256 KiB. The paper spreads the bits that it looks at, for these to depend on
-// as many bytes as can be; the highest depend on at least 46. It begins to hash at the smallest size, where here
-// the 64 bytes before that have been hashed: so where a chunk may end depends on nothing
-// but the 64 bytes before.
+// By FastCDC (Xia et al., USENIX ATC 2016), with its Gear hash and normalized chunking of level
+// 2. For each byte the hash is shifted by one bit, and the byte's number added. A chunk of
+// 16 KiB or more ends where the 18 highest bits of the hash are zero, one of 64 KiB or more where
+// the 14 highest are, and any at 256 KiB. The paper looks at bits that are spread, for these to
+// depend on many bytes; the highest depend on at least 47. It begins to hash at the smallest
+// size; here the 64 bytes before that are hashed too, so that whether a chunk may end at a place
+// depends on the 64 bytes before the place and on nothing else.
 //
-// Sizes, hash and rule are part of the protocol between sites, and frozen: the tests have
+// Sizes, numbers and rule are part of the protocol between sites, and frozen: the tests have
 // the chunks of known bytes. The encoding of a map has a version.
+//
+// Cutting takes 1 CPU second for 1750 MB (a tar of Debian in memory, nothing hashed; median of
+// seven), where in the same run jotfs's FastCDC took it for 1595, and Plakar's for 1299 (its
+// jc, another rule, for 2215). With the SHA-256 of chunks it is 800 MB.
 package cdc

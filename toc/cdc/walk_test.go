@@ -138,7 +138,7 @@ func TestTarsThatEnd(t *testing.T) {
 	p := layer(t, 0)
 	whole := mapOf(t, p)
 	r := rand.New(rand.NewPCG(3, 4))
-	for range 200 {
+	for range 40 {
 		n := r.IntN(len(p))
 		if m := mapOf(t, p[:n]); m.fresh(whole) > 8 {
 			t.Errorf("of %d bytes %d chunks are other ones", n, m.fresh(whole))
