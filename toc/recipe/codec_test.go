@@ -95,10 +95,9 @@ func (zeros) Read(p []byte) (int, error) {
 
 // FuzzFind holds what is found to make the blob again.
 func FuzzFind(f *testing.F) {
-	f.Add(goLevel(6, 6).pack(f, sample(3000)))
-	f.Add(pgzipLevel(-1, 5).pack(f, sample(3000)))
-	f.Add(joined(goLevel(9, 9).pack(f, sample(1000)), goLevel(9, 9).pack(f, nil), make([]byte, 10)))
-	f.Add(golden(f, "gzip.tar.gz"))
+	f.Add(goLevel(6, 6).pack(f, sample(40)))
+	f.Add(pgzipLevel(1, 1).pack(f, sample(40)))
+	f.Add(joined(goLevel(9, 9).pack(f, sample(40)), goLevel(9, 9).pack(f, nil), make([]byte, 10)))
 	f.Fuzz(func(t *testing.T, blob []byte) {
 		r, err := find(blob)
 		if err != nil {

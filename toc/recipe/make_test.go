@@ -108,6 +108,7 @@ func packed(t testing.TB, e Encoder, content []byte, n int) []byte {
 	if e.Family != Go {
 		copy(header[4:], zeroTime)
 	}
+	header[8] = map[int]byte{1: fastest, 9: slowest}[e.Level]
 	for first := true; first || len(content) > 0; first = false {
 		k := min(n, len(content))
 		if err := p.begin(header); err != nil {
@@ -116,7 +117,7 @@ func packed(t testing.TB, e Encoder, content []byte, n int) []byte {
 		if _, err := p.Write(content[:k]); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.end(false); err != nil {
+		if err := p.end(e.Family >= Pgzip); err != nil {
 			t.Fatal(err)
 		}
 		content = content[k:]

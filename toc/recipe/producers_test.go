@@ -15,8 +15,8 @@ import (
 func TestProducers(t *testing.T) {
 	for _, p := range producers() {
 		t.Run(p.name, func(t *testing.T) {
-			content := sample(150_000)
-			telling := p.encoder.Level == 5 || p.encoder == (Encoder{Go, 6})
+			content := sample(70_000)
+			telling := strings.HasSuffix(p.name, " -1") // of less, several encoders may make the same
 			if telling {
 				content = sample(blockSize + 70_000)
 			}
@@ -35,7 +35,7 @@ func TestProducers(t *testing.T) {
 
 // TestSizes has tars that end where blocks and windows do.
 func TestSizes(t *testing.T) {
-	content := sample(2*blockSize + 1)
+	content := sample(2 * blockSize)
 	check := func(p producer, sizes ...int) {
 		for _, size := range sizes {
 			blob := p.pack(t, content[:size])
@@ -43,9 +43,9 @@ func TestSizes(t *testing.T) {
 		}
 	}
 	for _, p := range []producer{goLevel(1, 1), klauspostLevel(-1, 5), pgzipLevel(-1, 5)} {
-		check(p, 0, 1, 1<<10, blockTail, 32<<10+1, 64<<10, 64<<10+1)
+		check(p, 0, 1, blockTail, 32<<10+1, 64<<10)
 	}
-	check(pgzipLevel(-1, 5), blockSize-1, blockSize, blockSize+1, blockSize+blockTail, 2*blockSize, 2*blockSize+1)
+	check(pgzipLevel(-1, 5), blockSize, blockSize+blockTail+1, 2*blockSize)
 }
 
 // TestPrograms has layers that programs have written. See testdata/make.sh.
