@@ -12,9 +12,11 @@ import (
 	"github.com/granary-oci/granary/simtest/programs"
 )
 
-// startBuildKit starts a buildkitd with an empty store, and returns what builds a
-// Dockerfile from one image and a file into a layout.
-func startBuildKit(t *testing.T, config string) func(t *testing.T, from string) string {
+// builder builds a Dockerfile with a file, "added", into a layout, with more options of BuildKit's exporter.
+type builder func(t *testing.T, dockerfile, added, options string) (layout string)
+
+// startBuildKit starts a buildkitd with an empty store.
+func startBuildKit(t *testing.T, config string) builder {
 	t.Helper()
 	programs.NeedRoot(t)
 	daemon, client := programs.Tool(t, "buildkitd"), programs.Tool(t, "buildctl")
@@ -27,15 +29,21 @@ func startBuildKit(t *testing.T, config string) func(t *testing.T, from string) 
 		_, err := programs.TryRun(t, nil, client, "--addr", socket, "debug", "workers")
 		return err == nil
 	})
-	return func(t *testing.T, from string) string {
+	return func(t *testing.T, dockerfile, added, options string) string {
 		t.Helper()
 		source, to := t.TempDir(), filepath.Join(t.TempDir(), "built")
-		programs.Write(t, source, "Dockerfile", "FROM "+from+"\nCOPY added /added\nRUN [\"/usr/local/go/bin/go\", \"version\"]\n")
-		programs.Write(t, source, "added", "by the build\n")
+		programs.Write(t, source, "Dockerfile", dockerfile)
+		programs.Write(t, source, "added", added)
 		programs.Run(t, nil, client, "--addr", socket, "build", "--progress=plain", "--frontend=dockerfile.v0",
-			"--local=context="+source, "--local=dockerfile="+source, "--output=type=oci,tar=false,dest="+to)
+			"--local=context="+source, "--local=dockerfile="+source, "--output=type=oci,tar=false,dest="+to+options)
 		return to
 	}
+}
+
+// from builds from an image that has Go.
+func (b builder) from(t *testing.T, image string) (layout string) {
+	t.Helper()
+	return b(t, "FROM "+image+"\nCOPY added /added\nRUN [\"/usr/local/go/bin/go\", \"version\"]\n", "by the build\n", "")
 }
 
 // checkBuilt holds a layout to be of an image that was built from the image.
@@ -80,14 +88,14 @@ func TestConfiguredBuildKit(t *testing.T) {
 	args := []string{"--registry", f.address, "--registry", "docker.io"}
 	root := configuredFor(t, n, "buildkit", files, args, func(t *testing.T, root string) {
 		build := startBuildKit(t, filepath.Join(root, file))
-		checkBuilt(t, build(t, f.address+"/go:v1"))
+		checkBuilt(t, build.from(t, f.address+"/go:v1"))
 		if f.seen("buildkit") > 0 || f.seen("granary") == 0 {
 			t.Errorf("at the registry came %v", f.who)
 		}
-		checkBuilt(t, build(t, "go:multi"))
+		checkBuilt(t, build.from(t, "go:multi"))
 	})
 	before := n.metric(t, "granary_bytes_total")
-	checkBuilt(t, startBuildKit(t, filepath.Join(root, file))(t, f.address+"/go:v1"))
+	checkBuilt(t, startBuildKit(t, filepath.Join(root, file)).from(t, f.address+"/go:v1"))
 	if f.seen("buildkit") == 0 || n.metric(t, "granary_bytes_total") != before {
 		t.Errorf("after the undo there came %v, and %d bytes through the node", f.who, n.metric(t, "granary_bytes_total")-before)
 	}
