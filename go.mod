@@ -203,5 +203,6 @@ require (
 )
 
 // toc/recipe makes layers again that were made by an earlier klauspost/compress, and links it beside
-// the current one. The path is one that its owner alone could publish.
+// the current one. The path is one that its owner alone could publish. A module that requires this one has
+// to say the same, and "go install" of a version from elsewhere refuses to: Granary is built in its tree.
 replace github.com/klauspost/compress/v1-17 => github.com/klauspost/compress v1.17.11

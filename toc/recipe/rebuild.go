@@ -10,7 +10,7 @@ import (
 // piece is how much is handed on at once.
 const piece = 64 << 10
 
-// Rebuild writes the layer that tar becomes. It needs about 2 MiB of memory, and takes what
+// Rebuild writes the layer that tar becomes. It needs 1 to 1.5 MiB of memory, and takes what
 // compressing takes. It reads at most a byte more than TarSize, and writes at most Size.
 //
 // The error is one of ctx, tar or w; io.ErrUnexpectedEOF when the tar is too short; it wraps

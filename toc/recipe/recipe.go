@@ -7,11 +7,12 @@
 // looks for it, once, where the layer is; [Recipe.Rebuild] follows it where there is only
 // the tar. A recipe is some 150 bytes, and a few more for each member.
 //
-// Only encoders that are linked can be followed. They are few, but most images are made by
-// them: that of Go's standard library (BuildKit, Docker, containerd, kaniko, ko, eStargz), and
-// klauspost/compress, mostly by way of pgzip (buildah, podman, skopeo). GNU gzip, pigz,
-// zlib (Python, Java), libdeflate and their like have no equal in Go, and their layers have no
-// recipe.
+// Only encoders that are linked can be followed. They are few, but the usual programs have them: that
+// of Go's standard library (BuildKit, containerd, crane, eStargz), and klauspost/compress,
+// mostly by way of pgzip (buildah, podman, skopeo). Layers by GNU gzip, pigz, zlib (Python, Java,
+// Node.js) and libdeflate have no recipe. There is a zlib in Go, modernc.org/z, which makes the
+// same bytes as zlib does; but it is 1.2.11, translated with its pointers and with CVE-2018-25032, and what
+// is compressed here may be made to harm.
 //
 // # Trust
 //
