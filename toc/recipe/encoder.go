@@ -21,11 +21,12 @@ type Family uint8
 const (
 	// Go is compress/flate of the standard library: the same from Go 1.19 to 1.26.
 	Go Family = 1
-	// Klauspost is flate of github.com/klauspost/compress from 1.18.2 to 1.20.3 at least.
+	// Klauspost is flate of github.com/klauspost/compress from 1.18.2 to 1.20.3. That of 1.20.4 makes
+	// other bytes at every level but 0.
 	Klauspost Family = 2
-	// Klauspost117 is the same from 1.15.15 to 1.18.0. It is linked besides the current one under
-	// a path that go.mod replaces: 1.17.11 is the last whose flate imports no other package
-	// of its module, which would be of the current version.
+	// Klauspost117 is the same from 1.15.15 to 1.17.11, and 1.18.0 but for level 4. It is linked besides
+	// the current one under a path that go.mod replaces: 1.17.11 is the last whose flate imports no
+	// other package of its module, which would be of the current version.
 	Klauspost117 Family = 3
 	// Pgzip is github.com/klauspost/pgzip with Klauspost, in blocks of 1 MiB.
 	Pgzip Family = 4
@@ -39,16 +40,16 @@ var families = map[Family]struct {
 	open func(w io.Writer, level int) (deflater, error)
 }{
 	Go: {"Go's compress/flate", func(w io.Writer, level int) (deflater, error) { return flate.NewWriter(w, level) }},
-	Klauspost: {"klauspost/compress since 1.18.2", func(w io.Writer, level int) (deflater, error) {
+	Klauspost: {"klauspost/compress 1.18.2 to 1.20.3", func(w io.Writer, level int) (deflater, error) {
 		return klauspost.NewWriter(w, level)
 	}},
-	Klauspost117: {"klauspost/compress up to 1.18.0", func(w io.Writer, level int) (deflater, error) {
+	Klauspost117: {"klauspost/compress 1.15.15 to 1.18.0", func(w io.Writer, level int) (deflater, error) {
 		return klauspost117.NewWriter(w, level)
 	}},
-	Pgzip: {"pgzip with klauspost/compress since 1.18.2", func(w io.Writer, level int) (deflater, error) {
+	Pgzip: {"pgzip with klauspost/compress 1.18.2 to 1.20.3", func(w io.Writer, level int) (deflater, error) {
 		return newBlocks(klauspost.NewWriter(w, level))
 	}},
-	Pgzip117: {"pgzip with klauspost/compress up to 1.18.0", func(w io.Writer, level int) (deflater, error) {
+	Pgzip117: {"pgzip with klauspost/compress 1.15.15 to 1.18.0", func(w io.Writer, level int) (deflater, error) {
 		return newBlocks(klauspost117.NewWriter(w, level))
 	}},
 }
