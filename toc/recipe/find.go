@@ -49,7 +49,10 @@ func Find(ctx context.Context, blob io.ReaderAt, size int64) (*Recipe, error) {
 	if _, err := r.Encode(); err != nil {
 		return nil, none("it has %d members", len(r.Members))
 	}
-	return r, r.check()
+	if err := r.check(); err != nil {
+		return nil, err // nothing that an encoder makes is so
+	}
+	return r, nil
 }
 
 // search is a layer that is being inflated and made again.
