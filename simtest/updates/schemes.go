@@ -41,8 +41,8 @@ var schemes = []scheme{
 	{"files, by content, 256 KiB", walk(256<<10, inline)},
 }
 
-// headers is what is done with headers, which a map has inline: they stay there, are chunks of their own,
-// or one with the content behind them.
+// headers is what is done with the headers that a map has inline: they stay there, are chunks of
+// their own, or one with the content behind them.
 type headers int
 
 const (
@@ -130,7 +130,7 @@ func (c *cut) size() int {
 	return n
 }
 
-// mapSize is how many bytes a map takes, compressed, that says of each chunk how large it is and what its digest is.
+// mapSize is how many bytes a map takes, compressed: digests and sizes hardly are.
 func (c *cut) mapSize() int {
 	const size = 3 // bytes of a varint
 	return len(c.chunks)*(size+len(toc.Digest{})) + pack(c.inline)

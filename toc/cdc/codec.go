@@ -15,11 +15,13 @@ import (
 //	32 bytes  of each chunk that is not: its digest
 //	          of each chunk that is: its bytes
 //
-// The bytes, most of them headers of a tar, compress to a thirtieth, which is left to who
+// The bytes, most of them headers of a tar, compress to a fortieth, which is left to who
 // sends them. They are in one place for that.
 const (
-	magic     = "GRNCMAP\x01"
-	minBeside = 1 + 1 + 1 + 32 + 1 // bytes of two chunks, of which one is inline, that are as small as can be
+	magic = "GRNCMAP\x01"
+	// minTwo is the fewest bytes that two chunks take, of which one is inline: two sizes, a
+	// digest and one byte.
+	minTwo = 1 + 1 + 32 + 1
 )
 
 // MaxEncoded is the size, in bytes, that no encoded map exceeds.
@@ -47,9 +49,9 @@ func (m *Map) Append(p []byte) []byte {
 	return p
 }
 
-// Decode returns the map that p is the encoding of. The map keeps p, and takes
-// about four times as much memory. The error wraps [toc.ErrFormat] if p does not begin as a map, or is of another
-// version, [toc.ErrLimit] or [toc.ErrMalformed].
+// Decode returns the map that p is the encoding of. The map keeps p, and takes at the most about
+// four times as much memory. The error wraps [toc.ErrFormat] if p does not begin as a map does,
+// or one of another version, else [toc.ErrLimit] or [toc.ErrMalformed].
 func Decode(p []byte) (*Map, error) {
 	m, err := decode(p)
 	if err != nil {
@@ -68,7 +70,7 @@ func decode(p []byte) (*Map, error) {
 		return nil, err
 	case count > MaxChunks:
 		return nil, fmt.Errorf("%w: %d chunks", toc.ErrLimit, count)
-	case count > uint64(2*len(p)/minBeside+1): // there are no two inline chunks in a row
+	case count > uint64(2*len(p)/minTwo+1): // of any two chunks in a row one has a digest
 		return nil, fmt.Errorf("%w: %d chunks in %d bytes", toc.ErrMalformed, count, len(p))
 	}
 	m := &Map{Chunks: make([]Chunk, count)}
@@ -83,8 +85,8 @@ func decode(p []byte) (*Map, error) {
 	return m, nil
 }
 
-// decodeSizes sets the offsets and sizes of the chunks, and Inline of those that are, to
-// something. It returns how many bytes are needed for the others' digests and these bytes, and the rest of p.
+// decodeSizes sets the chunks' offsets and sizes, and marks those that are inline. It returns
+// how many bytes they need of the rest of p.
 func (m *Map) decodeSizes(p []byte) (need int, rest []byte, err error) {
 	offset, inlined := int64(0), false
 	for i := range m.Chunks {

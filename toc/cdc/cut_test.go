@@ -7,18 +7,21 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 )
 
-// noise is the same for everybody: SHA-256 of the numbers from 0 on, big-endian, in 8 bytes.
-func noise(n int) []byte {
-	var p []byte
-	for i := uint64(0); len(p) < n; i++ {
+// noise returns n bytes, at most 4 MiB, the same for everybody: SHA-256 of the numbers from 0 on,
+// big-endian, in 8 bytes.
+func noise(n int) []byte { return slices.Clone(noisy()[:n]) }
+
+var noisy = sync.OnceValue(func() (p []byte) {
+	for i := range uint64(4 << 20 / sha256.Size) {
 		sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, i))
 		p = append(p, sum[:]...)
 	}
-	return p[:n]
-}
+	return p
+})
 
 func sizesOf(p []byte) (sizes []int) {
 	for len(p) > 0 {
@@ -60,7 +63,7 @@ func TestCutIsFrozen(t *testing.T) {
 // TestSizes holds chunks of anything to their bounds, and the average of noise to what
 // the sizes are said to be.
 func TestSizes(t *testing.T) {
-	p := noise(16 << 20)
+	p := noise(4 << 20)
 	sizes := sizesOf(p)
 	for i, n := range sizes {
 		if n > MaxSize || n < MinSize && i < len(sizes)-1 {
@@ -75,7 +78,7 @@ func TestSizes(t *testing.T) {
 // TestChangesStayWhereTheyAre inserts and deletes bytes here and there: chunks behind are the
 // same again soon.
 func TestChangesStayWhereTheyAre(t *testing.T) {
-	p := noise(8 << 20)
+	p := noise(3 << 20)
 	had := make(map[string]bool)
 	for rest := p; len(rest) > 0; {
 		n := Cut(rest)
@@ -118,7 +121,7 @@ func TestPlacesDependOn64Bytes(t *testing.T) {
 func FuzzCut(f *testing.F) {
 	f.Add([]byte("granary"), 100_000)
 	f.Fuzz(func(t *testing.T, seed []byte, n int) {
-		if len(seed) == 0 || n < 0 || n > 1<<20 {
+		if len(seed) == 0 || n < 0 || n > 300_000 {
 			return
 		}
 		p := bytes.Repeat(seed, n/len(seed)+1)

@@ -11,8 +11,8 @@
 // [Walk] cuts around each file's content: one of at most [NormalSize] is a chunk, a larger one
 // is cut where its content says so ([Cutter.Cut]), as is what is no tar, or is none any more from
 // some byte on. What stands between contents, headers and what fills up blocks, is in the map
-// itself, up to [MaxInline]: 512 bytes that compress to 20 are not worth 32 bytes of digest,
-// nor being stored and asked for alone, and in one chunk with a content they would make that a
+// itself, up to [MaxInline]: what compresses to 20 bytes is not worth 32 bytes of digest, nor
+// being stored and asked for alone, and in one chunk with a content they would make that a
 // new one with each build that sets times.
 //
 // What is to be fetched then, of nine packages of Debian after a security update, whose

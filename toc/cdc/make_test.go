@@ -108,7 +108,8 @@ func mapOf(t testing.TB, p []byte) *Map {
 	return m
 }
 
-func (m *Map) digests() map[toc.Digest]int64 {
+// digestsOf returns the sizes of the chunks that m has not inline.
+func digestsOf(m *Map) map[toc.Digest]int64 {
 	all := make(map[toc.Digest]int64)
 	for _, c := range m.Chunks {
 		if c.Inline == nil {
@@ -119,9 +120,9 @@ func (m *Map) digests() map[toc.Digest]int64 {
 }
 
 // fresh returns how many chunks of m are not in old.
-func (m *Map) fresh(old *Map) (n int) {
-	had := old.digests()
-	for d := range m.digests() {
+func fresh(m, old *Map) (n int) {
+	had := digestsOf(old)
+	for d := range digestsOf(m) {
 		if _, ok := had[d]; !ok {
 			n++
 		}

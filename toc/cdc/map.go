@@ -13,8 +13,8 @@ import (
 const (
 	// MaxInline is the size, in bytes, of the largest chunk that a map has inline.
 	MaxInline = 4 << 10
-	// MaxChunks is how many chunks a map may have. Those of ordinary layers are of 45 KB on
-	// average, so that a layer of 180 GB has as many.
+	// MaxChunks is how many chunks a map may have: 300 MB of memory. Those of Debian's packages
+	// are of 45 KB on average, of which a tar of 180 GB has as many.
 	MaxChunks = 1 << 22
 
 	maxInlined = 32 << 20 // bytes that a map has inline in all
@@ -46,16 +46,22 @@ type Map struct {
 // Of returns the map of what r has, and reads that to its end. It need not be a tar. The
 // same bytes have the same map, however r gives them. The error is one of r or of ctx, or wraps
 // [toc.ErrLimit] when there are more than [MaxChunks].
-func Of(ctx context.Context, r io.Reader) (*Map, error) {
+func Of(ctx context.Context, r io.Reader) (*Map, error) { return of(ctx, r, MaxChunks) }
+
+func of(ctx context.Context, r io.Reader, most int) (*Map, error) {
 	m := new(Map)
-	return m, Walk(ctx, r, func(c Chunk, _ []byte) error {
-		if len(m.Chunks) == MaxChunks {
-			return fmt.Errorf("%w: more than %d chunks", toc.ErrLimit, MaxChunks)
+	err := Walk(ctx, r, func(c Chunk, _ []byte) error {
+		if len(m.Chunks) == most {
+			return fmt.Errorf("%w: more than %d chunks", toc.ErrLimit, most)
 		}
 		c.Inline = slices.Clone(c.Inline)
 		m.Chunks = append(m.Chunks, c)
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // Size is how many bytes the map is of.

@@ -65,9 +65,9 @@ func (w *walker) walk() error {
 	}
 }
 
-// storedSize returns what a header says of its entry's size. It is not ok if p is none. A block of
-// zeros, with which a tar ends, is a header of nothing: there may be more of them, to be
-// passed over like those between contents.
+// storedSize returns what a header says of its entry's size. It is not ok if p is none. A
+// block of zeros, with which a tar ends, is a header of nothing: there may be more of them,
+// and other entries, which are passed over and cut like all.
 func storedSize(p []byte) (int64, bool) {
 	if len(p) < tarhead.BlockSize {
 		return 0, false

@@ -33,14 +33,14 @@ func TestContentsAreChunks(t *testing.T) {
 			c = c[n:]
 		}
 	}
-	if got := m.digests(); !reflect.DeepEqual(got, want) {
+	if got := digestsOf(m); !reflect.DeepEqual(got, want) {
 		t.Errorf("%d chunks are not those %d of the files", len(got), len(want))
 	}
 }
 
 func TestHeadersChangeNoChunk(t *testing.T) {
 	m, older := mapOf(t, layer(t, 0)), mapOf(t, layer(t, time.Hour))
-	if n := m.fresh(older); n > 0 || reflect.DeepEqual(m, older) {
+	if n := fresh(m, older); n > 0 || reflect.DeepEqual(m, older) {
 		t.Errorf("with other times %d chunks of %d are new", n, len(m.Chunks))
 	}
 }
@@ -69,7 +69,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 // TestOddEntries has entries whose size is not in the header, or means nothing there: the
 // content of the last file is a chunk only if all of them were passed over.
 func TestOddEntries(t *testing.T) {
-	record := "12 size=700\n"
+	record, other := "12 size=700\n", "11 size=70\n"
 	last := append(rawHeader('0', 700, nil), filled(noise(700))...)
 	for name, odd := range map[string][]byte{
 		"a size by PAX":               append(append(rawHeader('x', len(record), nil), filled([]byte(record))...), append(rawHeader('0', 1, nil), filled(noise(700))...)...),
@@ -77,16 +77,16 @@ func TestOddEntries(t *testing.T) {
 		"malformed records":           append(rawHeader('x', 3, nil), filled([]byte("???"))...),
 		"a link with a size":          rawHeader('1', 5000, nil),
 		"a directory with a size":     rawHeader('5', 5000, nil),
-		"a directory by PAX":          append(append(rawHeader('x', len(record), nil), filled([]byte(record))...), rawHeader('5', 0, nil)...),
+		"a directory by PAX":          append(append(rawHeader('x', len(other), nil), filled([]byte(other))...), rawHeader('5', 0, nil)...),
 		"a type that nobody knows":    append(rawHeader('Z', 5000, nil), filled(noise(5000))...),
-		"a global header":             append(rawHeader('g', len(record), nil), filled([]byte(record))...),
+		"a global header":             append(rawHeader('g', len(other), nil), filled([]byte(other))...),
 		"zeros between entries":       make([]byte, 512),
 		"the end of another tar":      make([]byte, 10240),
 		"a sparse file":               append(rawHeader('S', 600, nil), filled(noise(600))...),
 		"a sparse file with two maps": append(append(append(rawHeader('S', 600, func(b []byte) { b[482] = 1 }), extension(1)...), extension(0)...), filled(noise(600))...),
 	} {
 		m := mapOf(t, append(odd, last...))
-		if m.digests()[sha256.Sum256(noise(700))] != 700 {
+		if digestsOf(m)[sha256.Sum256(noise(700))] != 700 {
 			t.Errorf("%s: the file behind it is no chunk", name)
 		}
 	}
@@ -107,7 +107,7 @@ func TestSparseFilesOfPrograms(t *testing.T) {
 		}
 		behind := tarOf(t, 0, file{name: "f", content: noise(700)})
 		m := mapOf(t, append(p, behind...))
-		if m.digests()[sha256.Sum256(noise(700))] != 700 {
+		if digestsOf(m)[sha256.Sum256(noise(700))] != 700 {
 			t.Errorf("%s: the file behind it is no chunk", name)
 		}
 	}
@@ -124,7 +124,7 @@ func TestWhatIsNoTar(t *testing.T) {
 		"behind a size of no form": rawHeader('0', 0, func(b []byte) { copy(b[124:136], "nine") }),
 	} {
 		m := mapOf(t, append(bytes.Clone(lead), noise(1<<20)...))
-		if n := mapOf(t, noise(1<<20)).fresh(m); n > 8 {
+		if n := fresh(mapOf(t, noise(1<<20)), m); n > 8 {
 			t.Errorf("%s: %d chunks are other ones", name, n)
 		}
 	}
@@ -140,8 +140,8 @@ func TestTarsThatEnd(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 40 {
 		n := r.IntN(len(p))
-		if m := mapOf(t, p[:n]); m.fresh(whole) > 8 {
-			t.Errorf("of %d bytes %d chunks are other ones", n, m.fresh(whole))
+		if m := mapOf(t, p[:n]); fresh(m, whole) > 8 {
+			t.Errorf("of %d bytes %d chunks are other ones", n, fresh(m, whole))
 		}
 	}
 }
@@ -166,6 +166,16 @@ func TestManyHeaders(t *testing.T) {
 	}
 	if inlined > maxInlined || inlined < maxInlined-MaxInline {
 		t.Errorf("%d bytes are inline", inlined)
+	}
+}
+
+func TestTooManyChunks(t *testing.T) {
+	p := tarOf(t, 0, file{name: "f", content: []byte("abc")}, file{name: "g", content: []byte("def")})
+	if _, err := of(t.Context(), bytes.NewReader(p), 5); err != nil {
+		t.Errorf("as many as may be: %v", err)
+	}
+	if m, err := of(t.Context(), bytes.NewReader(p), 4); !errors.Is(err, toc.ErrLimit) || m != nil {
+		t.Errorf("one more: %v, %v", m, err)
 	}
 }
 
