@@ -106,14 +106,27 @@ func TestChangesStayWhereTheyAre(t *testing.T) {
 	}
 }
 
+// Places in noise at which a chunk ends that is of at least the normal size, and one that is not.
+const (
+	latePlace  = 143034
+	earlyPlace = latePlace + 72248 + 74752 + 67472 + 78746 + 73737 + 50329
+)
+
 // TestPlacesDependOn64Bytes: what is before them does not move where a chunk ends.
 func TestPlacesDependOn64Bytes(t *testing.T) {
-	p := noise(4 << 20)
-	n := Cut(p)
-	for _, lead := range []int{hashed, hashed + 1, 1000} {
-		q := append(make([]byte, NormalSize), p[n-lead:]...)
-		if got := Cut(q); got != NormalSize+lead {
-			t.Errorf("behind %d bytes the chunk ends at %d instead of %d", lead, got-NormalSize, lead)
+	for _, c := range []struct{ place, lead, size int }{
+		{earlyPlace, hashed, MinSize},
+		{earlyPlace, hashed, MinSize + 1},
+		{earlyPlace, hashed, NormalSize - 1},
+		{earlyPlace, 10_000, MinSize + 5000},
+		{latePlace, hashed, NormalSize},
+		{latePlace, hashed, NormalSize + hashed},
+		{latePlace, 1000, NormalSize + 1000},
+		{latePlace, hashed, MaxSize - 1},
+	} {
+		p := append(make([]byte, c.size-c.lead), noise(4 << 20)[c.place-c.lead:]...)
+		if got := Cut(p); got != c.size {
+			t.Errorf("%d bytes before %d: the chunk has %d bytes instead of %d", c.lead, c.place, got, c.size)
 		}
 	}
 }

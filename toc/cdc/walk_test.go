@@ -75,6 +75,7 @@ func TestOddEntries(t *testing.T) {
 		"a size by PAX":               append(append(rawHeader('x', len(record), nil), filled([]byte(record))...), append(rawHeader('0', 1, nil), filled(noise(700))...)...),
 		"a PAX header of nothing":     rawHeader('x', 0, nil),
 		"malformed records":           append(rawHeader('x', 3, nil), filled([]byte("???"))...),
+		"a negative size by PAX":      append(rawHeader('x', 11, nil), filled([]byte("11 size=-5\n"))...),
 		"a link with a size":          rawHeader('1', 5000, nil),
 		"a directory with a size":     rawHeader('5', 5000, nil),
 		"a directory by PAX":          append(append(rawHeader('x', len(other), nil), filled([]byte(other))...), rawHeader('5', 0, nil)...),
@@ -120,7 +121,7 @@ func TestWhatIsNoTar(t *testing.T) {
 		"from the start":           nil,
 		"behind files":             p[:len(p)/2&^511],
 		"behind too large a name":  rawHeader('L', maxSpecial+1, nil),
-		"behind a negative size":   rawHeader('0', 0, func(b []byte) { copy(b[124:136], bytes.Repeat([]byte{0xff}, 12)) }),
+		"behind a negative size":   rawHeader('L', 0, func(b []byte) { copy(b[124:136], bytes.Repeat([]byte{0xff}, 12)) }),
 		"behind a size of no form": rawHeader('0', 0, func(b []byte) { copy(b[124:136], "nine") }),
 	} {
 		m := mapOf(t, append(bytes.Clone(lead), noise(1<<20)...))
@@ -128,9 +129,13 @@ func TestWhatIsNoTar(t *testing.T) {
 			t.Errorf("%s: %d chunks are other ones", name, n)
 		}
 	}
-	m := mapOf(t, nil)
-	if len(m.Chunks) != 0 {
+	if m := mapOf(t, nil); len(m.Chunks) != 0 {
 		t.Errorf("nothing has %d chunks", len(m.Chunks))
+	}
+	wrong := rawHeader('0', 700, nil)
+	wrong[0]++
+	if m := mapOf(t, append(wrong, filled(noise(700))...)); digestsOf(m)[sha256.Sum256(noise(700))] != 0 {
+		t.Error("a header with a wrong checksum is one")
 	}
 }
 
@@ -143,6 +148,16 @@ func TestTarsThatEnd(t *testing.T) {
 		if m := mapOf(t, p[:n]); fresh(m, whole) > 8 {
 			t.Errorf("of %d bytes %d chunks are other ones", n, fresh(m, whole))
 		}
+	}
+}
+
+// TestLongHeaders: headers of more than 4 KiB are one chunk up to 64 KiB, though there is a place
+// to cut in them.
+func TestLongHeaders(t *testing.T) {
+	name := noise(earlyPlace + 30_000)[earlyPlace-30_000:]
+	m := mapOf(t, append(append(rawHeader('L', len(name), nil), filled(name)...), rawHeader('0', 0, nil)...))
+	if len(m.Chunks) != 1 || m.Chunks[0].Inline != nil {
+		t.Errorf("%d chunks", len(m.Chunks))
 	}
 }
 
