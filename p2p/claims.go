@@ -116,7 +116,7 @@ func (h HostClaims) OwnBy(parent string, ref chunk.Ref, p []byte) {
 		if suspect.Signer != c.signer.ID() && suspect.Check("", ref, p) != nil {
 			err := &chunk.CorruptError{Source: "peer " + string(suspect.Signer), Ref: ref, Reason: "it vouched for other bytes than the upstream's"}
 			if suspect.Parent != "" {
-				err.Source = "parent " + suspect.Parent
+				err.Source = chunk.OfParent(suspect.Parent)
 				err.Reason = "it gave other bytes than the upstream, as " + string(suspect.Signer) + " says"
 			}
 			c.faults[k] = append(c.faults[k], fault{suspect.Signer, suspect.Parent, err})

@@ -316,21 +316,12 @@ func (p *Repository) heed(as access.Caller, err error, up Upstream, from string)
 		if from == upstream.Origin && as.Anonymous() {
 			p.registry.open.add(p.String())
 		}
-		if _, granted, hearsay := heard(up); hearsay || from == upstream.Origin || parentOf(from) != "" {
+		if _, granted, hearsay := heard(up); hearsay || from == upstream.Origin || chunk.ParentOf(from) != "" {
 			p.registry.ledger.Allow(p.Host, p.String(), as, granted)
 		}
 	case errors.As(err, &said) && errors.Is(err, chunk.ErrDenied):
 		p.registry.ledger.Deny(p.Host, p.String(), as, said.Header.Values("Www-Authenticate"))
 	}
-}
-
-// parentOf returns the parent that an origin names, see package parent, or "".
-func parentOf(origin string) string {
-	name, is := strings.CutPrefix(origin, "parent ")
-	if !is {
-		return ""
-	}
-	return name
 }
 
 // parse returns what a manifest names, wherever in it. One that is not JSON names nothing.

@@ -96,7 +96,7 @@ func (s recorded) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk
 	asked, from := chunk.WithOrigin(ctx)
 	return chunk.GetRun(asked, s.src, refs, func(ref chunk.Ref, p []byte) error {
 		chunk.SetOrigin(ctx, from())
-		s.peers.Fetched(s.host, ref, p, parentOf(from()))
+		s.peers.Fetched(s.host, ref, p, chunk.ParentOf(from()))
 		return yield(ref, p)
 	})
 }

@@ -183,7 +183,7 @@ func (c *cache) fetch(ctx context.Context, refs []Ref, yield func(Ref, []byte) e
 		err := c.near.Put(ctx, ref, p)
 		var wrong *CorruptError
 		if errors.As(err, &wrong) {
-			return &CorruptError{Source: originOf(ctx), Ref: ref, Reason: wrong.Reason}
+			return &CorruptError{Source: OriginOf(ctx), Ref: ref, Reason: wrong.Reason}
 		}
 		if err != nil && ctx.Err() == nil {
 			c.report(err)

@@ -1,6 +1,9 @@
 package chunk
 
-import "context"
+import (
+	"context"
+	"strings"
+)
 
 // An origin travels in the context of a read and is told where each chunk came
 // from, as httptrace is told of a connection, so that sources need not say it in
@@ -21,7 +24,8 @@ func setOrigin(ctx context.Context, name string) {
 	}
 }
 
-func originOf(ctx context.Context) string {
+// OriginOf returns where the chunk came from that was given last, "upstream" if nobody has said.
+func OriginOf(ctx context.Context) string {
 	if o, ok := ctx.Value(originKey{}).(*origin); ok && o.name != "" {
 		return o.name
 	}
@@ -37,6 +41,22 @@ func WithOrigin(ctx context.Context) (context.Context, func() string) {
 
 // SetOrigin says where the chunk that is about to be given came from.
 func SetOrigin(ctx context.Context, name string) { setOrigin(ctx, name) }
+
+// Parent begins the name of whatever a parent, a node of another site, has said or sent. Its own name
+// follows after a space, where it has one here.
+const Parent = "parent"
+
+// OfParent returns the name of what a parent gives.
+func OfParent(name string) string { return Parent + " " + name }
+
+// ParentOf returns the name of the parent that an origin is of, "" if it is of none that has one.
+func ParentOf(origin string) string {
+	name, is := strings.CutPrefix(origin, OfParent(""))
+	if !is {
+		return ""
+	}
+	return name
+}
 
 // Named returns src with a name: whatever it gives is accounted to that name by
 // the readers of a [Blob]. Names are the values of the metrics' source label:

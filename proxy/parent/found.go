@@ -127,7 +127,7 @@ func (ps *Parents) meet(cfg Config) {
 	if len(f.sites) >= maxSites {
 		return
 	}
-	cfg.Upstream.Origin = Origin // without a name: who lends a chunk from there vouches for it himself
+	cfg.Upstream.Origin = chunk.Parent // without a name: who lends a chunk from there vouches for it himself
 	if p, err := newParent(cfg); err == nil {
 		f.sites[cfg.Name] = p
 	}

@@ -16,10 +16,6 @@ import (
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
-// Origin begins the name of whatever a parent has said or sent (chunk.SetOrigin); its own
-// name follows after a space.
-const Origin = "parent"
-
 // Limits of a parent at fault.
 const (
 	firstBan  = time.Minute
@@ -63,7 +59,7 @@ func New(configs []Config, size Sizes, report func(error)) (*Parents, error) {
 	}
 	ps := &Parents{report: report, size: size}
 	for _, cfg := range configs {
-		cfg.Upstream.Origin = Origin + " " + cfg.Name
+		cfg.Upstream.Origin = chunk.OfParent(cfg.Name)
 		p, err := newParent(cfg)
 		if err != nil {
 			return nil, err
@@ -74,7 +70,7 @@ func New(configs []Config, size Sizes, report func(error)) (*Parents, error) {
 }
 
 func newParent(cfg Config) (*Parent, error) {
-	p := &Parent{name: cfg.Name, origin: Origin + " " + cfg.Name, allow: cfg.Allow, gateway: cfg.Gateway}
+	p := &Parent{name: cfg.Name, origin: chunk.OfParent(cfg.Name), allow: cfg.Allow, gateway: cfg.Gateway}
 	if p.allow == nil {
 		p.allow = func() error { return nil }
 	}
@@ -88,7 +84,7 @@ func newParent(cfg Config) (*Parent, error) {
 	}
 	var err error
 	if p.registry, err = upstream.New(cfg.Upstream); err != nil {
-		return nil, fmt.Errorf("parent %s: %w", cfg.Name, err)
+		return nil, fmt.Errorf("%s: %w", p.origin, err)
 	}
 	return p, nil
 }

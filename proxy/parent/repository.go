@@ -16,7 +16,7 @@ import (
 )
 
 // Repository is a repository of a registry as a parent has it. Its methods are those of an
-// [upstream.Repository], and its answers and chunks have the name of [Origin] and the parent.
+// [upstream.Repository], and its answers and chunks have the name of [chunk.OfParent].
 type Repository struct {
 	parents *Parents
 	parent  *Parent

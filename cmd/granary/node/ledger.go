@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/tracker"
 )
@@ -115,7 +116,7 @@ func (l *ledger) add(link string, in, out int64) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.links[link] == nil && len(l.links) >= maxLinks && !strings.HasPrefix(link, parentLink("")) { // of which limits are
+	if l.links[link] == nil && len(l.links) >= maxLinks && !strings.HasPrefix(link, chunk.OfParent("")) { // of which limits are
 		link = otherLinks
 	}
 	hours := l.links[link]

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/tracker"
 )
@@ -114,7 +115,7 @@ func TestLinkLimits(t *testing.T) {
 		if err := limits.allow("hub"); (err == nil) != step.allowed {
 			t.Errorf("at %s: %v", step.at, err)
 		}
-		l.add(parentLink("hub"), step.bytes, 0)
+		l.add(chunk.OfParent("hub"), step.bytes, 0)
 	}
 	set("2026-01-31 15:00")
 	if err := limits.allow("thin:5054"); err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
 )
 
@@ -77,8 +78,6 @@ type linkLimits struct {
 	ledger *ledger
 }
 
-func parentLink(name string) string { return "parent " + name }
-
 // newLinkLimits reads limits for parents of these names.
 func newLinkLimits(texts, parents []string, l *ledger) (*linkLimits, error) {
 	limits := &linkLimits{ledger: l}
@@ -111,7 +110,7 @@ func (ls *linkLimits) allow(parent string) error {
 		if l.per == "day" {
 			begin = dayOf(now)
 		}
-		if l.bytes == 0 || l.per != "s" && ls.ledger.since(parentLink(parent), begin).In >= l.bytes {
+		if l.bytes == 0 || l.per != "s" && ls.ledger.since(chunk.OfParent(parent), begin).In >= l.bytes {
 			return fmt.Errorf("it has had its %s", l.text)
 		}
 	}

@@ -56,9 +56,9 @@ func (n *Node) openParents() error {
 	}
 	for i := range configs {
 		name := configs[i].Name
-		n.ledger.expect(parentLink(name))
+		n.ledger.expect(chunk.OfParent(name))
 		configs[i].Allow = func() error { return limits.allow(name) }
-		n.counting(&configs[i], parentLink(name), func(k int64) { limits.pass(name, k) })
+		n.counting(&configs[i], chunk.OfParent(name), func(k int64) { limits.pass(name, k) })
 	}
 	if n.parents, err = parent.New(configs, n.sizeOf, n.faults.report); err != nil {
 		return &SettingError{"parent", err}
