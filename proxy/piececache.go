@@ -23,8 +23,9 @@ type piece struct {
 	key  pieceKey
 	done chan struct{} // closed when it is there, or will not come
 	// Written before done is closed.
-	bytes []byte
-	err   error
+	bytes  []byte
+	source string // who gave it, see [chunk.SetOrigin]; "" if it is not one alone
+	err    error
 }
 
 // here reports whether nobody has to wait for a piece.
@@ -137,21 +138,27 @@ func (c *pieceCache) settle(p *piece, b []byte, err error) {
 	}
 }
 
-// chunk returns the bytes from k to end if all of its pieces are there.
-func (c *pieceCache) chunk(k pieceKey, end int64) (b []byte, ok bool) {
+// chunk returns the bytes from k to end if all of its pieces are there, and who gave them, "" if it
+// is not one alone.
+func (c *pieceCache) chunk(k pieceKey, end int64) (b []byte, source string, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at := k
 	for ; at.offset < end; at.offset += pieceSize {
 		if c.all[at] == nil {
-			return nil, false
+			return nil, "", false
 		}
 	}
 	b = make([]byte, 0, end-k.offset)
+	source = c.all[k].Value.(*piece).source
 	for at = k; at.offset < end; at.offset += pieceSize {
-		b = append(b, c.all[at].Value.(*piece).bytes...)
+		p := c.all[at].Value.(*piece)
+		b = append(b, p.bytes...)
+		if p.source != source {
+			source = ""
+		}
 	}
-	return b, int64(len(b)) == end-k.offset
+	return b, source, int64(len(b)) == end-k.offset
 }
 
 // yield lets the pieces from k to end be the next ones that are forgotten: the chunk that

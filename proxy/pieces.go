@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/upstream"
@@ -268,14 +265,17 @@ func (r *pieces) Expect(start, end int64) {
 // comes.
 func (r *pieces) fetch(ctx context.Context, run []*piece) {
 	cache, from := &r.repository.registry.pieces, run[0].key.offset
-	err := r.fetchAs(ctx, run[0].key.offset, r.pieceEnd(run[len(run)-1]), func(body io.Reader, source string) error {
+	err := r.fetchAs(ctx, run[0].key.offset, r.pieceEnd(run[len(run)-1]), func(body *blobRange) error {
 		for len(run) > 0 {
-			b := make([]byte, r.pieceEnd(run[0])-run[0].key.offset)
+			b, source := make([]byte, r.pieceEnd(run[0])-run[0].key.offset), body.source
 			if _, err := io.ReadFull(body, b); err != nil {
 				return err
 			}
-			travelled(ctx, source, len(b))
+			travelled(ctx, body.source, len(b))
 			r.repository.registry.turns.arrived(len(b))
+			if run[0].source = source; source != body.source {
+				run[0].source = "" // it is of both
+			}
 			cache.settle(run[0], b, nil)
 			run = run[1:]
 		}
@@ -301,12 +301,12 @@ func (r *pieces) complete(ctx context.Context, from int64) {
 	for end := min(from+runOfPieces, r.blob.Size()); from < end; {
 		ref := r.ref(from)
 		from = ref.Offset + ref.Size
-		p, ok := registry.pieces.chunk(r.key(ref.Offset), from)
+		p, source, ok := registry.pieces.chunk(r.key(ref.Offset), from)
 		if !ok {
 			continue
 		}
-		if registry.cfg.Peers != nil && !registry.cfg.Deputies { // else nobody knows any more whose pieces they are
-			registry.cfg.Peers.Fetched(r.repository.Host, ref, p, "")
+		if registry.cfg.Peers != nil && source != "" { // else it is not one's who could be named
+			registry.cfg.Peers.Fetched(r.repository.Host, ref, p, chunk.ParentOf(source))
 		}
 		err := r.blob.near.Put(ctx, ref, p)
 		registry.report(err)
@@ -318,40 +318,24 @@ func (r *pieces) complete(ctx context.Context, from int64) {
 
 // fetchAs gets the bytes from off to end from the upstream, in the name of whoever may
 // have them.
-func (r *pieces) fetchAs(ctx context.Context, off, end int64, read func(body io.Reader, source string) error) (denied error) {
+func (r *pieces) fetchAs(ctx context.Context, off, end int64, read func(body *blobRange) error) (denied error) {
 	for _, as := range r.repository.identities() {
 		up, err := r.repository.registry.cfg.Upstream(r.repository.Repository, as.Authorization())
 		if err != nil {
 			return err
 		}
-		ctx, from := chunk.WithOrigin(ctx)
-		err = fetchRange(ctx, up, r.blob.Digest(), off, end, func(body io.Reader) error { return read(body, from()) })
-		r.repository.heed(as, err, up, from())
+		source := ""
+		body, err := openRange(ctx, up, r.blob.Digest(), off, end)
+		if err == nil {
+			err = read(body)
+			source = body.source
+			body.Close()
+		}
+		r.repository.heed(as, err, up, source)
 		if !errors.Is(err, chunk.ErrDenied) {
 			return err
 		}
 		denied = err
 	}
 	return denied
-}
-
-// fetchRange gets part of a blob in one request, of which read reads the answer.
-func fetchRange(ctx context.Context, up Upstream, d digest.Digest, off, end int64, read func(io.Reader) error) error {
-	asked := fmt.Sprintf("bytes=%d-%d", off, end-1)
-	resp, err := up.Get(ctx, "blobs/"+string(d), nil, http.Header{"Range": {asked}})
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusPartialContent {
-		return upstream.ErrNoRanges
-	}
-	var first, last int64
-	if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/", &first, &last); err != nil || first != off || last != end-1 {
-		return fmt.Errorf("%s was asked for, %q is the answer", asked, resp.Header.Get("Content-Range"))
-	}
-	if err := read(resp.Body); err != nil {
-		return fmt.Errorf("%s: %w", asked, err)
-	}
-	return nil
 }

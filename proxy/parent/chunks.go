@@ -69,8 +69,9 @@ func (m *blobMap) forget() {
 	m.none = time.Now().Add(mapAgain)
 }
 
-// named sets the digests of a run of chunks by the parent's map, which it has if it has all of the blob.
-func (s source) named(ctx context.Context, refs []chunk.Ref) (all []chunk.Ref, ok bool) {
+// named sets the digests of a run of chunks by the parent's map, which it has if it has all of the blob. The
+// error is a [*chunk.CorruptError] if it gives something that is no map of the blob.
+func (s source) named(ctx context.Context, refs []chunk.Ref) (all []chunk.Ref, err error) {
 	m := s.parent.known.of(blob{s.name.Host, refs[0].Blob})
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -79,24 +80,23 @@ func (s source) named(ctx context.Context, refs []chunk.Ref) (all []chunk.Ref, o
 		part, known := m.parts[i/mapPart]
 		if !known {
 			if time.Now().Before(m.none) {
-				return nil, false
+				return nil, chunk.ErrNotFound
 			}
-			var err error
 			if part, err = s.mapPart(ctx, ref, i/mapPart*mapPart); err != nil {
 				if ctx.Err() == nil {
 					m.none = time.Now().Add(mapAgain)
 				}
-				return nil, false
+				return nil, err
 			}
 			m.parts[i/mapPart] = part
 		}
 		if i%mapPart >= len(part) {
-			return nil, false
+			return nil, chunk.ErrNotFound
 		}
 		ref.Digest = part[i%mapPart]
 		all = append(all, ref)
 	}
-	return all, true
+	return all, nil
 }
 
 // mapPart asks for a part of a blob's map, from chunk first on.
@@ -106,21 +106,40 @@ func (s source) mapPart(ctx context.Context, of chunk.Ref, first int) ([]digest.
 		return nil, err
 	}
 	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxMapText+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: map of %s: %w", s.parent.origin, of.Blob, err)
+	}
+	return parseMapPart(text, of, first)
+}
+
+// parseMapPart reads a part of the map of a blob, from chunk first on. The error is a [*chunk.CorruptError].
+func parseMapPart(text []byte, of chunk.Ref, first int) ([]digest.Digest, error) {
+	wrong := func(format string, args ...any) error {
+		return &chunk.CorruptError{Ref: of, Reason: "its map: " + fmt.Sprintf(format, args...)}
+	}
 	var part struct {
 		Size      int64           `json:"size"`
 		ChunkSize int64           `json:"chunkSize"`
 		First     int             `json:"first"`
 		Chunks    []digest.Digest `json:"chunks"`
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxMapText)).Decode(&part); err != nil {
-		return nil, fmt.Errorf("%s: map of %s: %w", s.parent.origin, of.Blob, err)
+	if len(text) > maxMapText {
+		return nil, wrong("more than %d bytes", maxMapText)
 	}
-	if part.Size != of.Total || part.ChunkSize != chunk.Size || part.First != first || len(part.Chunks) > mapPart {
-		return nil, fmt.Errorf("%s: map of %s: it is of something else", s.parent.origin, of.Blob)
+	if err := json.Unmarshal(text, &part); err != nil {
+		return nil, wrong("%v", err)
+	}
+	if part.Size != of.Total {
+		return nil, errors.Join(wrong("it is of %d bytes, not %d", part.Size, of.Total), upstream.ErrOtherSize)
+	}
+	behind := (of.Total-1)/chunk.Size + 1 - int64(first) // chunks, with the first
+	if part.ChunkSize != chunk.Size || part.First != first || int64(len(part.Chunks)) > min(mapPart, behind) {
+		return nil, wrong("%d digests from chunk %d on, of chunks of %d bytes, are no part that was asked for", len(part.Chunks), part.First, part.ChunkSize)
 	}
 	for _, d := range part.Chunks {
 		if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
-			return nil, fmt.Errorf("%s: map of %s: %q is no digest of a chunk", s.parent.origin, of.Blob, d)
+			return nil, wrong("what should be the digest of a chunk is none")
 		}
 	}
 	return part.Chunks, nil

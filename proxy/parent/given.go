@@ -3,6 +3,7 @@ package parent
 import (
 	"context"
 	"crypto/sha256"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 )
 
 const (
-	maxGiven = 1 << 16         // chunks that are remembered, 100 bytes each
+	maxGiven = 1 << 16         // parts of chunks that are remembered, 100 bytes each
 	doubtFor = 5 * time.Minute // no parent is asked for a blob that was wrong
 )
 
@@ -31,32 +32,39 @@ type given struct {
 }
 
 type givenBlob struct {
-	chunks map[int64]givenChunk  // by offset
+	chunks map[int64][]givenPart // by the offset of the chunk
 	doubt  time.Time             // until when no parent is asked for it
 	faults map[*Parent]chunk.Ref // who gave another chunk than came later, and one of these
 }
 
-type givenChunk struct {
-	parent *Parent
-	sum    [sha256.Size]byte
+// givenPart is what a parent gave of a chunk.
+type givenPart struct {
+	parent   *Parent
+	from, to int64 // in the blob
+	sum      [sha256.Size]byte
 }
 
-// add remembers a chunk. One that is a whole blob has been checked.
-func (g *given) add(k blob, ref chunk.Ref, parent *Parent, p []byte) {
-	if ref.Whole() {
-		return
+// addChunk remembers all of a chunk. One that is a whole blob has been checked.
+func (g *given) addChunk(k blob, ref chunk.Ref, parent *Parent, p []byte) {
+	if !ref.Whole() {
+		g.add(k, givenPart{parent, ref.Offset, ref.Offset + ref.Size, sha256.Sum256(p)})
 	}
-	sum := sha256.Sum256(p)
+}
+
+// add remembers a part of one chunk, in the place of what was given of the same before.
+func (g *given) add(k blob, part givenPart) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	b := g.of(k)
-	if _, known := b.chunks[ref.Offset]; !known {
-		if g.count >= maxGiven {
-			return
-		}
-		g.count++
+	b, at := g.of(k), part.from/chunk.Size*chunk.Size
+	same := func(other givenPart) bool { return other.from == part.from && other.to == part.to }
+	if i := slices.IndexFunc(b.chunks[at], same); i >= 0 {
+		b.chunks[at][i] = part
+		return
 	}
-	b.chunks[ref.Offset] = givenChunk{parent, sum}
+	if g.count < maxGiven {
+		g.count++
+		b.chunks[at] = append(b.chunks[at], part)
+	}
 }
 
 // of returns what is remembered of a blob, and makes room by forgetting others. g.mu is held.
@@ -66,8 +74,7 @@ func (g *given) of(k blob) *givenBlob {
 			break
 		}
 		if other != k {
-			g.count -= len(b.chunks)
-			delete(g.blobs, other)
+			g.forget(other, b)
 		}
 	}
 	b := g.blobs[k]
@@ -75,7 +82,7 @@ func (g *given) of(k blob) *givenBlob {
 		if g.blobs == nil {
 			g.blobs = make(map[blob]*givenBlob)
 		}
-		b = &givenBlob{chunks: make(map[int64]givenChunk)}
+		b = &givenBlob{chunks: make(map[int64][]givenPart)}
 		g.blobs[k] = b
 	}
 	return b
@@ -97,15 +104,21 @@ func (g *given) compare(k blob, ref chunk.Ref, p []byte) {
 	if b == nil || !time.Now().Before(b.doubt) {
 		return
 	}
-	c, known := b.chunks[ref.Offset]
-	if !known {
-		return
+	for _, part := range b.chunks[ref.Offset] {
+		if part.to > ref.Offset+int64(len(p)) || sha256.Sum256(p[part.from-ref.Offset:part.to-ref.Offset]) != part.sum {
+			b.faults[part.parent] = ref
+		}
 	}
+	g.count -= len(b.chunks[ref.Offset])
 	delete(b.chunks, ref.Offset)
-	g.count--
-	if sha256.Sum256(p) != c.sum {
-		b.faults[c.parent] = ref
+}
+
+// forget makes room for others; g.mu is held.
+func (g *given) forget(k blob, b *givenBlob) {
+	for _, parts := range b.chunks {
+		g.count -= len(parts)
 	}
+	delete(g.blobs, k)
 }
 
 // settle returns who gave wrong chunks of a blob that has matched its digest, and forgets the blob.
@@ -116,8 +129,7 @@ func (g *given) settle(k blob) map[*Parent]chunk.Ref {
 	if b == nil {
 		return nil
 	}
-	g.count -= len(b.chunks)
-	delete(g.blobs, k)
+	g.forget(k, b)
 	return b.faults
 }
 

@@ -60,29 +60,29 @@ func (r *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	})
 }
 
-// Get asks for any other path below the repository.
+// Get asks for any other path below the repository. The body of the answer to a closed range of a blob has as
+// many bytes as were asked for, or ends with an error.
 func (r *Repository) Get(ctx context.Context, path string, query url.Values, header http.Header) (*http.Response, error) {
-	if d, of := strings.CutPrefix(path, "blobs/"); of && r.parents.given.doubted(blob{r.name.Host, digest.Digest(d)}) {
+	d, isBlob := strings.CutPrefix(path, "blobs/")
+	if isBlob && r.parents.given.doubted(blob{r.name.Host, digest.Digest(d)}) {
 		return nil, r.doubted(digest.Digest(d))
 	}
 	return asked(r, func() (*http.Response, error) {
 		resp, err := r.up.Get(ctx, path, query, header)
-		if err == nil && !answersRange(header.Get("Range"), resp) {
-			resp.Body.Close()
-			err = &upstream.NoAnswerError{Subject: r.parent.origin, Err: fmt.Errorf("%s: %s was asked for, %q of %s is the answer", path, header.Get("Range"), resp.Header.Get("Content-Range"), resp.Status)}
+		if err != nil {
+			return nil, err
 		}
-		return resp, err
+		wanted := parseRange(header.Get("Range"))
+		if !wanted.answeredBy(resp) {
+			resp.Body.Close()
+			return nil, &upstream.NoAnswerError{Subject: r.parent.origin, Err: fmt.Errorf("%s: %s was asked for, %q of %s and %d bytes are the answer",
+				path, header.Get("Range"), resp.Header.Get("Content-Range"), resp.Status, resp.ContentLength)}
+		}
+		if isBlob && wanted != (byteRange{}) {
+			resp.Body = r.held(resp.Body, digest.Digest(d), wanted)
+		}
+		return resp, nil
 	})
-}
-
-// answersRange reports whether an answer has the closed range that was asked for, if one was (RFC 9110, section
-// 15.3.7). The registry might have it where a parent has not.
-func answersRange(asked string, resp *http.Response) bool {
-	bounds, closed := strings.CutPrefix(asked, "bytes=")
-	if !closed || strings.HasSuffix(bounds, "-") {
-		return true
-	}
-	return resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), "bytes "+bounds+"/")
 }
 
 // asked asks the parent if it is to be asked, and takes note of the answer.
@@ -157,12 +157,16 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 	}
 	var stop error // what yield returned is not the parent's
 	give := func(ref chunk.Ref, p []byte) error {
-		s.parents.given.add(blob{s.name.Host, ref.Blob}, ref, s.parent, p)
+		s.parents.given.addChunk(blob{s.name.Host, ref.Blob}, ref, s.parent, p)
 		stop = yield(ref, p)
 		return stop
 	}
 	if s.parent.gateway && s.public && !refs[0].Whole() {
-		if named, ok := s.named(ctx, refs); ok {
+		named, err := s.named(ctx, refs)
+		if chunk.IsCorrupt(err) {
+			return s.heed(err)
+		}
+		if err == nil {
 			given, err := s.byCID(ctx, named, give)
 			if stop != nil || given == len(refs) || chunk.IsCorrupt(err) || ctx.Err() != nil {
 				return s.told(stop, err)

@@ -404,6 +404,16 @@ func TestAHostileParent(t *testing.T) {
 			resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(p)), int64(len(p))
 			resp.Header.Set("Content-Length", fmt.Sprint(len(p)))
 		},
+		"by CID, no map": func(q *http.Request, resp *http.Response) {
+			if strings.Contains(q.URL.Path, "/_granary/map/") && resp.StatusCode == http.StatusOK {
+				withoutLength(resp, strings.NewReader(`{"size":`))
+			}
+		},
+		"by CID, an endless map": func(q *http.Request, resp *http.Response) {
+			if strings.Contains(q.URL.Path, "/_granary/map/") && resp.StatusCode == http.StatusOK {
+				withoutLength(resp, io.MultiReader(resp.Body, endless{}))
+			}
+		},
 		"a wrong size": func(q *http.Request, resp *http.Response) {
 			if q.Method == http.MethodHead && strings.Contains(q.URL.Path, "/blobs/") {
 				resp.Header.Set("Content-Length", "123456")
