@@ -244,8 +244,14 @@ func (h HostClaims) Vouched(ref chunk.Ref, proven bool) bool {
 // Fetched reports whether this node has fetched a chunk from the upstream itself,
 // as far as it remembers.
 func (h HostClaims) Fetched(ref chunk.Ref) bool {
+	parent, itself := h.FetchedBy(ref)
+	return itself && parent == ""
+}
+
+// FetchedBy is Fetched for a chunk that may come from a parent; "" is the registry itself.
+func (h HostClaims) FetchedBy(ref chunk.Ref) (parent string, itself bool) {
 	claim, known := h.get(ref)
-	return known && claim.Signer == h.c.signer.ID()
+	return claim.Parent, known && claim.Signer == h.c.signer.ID()
 }
 
 // Refuted records that a blob did not match its digest. Until it is proven it is

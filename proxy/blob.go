@@ -12,6 +12,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/catalog"
+	"github.com/granary-oci/granary/proxy/ref"
 )
 
 // Blob is a blob of a repository, open for reading.
@@ -24,7 +25,7 @@ type Blob struct {
 }
 
 // part returns the blob as it is read for a section, and whether that may be sent
-// from its file. With [Config.OwnRanges] a part of a blob that has not
+// from its file. With [Config.Direct] a part of a blob that has not
 // matched its digest rests on what this node has fetched itself.
 func (b *Blob) part(complete bool) (from *chunk.Blob, lendable bool) {
 	proven := b.Proven()
@@ -92,8 +93,13 @@ func (p *Repository) open(ctx context.Context, d digest.Digest, near ours) (*Blo
 	}
 	b := chunk.NewBlob(m, src, cfg)
 	opened := &Blob{Blob: b, release: r.cfg.Store.Retain(d, size), near: near, kept: kept}
-	if r.cfg.Peers != nil && r.cfg.OwnRanges {
-		opened.strict = chunk.NewBlob(m, p.strict(near, far), cfg)
+	if r.cfg.Peers != nil && r.cfg.Direct != nil {
+		direct, err := p.from(r.cfg.Direct, d)
+		if err != nil {
+			opened.Release()
+			return nil, err
+		}
+		opened.strict = chunk.NewBlob(m, p.strict(near, direct), cfg)
 	}
 	return opened, nil
 }
@@ -118,9 +124,14 @@ func (p *Repository) sources(ctx context.Context, m *chunk.Map, near ours, far c
 
 // far returns the upstream as a source of a blob.
 func (p *Repository) far(d digest.Digest) (chunk.Source, error) {
+	return p.from(p.registry.cfg.Upstream, d)
+}
+
+// from returns an upstream as a source of a blob, for whoever may read it.
+func (p *Repository) from(upstream func(ref.Repository, string) (Upstream, error), d digest.Digest) (chunk.Source, error) {
 	var all []chunk.Source
 	for _, as := range p.identities() {
-		up, err := p.registry.cfg.Upstream(p.Repository, as.Authorization())
+		up, err := upstream(p.Repository, as.Authorization())
 		if err != nil {
 			return nil, err
 		}

@@ -110,7 +110,7 @@ func (p *Repository) Layer(ctx context.Context, d, manifest digest.Digest) (*Lay
 // nil if none is to be asked.
 func (p *Repository) askDerived(of LayerRef) func(context.Context, lazy.Kind) ([]byte, error) {
 	peers := p.peers()
-	if peers == nil || peers.Alone() || p.maker || p.registry.cfg.OwnRanges {
+	if peers == nil || peers.Alone() || p.maker || p.registry.cfg.Direct != nil {
 		return nil
 	}
 	in := p.in(p.identities()[0])

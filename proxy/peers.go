@@ -27,7 +27,7 @@ type Peers interface {
 	// Held returns blobs of a registry that others have all of.
 	Held(host string) chunk.Source
 	// Own reports whether a chunk that is stored is known to be from the upstream
-	// directly.
+	// directly, see [Config.Direct].
 	Own(host string, ref chunk.Ref) bool
 	// Vouched reports whether a chunk that is stored may be lent: somebody has signed
 	// for it, or this node can.

@@ -75,6 +75,9 @@ func (r *pieces) apart() bool {
 	if r.blob.Size() <= chunk.Size || r.blob.kept != nil || p.registry.rangeless.has(p.Host) {
 		return false
 	}
+	if r.blob.strict != nil && !r.contents && !r.blob.Proven() {
+		return false // whose they are is known of chunks
+	}
 	peers := p.registry.cfg.Peers
 	return peers == nil || peers.Alone() || r.contents && !peers.Provided(r.ctx, p.Host, r.blob.Digest())
 }

@@ -107,9 +107,10 @@ type Config struct {
 	Keeps func(chunk.Ref) bool
 	// Beside has blobs that others keep on this machine. nil is for none.
 	Beside Beside
-	// OwnRanges makes parts of a blob that has not matched its digest rest on what this
-	// node has fetched itself, not on what other members say.
-	OwnRanges bool
+	// Direct is Upstream without what only stands before a registry. It makes parts of a blob that has
+	// not matched its digest rest on what this node has fetched there itself, not on what other
+	// members say, or deputies. nil is for what anybody says.
+	Direct func(repo ref.Repository, authorization string) (Upstream, error)
 	// Peers are the other members of the cluster. nil is for a node without one.
 	Peers Peers
 	// Swarm are asked for chunks of what is brought in before anybody reads it. nil is for none.

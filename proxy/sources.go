@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
@@ -53,15 +54,14 @@ func (s *inOne) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 // the others. What it fetches is kept, but takes the place of nothing that is stored.
 func (p *Repository) strict(near ours, far chunk.Source) chunk.Source {
 	r := p.registry
-	return chunk.Cache(fetchedOnly{near, r.cfg.Peers, p.Host, r.cfg.Deputies}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
+	return chunk.Cache(fetchedOnly{near, r.cfg.Peers, p.Host}, far, r.flights.of(flightKey{p.Host, apartFromStore}), r.cfg.Report)
 }
 
 // fetchedOnly is the store as far as it holds what this node has fetched itself.
 type fetchedOnly struct {
 	ours
-	peers    Peers
-	host     string
-	deputies bool // may have sent it
+	peers Peers
+	host  string
 }
 
 func (s fetchedOnly) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
@@ -72,12 +72,15 @@ func (s fetchedOnly) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 }
 
 func (s fetchedOnly) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
-	if _, err := s.ours.Get(ctx, ref); !errors.Is(err, chunk.ErrNotFound) {
+	from := chunk.ParentOf(chunk.OriginOf(ctx))
+	other, err := s.ours.Get(ctx, ref)
+	if err == nil && bytes.Equal(other, p) {
+		s.peers.Fetched(s.host, ref, p, from) // as this node now knows itself
+	}
+	if !errors.Is(err, chunk.ErrNotFound) {
 		return err // somebody else's is there
 	}
-	if !s.deputies {
-		s.peers.Fetched(s.host, ref, p, "")
-	}
+	s.peers.Fetched(s.host, ref, p, from)
 	return s.ours.Put(ctx, ref, p)
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -110,5 +111,71 @@ func TestWrongPartsAreAParentsFault(t *testing.T) {
 	eventually(t, "the parent is at fault", func() bool { return parentsOf(m)[0].Faults == 1 })
 	if strings.Contains(metricsOf(t, m), `granary_corrupt_total{source="parent"} 0`) {
 		t.Error("it is not counted")
+	}
+}
+
+// TestRangesRestOnTheRegistryAndNotOnParents where they are to rest on the upstream alone, and are fetched there
+// once. Without a registry the parents are the upstream.
+func TestRangesRestOnTheRegistryAndNotOnParents(t *testing.T) {
+	t.Parallel()
+	for name, only := range map[string]bool{"with a registry": false, "parents only": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			layer := random(24<<20, 78)
+			img := r.push("app", "v1", layer)
+			h := newHub(t, r)
+			var asked atomic.Int64
+			h.spoil.Store(partly(func(*http.Response) { asked.Add(1) }))
+			c := newCluster(t, r, 2, under(h), func(c *node.Config) { c.UnprovenRanges, c.ParentsOnly = "upstream", only })
+			for _, m := range c.members {
+				for range 3 {
+					if err := m.part(img, layer, 9<<20); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			want := [2]int{len(c.members), 0} // of the registry, and the parent
+			if only {
+				want = [2]int{1, len(c.members)} // which asks the registry for the stripe
+			}
+			if got := [2]int{r.count("GET", "/blobs/"+string(digest.FromBytes(layer))), int(asked.Load())}; got != want {
+				t.Errorf("registry and parent were asked %d times, want %d", got, want)
+			}
+		})
+	}
+}
+
+// TestWhatAParentGaveIsNoRangeOfTheRegistrys: chunks that came from a parent, of a blob that has not matched yet, are
+// not what a range is made of that is to rest on the upstream.
+func TestWhatAParentGaveIsNoRangeOfTheRegistrys(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	layer := random(24<<20, 78)
+	img := r.push("app", "v1", layer)
+	h := newHub(t, r)
+	h.spoil.Store(partly(func(resp *http.Response) {
+		p, _ := io.ReadAll(resp.Body)
+		for i := 0; i < len(p); i += 1000 {
+			p[i] ^= 1
+		}
+		resp.Body = io.NopCloser(strings.NewReader(string(p)))
+	}))
+	m := newCluster(t, r, 1, under(h), func(c *node.Config) { c.UnprovenRanges = "upstream" }).members[0]
+	resp, err := m.send(http.MethodGet, img.path(digest.FromBytes(layer)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, resp.Body, 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if h.sent.Load() < 4<<20 {
+		t.Fatalf("%d bytes came from the parent", h.sent.Load())
+	}
+	for off := 0; off < 4<<20; off += 1 << 20 {
+		if err := m.part(img, layer, off); err != nil {
+			t.Errorf("from %d on: %v", off, err)
+		}
 	}
 }

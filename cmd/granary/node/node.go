@@ -137,7 +137,10 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 	}
 	face.Layers = lazy.NewLayers(derived)
 	if n.cluster != nil {
-		face.Peers, face.OwnRanges = peers{n.cluster, n.store.Proven}, cfg.UnprovenRanges == "upstream"
+		face.Peers = peers{n.cluster, n.store.Proven, cfg.ParentsOnly}
+		if n.upstreams.ownRanges = cfg.UnprovenRanges == "upstream"; n.upstreams.ownRanges {
+			face.Direct = n.upstreams.direct
+		}
 		face.Owns = n.cluster.client.Owns
 	}
 	if len(cfg.BitswapPeer) > 0 {

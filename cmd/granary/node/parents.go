@@ -200,15 +200,12 @@ func (u *upstreams) throughParents(repo ref.Repository, authorization string, pl
 	for _, r := range u.parents.Repositories(repo, authorization) {
 		through = append(through, r)
 	}
-	if found := u.parents.Found(repo); found != nil && nobodys { // who are told no credentials, and no digests of what is private
+	if found := u.parents.Found(repo); found != nil && nobodys && !u.ownRanges { // who are told no credentials, and no digests of what is private
 		through = append(through, found)
 	}
 	first := slices.IndexFunc(places, func(p place) bool { return !p.local })
 	if u.cfg.ParentsOnly {
 		return append(slices.Clip(all[:first]), through...), nil
-	}
-	for i, up := range all {
-		all[i] = comparing{up, u.parents, repo.Host}
 	}
 	return slices.Insert(all, first, through...), nil
 }

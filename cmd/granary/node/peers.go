@@ -24,7 +24,8 @@ import (
 // peers is the cluster as the registry face asks it.
 type peers struct {
 	*cluster
-	proven func(digest.Digest) bool
+	proven      func(digest.Digest) bool
+	parentsOnly bool // they are the upstream
 }
 
 var _ proxy.Peers = peers{}
@@ -47,7 +48,10 @@ func (p peers) Vouched(host string, ref chunk.Ref) bool {
 	return p.client.Claims().Of(host).Vouched(ref, p.proven(ref.Blob))
 }
 
-func (p peers) Own(host string, ref chunk.Ref) bool { return p.client.Claims().Of(host).Fetched(ref) }
+func (p peers) Own(host string, ref chunk.Ref) bool {
+	parent, itself := p.client.Claims().Of(host).FetchedBy(ref)
+	return itself && (parent == "" || p.parentsOnly)
+}
 
 func (p peers) Fetched(host string, ref chunk.Ref, b []byte, parent string) {
 	p.client.Claims().Of(host).OwnBy(parent, ref, b)

@@ -38,6 +38,7 @@ type upstreams struct {
 	metrics     *metrics
 	faults      *faultLog
 	parents     *parent.Parents // nil for none
+	ownRanges   bool            // sites that are found are not asked: what they give has no name, and would be taken for the registry's
 	ledger      atomic.Pointer[ledger]
 
 	mu     sync.Mutex
@@ -135,18 +136,41 @@ func canonical(cfg *DataConfig) error {
 
 // repository returns a repository as it is read with a value of Authorization.
 func (u *upstreams) repository(repo ref.Repository, authorization string) (proxy.Upstream, error) {
+	places, all, err := u.placesOf(repo, authorization)
+	if err != nil {
+		return nil, err
+	}
+	return u.throughParents(repo, authorization, places, all)
+}
+
+// direct is repository without what only stands before the registry. Where no registry is asked, the
+// parents are it.
+func (u *upstreams) direct(repo ref.Repository, authorization string) (proxy.Upstream, error) {
+	if u.cfg.ParentsOnly {
+		return u.repository(repo, authorization)
+	}
+	_, all, err := u.placesOf(repo, authorization)
+	return all, err
+}
+
+// placesOf returns the places of a repository's registry, and it as each of them has it. Their chunks are
+// compared with what parents gave.
+func (u *upstreams) placesOf(repo ref.Repository, authorization string) ([]place, proxy.Mirrors, error) {
 	if !u.serves(repo.Host) {
-		return nil, fmt.Errorf("%s: %w", repo.Host, proxy.ErrRefused)
+		return nil, nil, fmt.Errorf("%s: %w", repo.Host, proxy.ErrRefused)
 	}
 	places, err := u.places(repo.Host)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	all := make(proxy.Mirrors, len(places))
 	for i, p := range places {
 		all[i] = p.repository(repo.Name, authorization)
+		if u.parents != nil {
+			all[i] = comparing{all[i], u.parents, repo.Host}
+		}
 	}
-	return u.throughParents(repo, authorization, places, all)
+	return places, all, nil
 }
 
 // serves reports whether the settings let clients name host.
