@@ -26,6 +26,7 @@ const (
 	maxSearched  = 1024             // blobs of which that is remembered
 	searchAtOnce = 16               // blobs; of others nobody is found meanwhile
 	maxSites     = 64               // that were found and are remembered
+	maxAtFault   = maxSites / 2     // of these; of more the one whose fault is longest ago gives way
 	triedSites   = 3                // of a blob, for a run of chunks
 )
 
@@ -99,9 +100,7 @@ func (ps *Parents) search(d digest.Digest, s *search) {
 		if slices.ContainsFunc(ps.all, func(p *Parent) bool { return p.name == cfg.Name }) {
 			continue // it is asked as the parent that it is
 		}
-		if f.sites[cfg.Name] == nil {
-			ps.meet(cfg)
-		}
+		ps.meet(cfg)
 		if f.sites[cfg.Name] != nil {
 			s.names = append(s.names, cfg.Name)
 		}
@@ -112,25 +111,43 @@ func (ps *Parents) search(d digest.Digest, s *search) {
 	}
 }
 
-// meet remembers a site; f.mu is held.
+// meet remembers a site, and where it was found last; f.mu is held.
 func (ps *Parents) meet(cfg Config) {
 	f := &ps.finder
-	for name, p := range f.sites {
-		if len(f.sites) < maxSites {
-			break
-		}
-		if p.usable() == nil { // who is at fault is not forgotten for others' sake
-			p.registry.Close()
-			delete(f.sites, name)
-		}
-	}
-	if len(f.sites) >= maxSites {
+	if known := f.sites[cfg.Name]; known != nil {
+		known.move(cfg.Upstream.Dial)
 		return
 	}
 	cfg.Upstream.Origin = chunk.Parent // without a name: who lends a chunk from there vouches for it himself
-	if p, err := newParent(cfg); err == nil {
-		f.sites[cfg.Name] = p
+	p, err := newParent(cfg)
+	if err != nil {
+		return
 	}
+	if len(f.sites) >= maxSites {
+		f.forgetOne()
+	}
+	f.sites[cfg.Name] = p
+}
+
+// forgetOne makes room for a site. Who is at fault is not forgotten for others' sake, unless so many are
+// that these would have none; f.mu is held.
+func (f *finder) forgetOne() {
+	var fine, atFault []string
+	for name, p := range f.sites {
+		if p.usable() == nil {
+			fine = append(fine, name)
+		} else {
+			atFault = append(atFault, name)
+		}
+	}
+	var gone string
+	if len(atFault) > maxAtFault {
+		gone = slices.MinFunc(atFault, func(a, b string) int { return f.sites[a].lastFault().Compare(f.sites[b].lastFault()) })
+	} else {
+		gone = fine[0]
+	}
+	f.sites[gone].registry.Close()
+	delete(f.sites, gone)
 }
 
 // Found is a repository as it is read from sites that are found. It has blobs alone.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -82,11 +83,32 @@ func newParent(cfg Config) (*Parent, error) {
 			received(n)
 		}
 	}
+	if p.dial = cfg.Upstream.Dial; p.dial != nil {
+		cfg.Upstream.Dial = p.reach
+	}
 	var err error
 	if p.registry, err = upstream.New(cfg.Upstream); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.origin, err)
 	}
 	return p, nil
+}
+
+// dialer connects to a parent, see [upstream.Config].
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// reach connects to where the parent is.
+func (p *Parent) reach(ctx context.Context, network, address string) (net.Conn, error) {
+	p.mu.Lock()
+	dial := p.dial
+	p.mu.Unlock()
+	return dial(ctx, network, address)
+}
+
+// move has the parent connected to in another way from now on.
+func (p *Parent) move(dial dialer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dial = dial
 }
 
 // repository returns a registry's repository as the parent has it.
@@ -180,6 +202,7 @@ type Parent struct {
 	known        knownMaps
 
 	mu       sync.Mutex
+	dial     dialer // nil is by TCP
 	received int64
 	faults   int
 	last     error     // fault
@@ -210,6 +233,12 @@ func (p *Parent) ban(err error) bool {
 	p.faults++
 	p.last, p.at = err, now
 	return true
+}
+
+func (p *Parent) lastFault() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at
 }
 
 // usable returns why a parent is not asked now, as an answer that did not come.
