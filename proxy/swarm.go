@@ -18,7 +18,8 @@ import (
 // others a member that has all of the blob gives the map. What comes this way is kept as a chunk is
 // that was found by a map (see alike.go): it is not lent before the blob has matched, and if it does
 // not, all is fetched from the upstream. What does not come, is fetched as ever. Of what is not for
-// everybody they are not even told the digests.
+// everybody they are not even told the digests; and that something is, is the registry's own word. So
+// nothing is asked for of a repository for which a parent answers, whatever map that might have.
 
 // Swarm are such nodes.
 type Swarm interface {
