@@ -270,6 +270,10 @@ func TestWhatIsFetchedIsKnownFromWhatOthersGave(t *testing.T) {
 	if !c.Of("r").Fetched(own) || c.Of("r").Fetched(given) || c.Of("r").Fetched(refOf("a", 2)) {
 		t.Errorf("fetched: own %v, given %v, unknown %v", c.Of("r").Fetched(own), c.Of("r").Fetched(given), c.Of("r").Fetched(refOf("a", 2)))
 	}
+	c.Of("r").OwnBy("hub", refOf("a", 2), chunkOfA)
+	if parent, itself := c.Of("r").FetchedBy(refOf("a", 2)); parent != "hub" || !itself || c.Of("r").Fetched(refOf("a", 2)) {
+		t.Errorf("what a parent gave is from %q, itself %v, and from the upstream %v", parent, itself, c.Of("r").Fetched(refOf("a", 2)))
+	}
 }
 
 func TestClaimsAreForgottenForNewOnes(t *testing.T) {

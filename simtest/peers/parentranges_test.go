@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -100,7 +101,7 @@ func TestWrongPartsAreAParentsFault(t *testing.T) {
 	h.spoil.Store(partly(func(resp *http.Response) {
 		p, _ := io.ReadAll(resp.Body)
 		p[len(p)/2] ^= 1
-		resp.Body = io.NopCloser(strings.NewReader(string(p)))
+		resp.Body = io.NopCloser(bytes.NewReader(p))
 	}))
 	m := newCluster(t, r, 1, under(h)).members[0]
 	for off := 0; off < 1<<20; off += small {
@@ -147,35 +148,55 @@ func TestRangesRestOnTheRegistryAndNotOnParents(t *testing.T) {
 }
 
 // TestWhatAParentGaveIsNoRangeOfTheRegistrys: chunks that came from a parent, of a blob that has not matched yet, are
-// not what a range is made of that is to rest on the upstream.
+// not what a range is made of that is to rest on the upstream, before the registry has sent the same.
 func TestWhatAParentGaveIsNoRangeOfTheRegistrys(t *testing.T) {
 	t.Parallel()
-	r := newRegistry(t)
-	layer := random(24<<20, 78)
-	img := r.push("app", "v1", layer)
-	h := newHub(t, r)
-	h.spoil.Store(partly(func(resp *http.Response) {
-		p, _ := io.ReadAll(resp.Body)
-		for i := 0; i < len(p); i += 1000 {
-			p[i] ^= 1
-		}
-		resp.Body = io.NopCloser(strings.NewReader(string(p)))
-	}))
-	m := newCluster(t, r, 1, under(h), func(c *node.Config) { c.UnprovenRanges = "upstream" }).members[0]
-	resp, err := m.send(http.MethodGet, img.path(digest.FromBytes(layer)))
+	for name, wrong := range map[string]bool{"wrong chunks": true, "right chunks": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			layer := random(48<<20, 78) // more than is read ahead
+			img := r.push("app", "v1", layer)
+			h := newHub(t, r)
+			if wrong {
+				h.spoil.Store(partly(func(resp *http.Response) {
+					p, _ := io.ReadAll(resp.Body)
+					for i := 0; i < len(p); i += 1000 {
+						p[i] ^= 1
+					}
+					resp.Body = io.NopCloser(bytes.NewReader(p))
+				}))
+			}
+			m := newCluster(t, r, 1, under(h), func(c *node.Config) { c.UnprovenRanges = "upstream" }).members[0]
+			m.readsSome(t, img.path(digest.FromBytes(layer)), 4<<20)
+			if h.sent.Load() < 4<<20 {
+				t.Fatalf("%d bytes came from the parent", h.sent.Load())
+			}
+			var received [2]int64
+			for again := range received {
+				for off := 0; off < 4<<20; off += 1 << 20 {
+					if err := m.part(img, layer, off); err != nil {
+						t.Errorf("from %d on: %v", off, err)
+					}
+				}
+				received[again] = m.Status().Received
+			}
+			if received[0] < 4<<20 || !wrong && received[1] != received[0] {
+				t.Errorf("%d bytes had come from the registry after one reading and after two", received)
+			}
+		})
+	}
+}
+
+// readsSome begins to read a blob as a whole, and leaves.
+func (m *member) readsSome(t *testing.T, path string, n int64) {
+	t.Helper()
+	resp, err := m.send(http.MethodGet, path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.CopyN(io.Discard, resp.Body, 4<<20); err != nil {
+	defer resp.Body.Close()
+	if _, err := io.CopyN(io.Discard, resp.Body, n); err != nil {
 		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if h.sent.Load() < 4<<20 {
-		t.Fatalf("%d bytes came from the parent", h.sent.Load())
-	}
-	for off := 0; off < 4<<20; off += 1 << 20 {
-		if err := m.part(img, layer, off); err != nil {
-			t.Errorf("from %d on: %v", off, err)
-		}
 	}
 }
