@@ -52,6 +52,7 @@ func newHub(t *testing.T, r *registry, changes ...func(*node.Config)) *hub {
 		resp.Body = &countedBody{resp.Body, &h.sent}
 		return nil
 	}
+	line.FlushInterval = -1 // what comes before a cut arrives
 	line.ErrorLog = log.New(io.Discard, "", 0)
 	h.Server = httptest.NewServer(line)
 	t.Cleanup(h.Close)
