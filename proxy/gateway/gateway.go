@@ -7,7 +7,9 @@
 // Everybody gets what is public. Who shows one of the node's tokens may name a repository, and bring a
 // credential for its registry: that opens what the registry would give to the credential, as at the
 // registry face, and no cache may keep it. The registry face itself is here for those with a token too,
-// so that all that another node needs of this one is at one address.
+// so that all that another node needs of this one is at one address. Of that a cache may keep, for who
+// shows the same token and no credential, what is asked for by digest and is public: manifests, and the
+// maps by which the chunks are found.
 package gateway
 
 import (
@@ -48,6 +50,9 @@ const (
 	rawFormat  = "application/vnd.ipld.raw"
 	// probe is the CID of nothing, by which clients find out whether this is a gateway (section 4).
 	probe = "bafkqaaa"
+	// siteCaching is what caches are told of what never changes: it is asked again after ten minutes
+	// whether everybody may still have it, and given for a month if nobody answers (RFC 5861).
+	siteCaching = "public, max-age=600, stale-if-error=2592000"
 )
 
 // Chunks are those that are on this machine, see [blocks.Source]: for everybody.
@@ -66,6 +71,8 @@ type Config struct {
 	DefaultHost string
 	// Shown reports whether a token is one that opens more than what is public.
 	Shown func(token string) bool
+	// Public reports whether everybody may read a blob or manifest, by what is known.
+	Public func(d digest.Digest) bool
 	// Limit bounds how many requests for chunks are answered at once.
 	Limit func(http.Handler) http.Handler
 	// Answered is told of each answer about a chunk: its status, how many bytes of chunks went out, and
@@ -112,11 +119,33 @@ func (f *face) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case chunk:
 		f.chunk(w, r, shown)
 	case shown && (r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")):
-		r.Header.Del(TokenHeader)
-		f.cfg.Registry.ServeHTTP(&answer{ResponseWriter: w, private: true}, r)
+		f.registry(w, r)
 	default:
 		refuse(w, http.StatusNotFound, "chunks are at /ipfs/CID?format=raw; a registry is here for those with a token")
 	}
+}
+
+// registry answers a request for the registry face.
+func (f *face) registry(w http.ResponseWriter, r *http.Request) {
+	a := &answer{ResponseWriter: w, private: true}
+	if d := f.unchanging(r); d != "" {
+		a.forSites = func() bool { return f.cfg.Public(d) }
+	}
+	r.Header.Del(TokenHeader)
+	f.cfg.Registry.ServeHTTP(a, r)
+}
+
+// unchanging returns the digest of the manifest or of the blob whose map is asked for in nobody's name, by
+// digest, or "". Blobs are not among these: by chunks a cache has them already.
+func (f *face) unchanging(r *http.Request) digest.Digest {
+	if r.Header.Get("Authorization") != "" {
+		return ""
+	}
+	req, err := ref.ParsePath(r.URL.Path, r.URL.Query()["ns"], f.cfg.DefaultHost)
+	if err != nil || req.Kind != ref.Manifest && req.Kind != ref.Map {
+		return ""
+	}
+	return req.Digest
 }
 
 // refuse answers with an error, which nobody should keep.
@@ -250,8 +279,10 @@ func (b present) ResolvePath(ctx context.Context, p path.ImmutablePath) (ipfs.Co
 type answer struct {
 	http.ResponseWriter
 	private bool
-	status  int
-	n       int64 // bytes of a chunk
+	// forSites reports whether a cache may keep it all the same, for who shows the same token. nil is no.
+	forSites func() bool
+	status   int
+	n        int64 // bytes of a chunk
 }
 
 // Unwrap is for [http.ResponseController].
@@ -262,6 +293,9 @@ func (a *answer) WriteHeader(status int) {
 	if a.status == 0 {
 		a.status = status
 		switch {
+		case a.forSites != nil && (status == http.StatusOK || status == http.StatusNotModified) && a.forSites():
+			a.Header().Set("Cache-Control", siteCaching)
+			a.Header().Set("Vary", TokenHeader+", Authorization")
 		case a.private:
 			a.Header().Set("Cache-Control", "private, no-store")
 		case status != http.StatusOK && status != http.StatusPartialContent && status != http.StatusNotModified:

@@ -67,6 +67,7 @@ func newGateway(t *testing.T) (url string, last *answered) {
 		DefaultHost: "docker.io",
 		Shown:       func(s string) bool { return s == token },
 		Limit:       func(h http.Handler) http.Handler { return h },
+		Public:      func(d digest.Digest) bool { return d == digest.FromString(public) },
 		Answered:    func(status int, n int64, public bool) { *last = answered{status, n, public} },
 	})
 	if err != nil {
@@ -235,5 +236,41 @@ func TestATokenAndACredentialOpenARepository(t *testing.T) {
 	resp, body = ask(t, http.MethodGet, url+"/v2/app/tags/list", gateway.TokenHeader, token)
 	if resp.StatusCode != http.StatusOK || body != `registry /v2/app/tags/list, token ""` || resp.Header.Get("Cache-Control") != "private, no-store" {
 		t.Errorf("the registry face: %s %q %v", resp.Status, body, resp.Header)
+	}
+}
+
+// TestACacheKeepsWhatNeverChanges: of the registry face, what is public and asked for by digest and in nobody's
+// name, for who shows the same token.
+func TestACacheKeepsWhatNeverChanges(t *testing.T) {
+	url, _ := newGateway(t)
+	open, closed := string(digest.FromString(public)), string(digest.FromString(secret))
+	for _, c := range []struct {
+		path, credential string
+		keeps            bool
+	}{
+		{"/v2/app/manifests/" + open, "", true},
+		{"/v2/ghcr.io/org/app/_granary/map/" + open + "?first=0&n=256", "", true},
+		{"/v2/app/manifests/" + open + "?ns=ghcr.io", "", true},
+		{"/v2/app/manifests/" + open, credential, false},
+		{"/v2/app/_granary/map/" + closed, "", false},
+		{"/v2/app/manifests/" + closed, "", false},
+		{"/v2/app/manifests/v1", "", false},
+		{"/v2/app/blobs/" + open, "", false},
+		{"/v2/app/_granary/toc/" + open, "", false},
+		{"/v2/app/tags/list", "", false},
+	} {
+		header := []string{gateway.TokenHeader, token}
+		if c.credential != "" {
+			header = append(header, "Authorization", c.credential)
+		}
+		resp, body := ask(t, http.MethodGet, url+c.path, header...)
+		h := resp.Header
+		if resp.StatusCode != http.StatusOK || !strings.HasPrefix(body, "registry /v2/") {
+			t.Errorf("%s: %s %s", c.path, resp.Status, body)
+		}
+		keeps := strings.HasPrefix(h.Get("Cache-Control"), "public, ") && h.Get("Vary") == "Granary-Token, Authorization"
+		if keeps != c.keeps || !keeps && h.Get("Cache-Control") != "private, no-store" {
+			t.Errorf("%s with %q: Cache-Control %q, Vary %q", c.path, c.credential, h.Get("Cache-Control"), h.Get("Vary"))
+		}
 	}
 }

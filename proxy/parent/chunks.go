@@ -69,12 +69,67 @@ func (m *blobMap) forget() {
 	m.none = time.Now().Add(mapAgain)
 }
 
+// rests reports whether the map is not to be asked for now.
+func (m *blobMap) rests() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Now().Before(m.none)
+}
+
+// learn takes the first part.
+func (m *blobMap) learn(part []digest.Digest) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.parts[0] = part
+}
+
+// mapOf returns which map a chunk is named by. Blobs of one chunk, which need none, have one in common, for
+// the parent to be spared them for a while when there is one that it has not.
+func (s source) mapOf(ref chunk.Ref) blob {
+	if ref.Whole() {
+		return blob{host: s.name.Host}
+	}
+	return blob{s.name.Host, ref.Blob}
+}
+
+// has reports whether the parent has all of a blob of that size in the repository, as it says by giving the
+// blob's map: unlike the answer to HEAD, any cache on the way may have that. It is asked each time, for a map
+// that is known is of the blob, and of no repository.
+func (s source) has(ctx context.Context, d digest.Digest, size int64) bool {
+	grid, err := chunk.Grid(d, size)
+	if err != nil || !s.parent.gateway || !s.public {
+		return false
+	}
+	first := grid.At(0)
+	m := s.parent.known.of(s.mapOf(first))
+	if m.rests() {
+		return false
+	}
+	part, err := s.mapPart(ctx, first, 0)
+	switch {
+	case err == nil && !first.Whole():
+		m.learn(part)
+	case err != nil && ctx.Err() == nil:
+		m.forget()
+		if chunk.IsCorrupt(err) {
+			_ = s.heed(err) // it is asked otherwise
+		}
+	}
+	return err == nil
+}
+
 // named sets the digests of a run of chunks by the parent's map, which it has if it has all of the blob. The
 // error is a [*chunk.CorruptError] if it gives something that is no map of the blob.
 func (s source) named(ctx context.Context, refs []chunk.Ref) (all []chunk.Ref, err error) {
-	m := s.parent.known.of(blob{s.name.Host, refs[0].Blob})
+	m := s.parent.known.of(s.mapOf(refs[0]))
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if one := refs[0]; one.Whole() {
+		if one.Digest = one.Blob; one.Blob.Algorithm() != digest.SHA256 || time.Now().Before(m.none) {
+			return nil, chunk.ErrNotFound
+		}
+		return []chunk.Ref{one}, nil
+	}
 	for _, ref := range refs {
 		i := ref.Index()
 		part, known := m.parts[i/mapPart]

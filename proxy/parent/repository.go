@@ -48,12 +48,16 @@ func (r *Repository) Manifest(ctx context.Context, reference string) (upstream.M
 	return asked(r, func() (upstream.Manifest, error) { return r.up.Manifest(ctx, reference) })
 }
 
-// Stat returns the size of a blob in bytes. One that is not what the manifests say is no answer: whose word
+// Stat returns the size of a blob in bytes, also by whether there is a map of it. One that is not what the manifests say is no answer: whose word
 // is wrong the registry knows.
 func (r *Repository) Stat(ctx context.Context, d digest.Digest) (int64, error) {
 	return asked(r, func() (int64, error) {
+		want, known := r.parents.size(r.name, d)
+		if known && (source{Repository: r}).has(ctx, d, want) {
+			return want, nil
+		}
 		size, err := r.up.Stat(ctx, d)
-		if want, known := r.parents.size(r.name, d); err == nil && known && want != size {
+		if err == nil && known && want != size {
 			err = &upstream.NoAnswerError{Subject: r.parent.origin, Err: fmt.Errorf("blob %s has %d bytes there, and %d by a manifest", d, size, want)}
 		}
 		return size, err
@@ -161,7 +165,7 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 		stop = yield(ref, p)
 		return stop
 	}
-	if s.parent.gateway && s.public && !refs[0].Whole() {
+	if s.parent.gateway && s.public {
 		named, err := s.named(ctx, refs)
 		if chunk.IsCorrupt(err) {
 			return s.heed(err)
@@ -171,7 +175,7 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 			if stop != nil || given == len(refs) || chunk.IsCorrupt(err) || ctx.Err() != nil {
 				return s.told(stop, err)
 			}
-			s.parent.known.of(blob{s.name.Host, refs[0].Blob}).forget() // it has lost some of them, or has no gateway
+			s.parent.known.of(s.mapOf(refs[0])).forget() // it has lost some of them, or has no gateway
 			refs = refs[given:]
 		}
 	}

@@ -2,9 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"io/fs"
-	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,39 +13,6 @@ import (
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/simtest/programs"
 )
-
-// startCache starts nginx before a gateway, as a cache of what it says may be kept, and returns its
-// URL and where it keeps it.
-func startCache(t *testing.T, gateway string) (url, kept string) {
-	t.Helper()
-	dir, address := t.TempDir(), programs.FreeAddress(t)
-	kept = filepath.Join(dir, "kept")
-	config := programs.Write(t, dir, "nginx.conf", fmt.Sprintf(`daemon off; pid %[1]s/pid; error_log stderr;
-events { worker_connections 64; }
-http {
-	access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
-	proxy_cache_path %[2]s keys_zone=chunks:1m;
-	server {
-		listen %[3]s;
-		location /ipfs/ {
-			proxy_pass %[4]s;
-			proxy_cache chunks;
-			add_header X-Cache-Status $upstream_cache_status always;
-		}
-	}
-}
-`, dir, kept, address, gateway))
-	programs.Start(t, programs.OfSystem(t, "nginx"), "-c", config, "-g", "user root;")
-	url = "http://" + address
-	programs.Eventually(t, "nginx answers", func() bool {
-		resp, err := http.Get(url)
-		if err != nil {
-			return false
-		}
-		return resp.Body.Close() == nil
-	})
-	return url, kept
-}
 
 // mapOf pulls a layer, and returns what its chunks are.
 func (n *node) mapOf(t *testing.T, repository, credential string, layer int) (m proxy.BlobMap) {
@@ -69,9 +34,9 @@ func TestAnyCacheServesChunks(t *testing.T) {
 	public, private := startRegistry(t), startPrivateRegistry(t, "basic")
 	gateway := programs.FreeAddress(t)
 	n := startNode(t, public.URL, "--upstream", "private.test="+private.URL, "--gateway-listen", gateway)
-	url, kept := startCache(t, "http://"+gateway)
+	cache := startCache(t, gateway)
 	inCache := func() (files int) {
-		_ = filepath.WalkDir(kept, func(_ string, e fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(cache.kept, func(_ string, e fs.DirEntry, err error) error {
 			if err == nil && !e.IsDir() {
 				files++
 			}
@@ -80,7 +45,7 @@ func TestAnyCacheServesChunks(t *testing.T) {
 		return files
 	}
 	get := func(path string) string {
-		return programs.Run(t, nil, curl, "-s", "-o", "/dev/null", "-w", "%{http_code} %header{x-cache-status}", url+path)
+		return programs.Run(t, nil, curl, "-s", "--cacert", cache.certificate, "-o", "/dev/null", "-w", "%{http_code} %header{x-cache-status}", cache.url+path)
 	}
 
 	m := n.mapOf(t, "go", ":", 0)
@@ -90,7 +55,7 @@ func TestAnyCacheServesChunks(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := "/ipfs/" + c.String() + "?format=raw"
-		sum := programs.Run(t, nil, "sh", "-c", curl+" -fsS '"+url+path+"' | sha256sum")
+		sum := programs.Run(t, nil, "sh", "-c", curl+" -fsS --cacert "+cache.certificate+" '"+cache.url+path+"' | sha256sum")
 		if sum != d.Encoded()+"  -\n" {
 			t.Errorf("%s: %s", path, sum)
 		}

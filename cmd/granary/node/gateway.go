@@ -53,6 +53,7 @@ func (n *Node) openGateway() (err error) {
 		Registry:    n.handler,
 		DefaultHost: n.cfg.DefaultUpstream,
 		Shown:       func(token string) bool { return n.tokens != nil && n.tokens.has(token) },
+		Public:      n.registry.Public,
 		Limit: func(h http.Handler) http.Handler {
 			return proxy.Limit(h, proxy.Limits{Total: gatewayRequests, PerClient: gatewayPerClient, Queue: maxQueue, Wait: maxQueueing})
 		},
