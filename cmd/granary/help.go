@@ -163,7 +163,7 @@ Examples:
 func (preheatCmd) Help() string {
 	return `All that the images refer to is fetched, as by pull, and each member does its own part. Private images are read with the node's own credentials, or with those of --docker-config, which are sent to the admin listener, go to other members as those of a pull do, and are kept nowhere. With --wait, interrupting the command ends the preheat.
 
-With --at the node that is asked keeps it, also when it is started anew, and orders it of the others then; what it slept through it makes up for within 24 hours. Credentials are never kept: the node's own are used at that time, and none of yours are sent. 'granary status' lists what is scheduled, and DELETE /api/v1/preheat/ID ends it; interrupting the command does not.
+With --at the node that is asked keeps it, also when it is started anew, and orders it of the others then; what it slept through it makes up for within 24 hours. Credentials are never kept: the node's own are used at that time, and none of yours are sent. Interrupting the command does not end it: --cancel does, by the ID that --list tells, at the node that was asked.
 
 The exit status is 0, 1 if it failed, with --wait on any node, or 2 if the command line cannot be understood.
 
@@ -171,7 +171,9 @@ Examples:
 
   granary preheat --all-nodes --wait python:3.13 ghcr.io/org/app:v2
   granary preheat --zone eu-1a --platform linux/arm64 python:3.13
-  granary preheat --all-nodes --at 02:00 ghcr.io/org/app:v3`
+  granary preheat --all-nodes --at 02:00 ghcr.io/org/app:v3
+  granary preheat --list
+  granary preheat --cancel k3xw5tq2mz7a`
 }
 
 func (invalidateCmd) Help() string {

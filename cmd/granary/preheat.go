@@ -16,11 +16,13 @@ import (
 	"github.com/granary-oci/granary/proxy/ref"
 )
 
-// preheatCmd has nodes fetch images before anybody pulls them.
+// preheatCmd has nodes fetch images before anybody pulls them, and tells of such preheats.
 type preheatCmd struct {
 	nodeFlag `embed:""`
 
-	Refs     []string `arg:"" name:"ref" help:"Images to bring, as in alpine:3 or ghcr.io/org/app@sha256:…"`
+	Refs     []string `arg:"" optional:"" name:"ref" help:"Images to bring, as in alpine:3 or ghcr.io/org/app@sha256:…"`
+	List     bool     `name:"list" xor:"instead" help:"Instead, show the preheats that the node has scheduled, those that run, and those that were over last."`
+	Cancel   string   `name:"cancel" xor:"instead" placeholder:"ID" help:"Instead, end a preheat, or take it out of the schedule. What has come stays."`
 	AllNodes bool     `name:"all-nodes" xor:"where" help:"Bring them to all members of the node's cluster."`
 	Zone     *string  `name:"zone" local:"" xor:"where" placeholder:"NAME" help:"Bring them to the members of one zone."`
 	Platform string   `name:"platform" default:"${platform}" placeholder:"OS/ARCH[/VARIANT]" help:"Which image of an index to bring; 'all' for each of them."`
@@ -32,7 +34,25 @@ type preheatCmd struct {
 	DockerConfig    string `name:"docker-config" placeholder:"FILE" help:"Docker's config.json with the credentials for private images, which the node gets for as long as it takes. Default: that of the user."`
 }
 
+// Validate is asked by kong before Run.
+func (c *preheatCmd) Validate() error {
+	instead := c.List || c.Cancel != ""
+	switch {
+	case instead && (len(c.Refs) > 0 || c.AllNodes || c.Zone != nil || c.At != "" || c.Wait):
+		return errors.New("--list and --cancel are about preheats that the node has already, and take no images, places or times")
+	case !instead && len(c.Refs) == 0:
+		return errors.New("there is no image to bring")
+	}
+	return nil
+}
+
 func (c *preheatCmd) Run(e *env) error {
+	switch {
+	case c.List:
+		return c.list(e)
+	case c.Cancel != "":
+		return c.end(e)
+	}
 	q := node.Preheat{Refs: c.Refs, Platform: c.Platform, AllNodes: c.AllNodes, Zone: c.Zone, At: c.At, Wait: c.Wait}
 	var err error
 	if q.Authorization, err = c.authorization(e); err != nil {

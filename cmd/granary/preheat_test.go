@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,7 +40,7 @@ func TestPreheat(t *testing.T) {
 	if status, out, errs = run("registry.test/app:v1"); status != 0 || !strings.Contains(out, ": 1 image on 1 node") {
 		t.Errorf("preheat: %d, %s%s", status, out, errs)
 	}
-	for _, args := range [][]string{{}, {"--all-nodes", "--zone=a", "app"}} {
+	for _, args := range [][]string{{}, {"--all-nodes", "--zone=a", "app"}, {"--list", "app"}, {"--list", "--cancel=x"}, {"--cancel=x", "--wait"}, {"--list", "--at=02:00"}, {"--cancel=", "--all-nodes"}} {
 		if status, _, _ := run(args...); status != 2 {
 			t.Errorf("preheat %v: %d", args, status)
 		}
@@ -133,18 +132,31 @@ func TestAPreheatIsKeptUntilItsTime(t *testing.T) {
 	gone()
 
 	run("registry.test/app:v1", "--at=02:00")
-	q, _ := http.NewRequest(http.MethodDelete, n.AdminURL()+"/api/v1/preheat/"+only().ID, nil)
-	if resp, err := http.DefaultClient.Do(q); err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatal(resp, err)
+	id = only().ID
+	if status, out, errs := run("--list"); status != 0 || !strings.HasPrefix(out, id+"  scheduled at ") || !strings.HasSuffix(out, ": registry.test/app:v1\n") {
+		t.Errorf("preheat --list: %d, %s%s", status, out, errs)
+	}
+	if status, _, errs := run("--cancel=another"); status != 1 || !strings.Contains(errs, `no preheat "another"`) {
+		t.Errorf("preheat --cancel another: %d, %s", status, errs)
+	}
+	if status, out, errs := run("--cancel", id); status != 0 || out != id+": ended\n" {
+		t.Errorf("preheat --cancel: %d, %s%s", status, out, errs)
 	}
 	if s := only(); s.State != "failed" || !strings.Contains(s.Error, "ended before") {
 		t.Errorf("what was ended: %+v", s)
+	}
+	var all []node.PreheatStatus
+	if status, out, errs := run("--list", "--json"); status != 0 || json.Unmarshal([]byte(out), &all) != nil || len(all) != 1 || all[0].ID != id || all[0].State != "failed" {
+		t.Errorf("preheat --list --json: %d, %s%s", status, out, errs)
 	}
 	gone()
 
 	status, out, errs = run("registry.test/app:v1", at(3*time.Second), "--wait")
 	if status != 0 || !strings.HasPrefix(out, "1 image on 1 node") || strings.Count(errs, "scheduled at") != 1 {
 		t.Errorf("preheat --at --wait: %d, %s%s", status, out, errs)
+	}
+	if status, out, errs := run("--cancel", only().ID); status != 0 || out != only().ID+": was done already\n" {
+		t.Errorf("preheat --cancel of what is over: %d, %s%s", status, out, errs)
 	}
 }
 

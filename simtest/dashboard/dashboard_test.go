@@ -368,6 +368,22 @@ func TestTheKeyboardIsEnough(t *testing.T) {
 		}
 	}
 
+	p.focus("#preheat-any")
+	p.press("Enter")
+	p.focus("#preheat-form [name=ref]")
+	p.press("ghcr.io/shop/small:v1")
+	p.focus("#preheat-form [name=at]")
+	p.press(time.Now().Add(time.Hour).Format(time.RFC3339), "Enter")
+	p.until(`[...document.querySelectorAll("#preheats .state")].some(e => e.textContent === "scheduled")`)
+	p.focus("#preheats [aria-label='End the preheat of ghcr.io/shop/small:v1']:not([hidden])")
+	p.press("Enter")
+	p.until(`document.getElementById("end-preheat-dialog").open`)
+	p.press("Escape")
+	p.press("Enter")
+	p.focus("#end-preheat-form .primary")
+	p.press("Enter")
+	p.until(`![...document.querySelectorAll("#preheats .state")].some(e => e.textContent === "scheduled") && [...document.querySelectorAll("#preheats button")].every(b => b.hidden)`)
+
 	p.focus("#images [aria-label='Preheat ghcr.io/shop/small:v1']")
 	p.press("Enter")
 	p.until(`document.querySelector("#preheat-form [name=ref]").value === "ghcr.io/shop/small:v1"`)

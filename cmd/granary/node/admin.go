@@ -118,10 +118,7 @@ func (n *Node) Status() Status {
 		s.Parents = n.parents.Status()
 	}
 	s.Traffic, _ = n.traffic.latest()
-	room := maxShownParts
-	for _, p := range n.preheats.recent(maxShownPreheats) {
-		s.Preheats = append(s.Preheats, p.status(n).within(&room))
-	}
+	s.Preheats = n.preheated(maxShownPreheats)
 	if n.store.Disk == nil {
 		s.Degraded = "the data directory cannot be used; nothing is kept"
 	} else {

@@ -39,6 +39,7 @@ func (n *Node) routes() []route {
 		{"GET /api/v1/images", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, n.Images(r.Context()), nil) }},
 		{"POST /api/v1/evict", n.serveEvict},
 		{"POST /api/v1/preheat", n.servePreheat},
+		{"GET /api/v1/preheat", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, n.preheated(maxPreheats), nil) }},
 		{"GET /api/v1/preheat/{id}", n.servePreheatStatus},
 		{"DELETE /api/v1/preheat/{id}", n.servePreheatStatus},
 		{"POST /api/v1/invalidate", func(w http.ResponseWriter, r *http.Request) {

@@ -42,6 +42,7 @@ var operations = []operation{
 	{pattern: "GET /api/v1/images", summary: "Which image takes how much of the store, the most first; a thousand at most.", answers: Images{}},
 	{pattern: "POST /api/v1/evict", summary: "Remove from the store what belongs to an image and to no other.", takes: EvictRequest{}, answers: Evicted{}},
 	{pattern: "POST /api/v1/preheat", summary: "Bring images to the node, to members of a zone or to all, before anybody pulls them. With wait the answer is a line of JSON for each change, of which the last says what came of it, and a caller who leaves ends it, but not one with a time.", takes: Preheat{}, answers: PreheatStatus{}},
+	{pattern: "GET /api/v1/preheat", summary: "The preheats that are scheduled and that run, and those that were over last, the latest first; 32 at most.", answers: []PreheatStatus{}},
 	{pattern: "GET /api/v1/preheat/{id}", summary: "How far a preheat is.", answers: PreheatStatus{}},
 	{pattern: "DELETE /api/v1/preheat/{id}", summary: "End a preheat, or take it out of the schedule. What has come stays.", answers: PreheatStatus{}},
 	{pattern: "POST /api/v1/invalidate", summary: "Make the cluster ask the registry about a tag anew.", query: []parameter{{"ref", "A tag, or a repository for each of its tags."}}, answers: Invalidated{}},

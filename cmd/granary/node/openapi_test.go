@@ -49,7 +49,7 @@ func TestTheStatusIsAsItIsDescribed(t *testing.T) {
 	}
 	doc, _ := get("/api/v1/openapi.json").(object)
 	c := checker{doc: doc}
-	for _, path := range []string{"/api/v1/status", "/api/v1/history", "/api/v1/images"} {
+	for _, path := range []string{"/api/v1/status", "/api/v1/history", "/api/v1/images", "/api/v1/preheat"} {
 		schema := c.at("paths", path, "get", "responses", "200", "content", "application/json", "schema")
 		c.check(path, schema, get(path))
 	}

@@ -264,6 +264,15 @@ func (p *preheating) status(n *Node) PreheatStatus {
 // images, and things that are missing of them. The rest is at /api/v1/preheat/ID.
 const maxShownParts = 2000
 
+// preheated tells of the latest preheats, at most some, and of all that are scheduled.
+func (n *Node) preheated(most int) []PreheatStatus {
+	all, room := []PreheatStatus{}, maxShownParts
+	for _, p := range n.preheats.recent(most) {
+		all = append(all, p.status(n).within(&room))
+	}
+	return all
+}
+
 // within leaves out the images of nodes for which there is no room.
 func (s PreheatStatus) within(room *int) PreheatStatus {
 	for i := range s.Nodes {

@@ -56,6 +56,14 @@ export function preheat(status, ref) {
   });
 }
 
+export function endPreheat(p) {
+  text($("end-preheat-ref"), p.refs.join(", "));
+  open("end-preheat", async () => {
+    await api.remove(`/api/v1/preheat/${encodeURIComponent(p.id)}`);
+    say(`The preheat of ${p.refs.join(", ")} was ended`);
+  });
+}
+
 export function evict(status, image) {
   const ref = image.tags?.length ? `${image.repository}:${image.tags[0]}` : `${image.repository}@${image.digest}`;
   const form = $("evict-form");

@@ -5,7 +5,7 @@ import { ago, bytes, count, duration, percent, plural, rate, short, site, when }
 import * as api from "./api.js";
 import * as chart from "./chart.js";
 import * as picture from "./picture.js";
-import { askToken, preheat, evict, say } from "./actions.js";
+import { askToken, preheat, endPreheat, evict, say } from "./actions.js";
 
 let status, images, paused = false, following = false, stream;
 
@@ -85,13 +85,15 @@ function preheats(s) {
   const all = s.preheats || [];
   $("preheats-part").hidden = all.length === 0;
   keyed($("preheats"), all, p => p.id, p => el("li", {}, el("div", { class: "title" },
-    el("span", { class: "ref" }, p.refs.join(", ")), el("span", { class: "state" }), el("span", { class: "end" })),
+    el("span", { class: "ref" }, p.refs.join(", ")), el("span", { class: "state" }), el("span", { class: "end" }),
+    el("button", { type: "button", "aria-label": `End the preheat of ${p.refs.join(", ")}`, onclick: () => endPreheat(p) }, "End")),
     meter(`Preheat of ${p.refs.join(", ")}`), el("p", { class: "fault", hidden: "" })), (e, p) => {
     const parts = p.nodes.flatMap(n => n.images || []);
     const sum = { here: parts.reduce((n, i) => n + i.done, 0), size: parts.reduce((n, i) => n + i.size, 0) };
     const state = e.querySelector(".state");
     state.className = `state ${p.state}`;
     text(state, p.state);
+    e.querySelector("button").hidden = !["scheduled", "running"].includes(p.state);
     text(e.querySelector(".end"), p.state === "scheduled" ? `at ${when(p.at)}` : `${bytes(sum.here)} of ${bytes(sum.size)} on ${plural(p.nodes.length, "node")}`);
     bar(e, "", p.state === "done" && sum.size === 0 ? { here: 1, size: 1 } : sum);
     const faults = [...new Set([p.error, ...p.nodes.flatMap(n => [n.error, ...(n.images || []).map(i => i.error)])].filter(Boolean))];
