@@ -32,6 +32,7 @@ func TestEveryOptionRendersWhatKubernetesReads(t *testing.T) {
 		"hostnetwork": {"ServiceAccount": 1, "Secret": 2, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
 		"snapshotter": {"ServiceAccount": 1, "Secret": 2, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
 		"everything":  {"ServiceAccount": 1, "ConfigMap": 1, "Service": 2, "DaemonSet": 2, "Job": 1},
+		"sites":       {"ServiceAccount": 1, "Secret": 2, "ConfigMap": 1, "Service": 3, "DaemonSet": 2, "Job": 1, "NetworkPolicy": 1},
 		"bare":        {"Secret": 2, "ConfigMap": 1, "Service": 1, "DaemonSet": 1},
 		"monitoring": {"ServiceAccount": 1, "Secret": 2, "ConfigMap": 2, "Service": 2, "DaemonSet": 2, "Job": 1, "NetworkPolicy": 1, "PodDisruptionBudget": 1,
 			"ServiceMonitor": 1, "PodMonitor": 1, "PrometheusRule": 1},
@@ -96,6 +97,8 @@ func TestUnknownValuesAreRefused(t *testing.T) {
 		"snapshotter.enabled=perhaps", "registries=docker.io", "log.level=loud", "upstreams.docker\\.io=5", "metrics.podMonitor.interval=often",
 		"credentials.share.ghcr\\.io=yes", "cluster.join={here}", "updateStrategy.rollingUpdate.maxSurge=1", "probes.startup.exec=1",
 		"parents={http://hub}", "parents={/ip4/192.0.2.1/tcp/5054}", "parentsOnly=perhaps", "site.port=0", "site.children={no id}", "site.enabled=true",
+		"parentLimits={much}", "parentLimits={5MiB/week}", "site.advertise={hub.example.com}", "siteNetwork.name=two words", "siteNetwork.join={/ip4/192.0.2.1/tcp/5054}",
+		"siteNetwork.relays={hub}", "gateway.port=0", "gateway.enabled=perhaps", "bitswap.port=http", "bitswap.peers={/ip4/192.0.2.1/tcp/4001}", "parentCA.key=a/b",
 	} {
 		if out, err := helm(t, "template", "granary", chart, "--set", bad); err == nil {
 			t.Errorf("%s is taken:\n%s", bad, out)
@@ -183,6 +186,55 @@ func TestChildrenReachTheirParent(t *testing.T) {
 	}
 }
 
+// settingsOf are what a node is to make of some variants: the name of a flag and its value.
+var settingsOf = map[string][]string{
+	"everything": {
+		"cache-size 1.5TiB", "keep shared", "upload-limit 50MiB", "tag-policy docker.io/library/*=ttl=10m,registry.corp/release/*=pin",
+		"upstream docker.io=https://mirror.corp,https://registry-1.docker.io;registry.corp=http://10.0.0.5:5000", "registries docker.io,*.corp,!bad.corp",
+		"upstream-ca-file harbor.corp=/etc/granary/ca/harbor.pem", "node-credentials ghcr.io=share", "max-stale 24h0m0s", "weight 20", "public-for 1m0s",
+		"content-dir /var/lib/containerd/io.containerd.content.v1.content", "docker-config /etc/granary/docker/config.json", "default-upstream registry.corp",
+		"parent https://hub.example.com:5054,/dns4/hub.example.com/udp/5054/quic-v1/p2p/12D3KooWHsDnk2Z1FsLd1KWJvJUAvgEnq11kPT9efFysRRkbyDMt", "parents-only true",
+		"parent-token-file /etc/granary/parent/token", "site-listen /ip4/0.0.0.0/udp/5064/quic-v1", "child 12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUj2kj6vnc6iDEp",
+		"gateway-token-file /etc/granary/site/token",
+	},
+	"sites": {
+		"parent-limit 5MiB/s@08:00-18:00,hub.example.com=20GiB/day", "parent-ca-file /etc/granary/parent-ca/hub.pem", "parent-token-file /etc/granary/parent/token",
+		"gateway-token-file /etc/granary/site/token", "gateway-listen 0.0.0.0:8055", "site-network corp", "site-relay-service true", "bitswap-listen /ip4/0.0.0.0/tcp/4001",
+		"site-listen /ip4/0.0.0.0/udp/5054/quic-v1,/ip4/0.0.0.0/tcp/5054", "site-join /ip4/192.0.2.1/udp/5054/quic-v1/p2p/12D3KooWHsDnk2Z1FsLd1KWJvJUAvgEnq11kPT9efFysRRkbyDMt",
+		"site-advertise /ip4/$(HOST_IP)/udp/5054/quic-v1,/ip4/$(HOST_IP)/tcp/5054,/dns4/one.example.com/udp/5054/quic-v1",
+		"site-relay /ip4/192.0.2.2/tcp/5054/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUj2kj6vnc6iDEp",
+		"bitswap-peer /ip4/192.0.2.7/tcp/4001/p2p/12D3KooWHsDnk2Z1FsLd1KWJvJUAvgEnq11kPT9efFysRRkbyDMt",
+	},
+}
+
+// TestOthersReachTheirPorts: bitswap's and a parent's by TCP are the node's and open to all, the gateway's is a
+// service's, for those that the policy names.
+func TestOthersReachTheirPorts(t *testing.T) {
+	all := render(t, variants(t)["sites"]...)
+	c := one(t, all, "DaemonSet", "granary").Spec.Template.Spec.Containers[0]
+	for _, want := range []port{{Name: "site-tcp", ContainerPort: 5054, HostPort: 5054}, {Name: "bitswap", ContainerPort: 4001, HostPort: 4001}, {Name: "gateway", ContainerPort: 8055}} {
+		if !slices.Contains(c.Ports, want) {
+			t.Errorf("there is no port %+v in %+v", want, c.Ports)
+		}
+	}
+	if s := one(t, all, "Service", "granary-gateway").text; !strings.Contains(s, `"ports":[{"name":"http","port":8055,"targetPort":"gateway"}]`) {
+		t.Errorf("the gateway's service is %s", s)
+	}
+	policy := one(t, all, "NetworkPolicy", "granary").text
+	for _, want := range []string{
+		`{"ports":[{"protocol":"UDP","port":5054},{"port":5054}]}`, `{"ports":[{"port":4001}]}`,
+		`{"ports":[{"port":8055}],"from":[{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"ingress"}}}]}`,
+	} {
+		if !strings.Contains(policy, want) {
+			t.Errorf("the policy has no %s: %s", want, policy)
+		}
+	}
+	if c := one(t, render(t, append(variants(t)["sites"], "--set", "hostNetwork=true")...), "DaemonSet", "granary").Spec.Template.Spec.Containers[0]; slices.ContainsFunc(c.Args, func(a string) bool { return strings.Contains(a, "HOST_IP") }) ||
+		slices.ContainsFunc(c.Ports, func(p port) bool { return p.HostPort != 0 }) {
+		t.Errorf("on the node's network: %v, %+v", c.Args, c.Ports)
+	}
+}
+
 // TestSettingsAreThoseOfTheNode gives the rendered configuration to the node itself.
 func TestSettingsAreThoseOfTheNode(t *testing.T) {
 	binary, err := buildBinary()
@@ -208,18 +260,7 @@ func TestSettingsAreThoseOfTheNode(t *testing.T) {
 		}
 		out, err := run(nil, binary, command...)
 		must(t, out, err)
-		if name != "everything" {
-			continue
-		}
-		for _, want := range []string{
-			"cache-size 1.5TiB", "keep shared", "upload-limit 50MiB", "tag-policy docker.io/library/*=ttl=10m,registry.corp/release/*=pin",
-			"upstream docker.io=https://mirror.corp,https://registry-1.docker.io;registry.corp=http://10.0.0.5:5000", "registries docker.io,*.corp,!bad.corp",
-			"upstream-ca-file harbor.corp=/etc/granary/ca/harbor.pem", "node-credentials ghcr.io=share", "max-stale 24h0m0s", "weight 20", "public-for 1m0s",
-			"content-dir /var/lib/containerd/io.containerd.content.v1.content", "docker-config /etc/granary/docker/config.json", "default-upstream registry.corp",
-			"parent https://hub.example.com:5054,/dns4/hub.example.com/udp/5054/quic-v1/p2p/12D3KooWHsDnk2Z1FsLd1KWJvJUAvgEnq11kPT9efFysRRkbyDMt", "parents-only true",
-			"parent-token-file /etc/granary/parent/token", "site-listen /ip4/0.0.0.0/udp/5064/quic-v1", "child 12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUj2kj6vnc6iDEp",
-			"gateway-token-file /etc/granary/site/token",
-		} {
+		for _, want := range settingsOf[name] {
 			name, value, _ := strings.Cut(want, " ")
 			if !regexp.MustCompile(`(?m)^`+name+` +`+regexp.QuoteMeta(value)+` `).Match(out) && name != "cache-size" {
 				t.Errorf("%s is not %s:\n%s", name, value, out)

@@ -78,6 +78,12 @@ app.kubernetes.io/component: node
 {{- with .Values.data.cacheSize }}{{ $_ := set $c "cache-size" . }}{{ end }}
 {{- with .Values.parents }}{{ $_ := set $c "parent" . }}{{ end }}
 {{- if .Values.parentsOnly }}{{ $_ := set $c "parents-only" true }}{{ end }}
+{{- with .Values.parentLimits }}{{ $_ := set $c "parent-limit" . }}{{ end }}
+{{- with .Values.siteNetwork.name }}{{ $_ := set $c "site-network" . }}{{ end }}
+{{- with .Values.siteNetwork.join }}{{ $_ := set $c "site-join" . }}{{ end }}
+{{- with .Values.siteNetwork.relays }}{{ $_ := set $c "site-relay" . }}{{ end }}
+{{- if .Values.siteNetwork.relayService }}{{ $_ := set $c "site-relay-service" true }}{{ end }}
+{{- with .Values.bitswap.peers }}{{ $_ := set $c "bitswap-peer" . }}{{ end }}
 {{- if .Values.site.enabled }}
 {{- if not (or .Values.site.children .Values.site.tokenSecret) }}{{ fail "site.enabled: name those who may ask, in site.children or site.tokenSecret" }}{{ end }}
 {{- with .Values.site.children }}{{ $_ := set $c "child" . }}{{ end }}
@@ -96,6 +102,11 @@ app.kubernetes.io/component: node
 {{- $_ := set $c "upstream-ca-file" $files }}
 {{- end }}
 {{- toYaml (merge (deepCopy .Values.config) $c) }}
+{{- end }}
+
+{{/* Whether anybody is asked for the tokens of other sites; empty is no. */}}
+{{- define "granary.siteTokens" -}}
+{{- if and .Values.site.tokenSecret (or .Values.site.enabled .Values.siteNetwork.name .Values.gateway.enabled) }}true{{ end }}
 {{- end }}
 
 {{/* What holds for every container but a privileged one. */}}
