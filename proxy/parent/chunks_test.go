@@ -3,12 +3,17 @@ package parent
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
 
@@ -49,5 +54,62 @@ func TestAMapOfAnotherSize(t *testing.T) {
 	_, err := parseMapPart([]byte(`{"size":5,"chunkSize":1048576,"first":0,"chunks":[]}`), chunk.Ref{Total: 3 << 20, Size: chunk.Size}, 0)
 	if !chunk.IsCorrupt(err) || !errors.Is(err, upstream.ErrOtherSize) {
 		t.Error(err)
+	}
+}
+
+// TestABlobIsInARepositoryByItsMap: a parent's map says so, which caches have, of that repository alone; with a
+// credential, and where there is no map, HEAD does.
+func TestABlobIsInARepositoryByItsMap(t *testing.T) {
+	small, large := digest.FromString("small"), digest.FromString("large")
+	sizes := map[digest.Digest]int64{small: 5, large: 3 << 20}
+	var mu sync.Mutex
+	var asked []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked = append(asked, q.Method+" "+q.URL.Path)
+		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+		d := digest.Digest(q.URL.Path[strings.LastIndexByte(q.URL.Path, '/')+1:])
+		switch in := strings.HasPrefix(q.URL.Path, "/v2/registry.test/has/"); {
+		case in && q.Method == http.MethodHead:
+			w.Header().Set("Content-Length", fmt.Sprint(sizes[d]))
+		case in && strings.Contains(q.URL.Path, "/_granary/map/"):
+			fmt.Fprintf(w, `{"size":%d,"chunkSize":%d,"first":0,"chunks":[%q]}`, sizes[d], chunk.Size, d)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer s.Close()
+	ps, err := New([]Config{{Name: "hub", Upstream: upstream.Config{URL: s.URL}, Gateway: true}},
+		func(_ ref.Repository, d digest.Digest) (int64, bool) { return sizes[d], true }, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ps.Close()
+	for _, c := range []struct {
+		repository, credential string
+		asks                   []string // besides the repository
+		found                  bool
+	}{
+		{"has", "", []string{"GET _granary/map/"}, true},
+		{"has", "Bearer mine", []string{"HEAD blobs/"}, true},
+		{"lacks", "", []string{"GET _granary/map/", "HEAD blobs/"}, false},
+		{"has", "", []string{"HEAD blobs/"}, true}, // it is spared maps for a while
+	} {
+		for _, d := range []digest.Digest{small, large} {
+			asked = nil
+			size, err := ps.Repositories(ref.Repository{Host: "registry.test", Name: c.repository}, c.credential)[0].Stat(t.Context(), d)
+			if c.found && (err != nil || size != sizes[d]) || !c.found && !errors.Is(err, chunk.ErrNotFound) {
+				t.Errorf("%s of %d bytes, with %q: %d, %v", c.repository, sizes[d], c.credential, size, err)
+			}
+			var want []string
+			for _, a := range c.asks {
+				method, path, _ := strings.Cut(a, " ")
+				want = append(want, method+" /v2/registry.test/"+c.repository+"/"+path+string(d))
+			}
+			if !slices.Equal(asked, want) {
+				t.Errorf("%s, with %q: asked %q, want %q", c.repository, c.credential, asked, want)
+			}
+		}
 	}
 }

@@ -35,7 +35,13 @@ func newHub(t *testing.T, r *registry, changes ...func(*node.Config)) *hub {
 	t.Helper()
 	alone := &cluster{T: t, registry: r}
 	cfg := alone.settings(append(changes, func(c *node.Config) { c.ClusterConfig = node.ClusterConfig{} })...)
-	h := &hub{member: run(t, cfg)}
+	return lineTo(t, run(t, cfg))
+}
+
+// lineTo makes a node that runs one of another site.
+func lineTo(t *testing.T, m *member) *hub {
+	t.Helper()
+	h := &hub{member: m}
 	face := h.URLs()[0]
 	if h.GatewayURL() != "" {
 		face = h.GatewayURL()
