@@ -62,6 +62,14 @@ func newGateway(t *testing.T) (url string, last *answered) {
 		Chunks: chunks{},
 		Registry: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Cache-Control", "max-age=31536000, immutable")
+			switch {
+			case r.Header.Get("If-None-Match") != "":
+				w.WriteHeader(http.StatusNotModified)
+				return
+			case strings.HasPrefix(r.URL.Path, "/v2/missing/"):
+				w.WriteHeader(http.StatusNotFound)
+				return
+			}
 			fmt.Fprintf(w, "registry %s, token %q", r.URL.Path, r.Header.Get(gateway.TokenHeader))
 		}),
 		DefaultHost: "docker.io",
@@ -272,5 +280,11 @@ func TestACacheKeepsWhatNeverChanges(t *testing.T) {
 		if keeps != c.keeps || !keeps && h.Get("Cache-Control") != "private, no-store" {
 			t.Errorf("%s with %q: Cache-Control %q, Vary %q", c.path, c.credential, h.Get("Cache-Control"), h.Get("Vary"))
 		}
+	}
+	if resp, _ := ask(t, http.MethodGet, url+"/v2/app/manifests/"+open, gateway.TokenHeader, token, "If-None-Match", `"x"`); resp.StatusCode != http.StatusNotModified || !strings.HasPrefix(resp.Header.Get("Cache-Control"), "public, ") {
+		t.Errorf("if it has changed: %s %v", resp.Status, resp.Header)
+	}
+	if resp, _ := ask(t, http.MethodGet, url+"/v2/missing/manifests/"+open, gateway.TokenHeader, token); resp.Header.Get("Cache-Control") != "private, no-store" {
+		t.Errorf("what is not there: %s %v", resp.Status, resp.Header)
 	}
 }
