@@ -36,8 +36,8 @@ type nginx struct {
 	log              string // of its answers: method, URI, status, and what the cache had of it
 }
 
-// recipe returns the only block of a language, of those of the section, that has a word.
-func recipe(t *testing.T, language, word string) string {
+// pageBlock returns the only block of a language, of those of the section, that has a word.
+func pageBlock(t *testing.T, language, word string) string {
 	t.Helper()
 	p, err := pages.Section("../../deploy/README.md", "With a cache before the hub")
 	if err != nil {
@@ -78,7 +78,7 @@ http {
 	log_format answers '$request_method $request_uri $status $upstream_cache_status'; access_log %[2]s answers;
 	client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
 %[3]s}
-`, dir, n.log, replaced(t, recipe(t, "nginx", "proxy_cache"), "443", address, "/var/cache/nginx/granary", n.kept,
+`, dir, n.log, replaced(t, pageBlock(t, "nginx", "proxy_cache"), "443", address, "/var/cache/nginx/granary", n.kept,
 		"/etc/nginx/granary.pem", n.certificate, "/etc/nginx/granary.key", key, "127.0.0.1:5054", gateway)))
 	programs.Start(t, programs.OfSystem(t, "nginx"), "-c", config, "-g", "user root;")
 	programs.Eventually(t, "nginx answers", func() bool {
@@ -127,7 +127,7 @@ func TestTheSecondSiteIsServedByNginx(t *testing.T) {
 	dir, gate := t.TempDir(), programs.FreeAddress(t)
 	tokens := programs.Write(t, dir, "sites", siteToken+"\n")
 	config := func(word string, pairs ...string) string {
-		text := replaced(t, recipe(t, "yaml", word), append(pairs, "/etc/granary/sites", tokens)...)
+		text := replaced(t, pageBlock(t, "yaml", word), append(pairs, "/etc/granary/sites", tokens)...)
 		return "--config=" + programs.Write(t, dir, word+".yaml", text)
 	}
 	hub := startNode(t, public.URL, "--upstream", "private.test="+private.URL, config("gateway-listen", "127.0.0.1:5054", gate))
