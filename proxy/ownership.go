@@ -111,7 +111,8 @@ func (p *Repository) source(d digest.Digest, near ours, owned bool, far chunk.So
 		return chunk.Cache(near, far, r.flights.of(flightKey{p.Host, fromUpstream}), r.cfg.Report), proofs
 	}
 	fetched := &inOne{recorded{far, r.cfg.Peers, p.Host}, r.cfg.Peers, p.in(p.caller), p.first}
-	far, flight := chunk.First(r.cfg.Peers.Held(p.Host), fetched), r.flights.of(flightKey{p.Host, fromUpstream})
+	held := r.cfg.Peers.Held(p.Host)
+	far, flight := patient{chunk.First(held, fetched), held, r.cfg.Peers}, r.flights.of(flightKey{p.Host, fromUpstream})
 	if p.lent {
 		return chunk.Cache(lendable{near, r.cfg.Peers, p.Host}, far, flight, r.cfg.Report), proofs
 	}
