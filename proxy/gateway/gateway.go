@@ -53,6 +53,8 @@ const (
 	// siteCaching is what caches are told of what never changes: it is asked again after ten minutes
 	// whether everybody may still have it, and given for a month if nobody answers (RFC 5861).
 	siteCaching = "public, max-age=600, stale-if-error=2592000"
+	// forGood is what caches are told of chunks for everybody, in boxo's words.
+	forGood = "public, max-age=29030400, immutable"
 )
 
 // Chunks are those that are on this machine, see [blocks.Source]: for everybody.
@@ -186,6 +188,7 @@ func (f *face) chunk(w http.ResponseWriter, r *http.Request, shown bool) {
 		refuse(a, http.StatusNotFound, "no chunk has a CID of that codec and hash")
 		return
 	}
+	a.etag = `"` + c.String() + `.raw"`
 	ctx, cancel := context.WithTimeout(r.Context(), findWithin)
 	defer cancel()
 	r = r.Clone(context.WithValue(ctx, readerKey{}, who))
@@ -281,6 +284,7 @@ type answer struct {
 	private bool
 	// forSites reports whether a cache may keep it all the same, for who shows the same token. nil is no.
 	forSites func() bool
+	etag     string // of a chunk
 	status   int
 	n        int64 // bytes of a chunk
 }
@@ -292,13 +296,18 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 func (a *answer) WriteHeader(status int) {
 	if a.status == 0 {
 		a.status = status
+		if a.etag != "" && status == http.StatusNotModified {
+			a.Header().Set("Etag", a.etag)
+		}
 		switch {
 		case a.forSites != nil && (status == http.StatusOK || status == http.StatusNotModified) && a.forSites():
 			a.Header().Set("Cache-Control", siteCaching)
 			a.Header().Set("Vary", TokenHeader+", Authorization")
 		case a.private:
 			a.Header().Set("Cache-Control", "private, no-store")
-		case status != http.StatusOK && status != http.StatusPartialContent && status != http.StatusNotModified:
+		case status == http.StatusNotModified: // where boxo says nothing (RFC 9110, section 15.4.5)
+			a.Header().Set("Cache-Control", forGood)
+		case status != http.StatusOK && status != http.StatusPartialContent:
 			a.Header().Set("Cache-Control", "no-store")
 		}
 	}

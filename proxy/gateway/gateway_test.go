@@ -130,8 +130,9 @@ func TestAChunkIsAnsweredForGood(t *testing.T) {
 		if (*last != answered{http.StatusOK, int64(len(public)), true}) {
 			t.Errorf("counted %+v", *last)
 		}
-		if resp, _ := ask(t, http.MethodGet, at+"?format=raw", "If-None-Match", h.Get("Etag")); resp.StatusCode != http.StatusNotModified {
-			t.Errorf("if it has changed: %s", resp.Status)
+		if resp, _ := ask(t, http.MethodGet, at+"?format=raw", "If-None-Match", h.Get("Etag")); resp.StatusCode != http.StatusNotModified ||
+			resp.Header.Get("Etag") != h.Get("Etag") || resp.Header.Get("Cache-Control") != h.Get("Cache-Control") {
+			t.Errorf("if it has changed: %s %v", resp.Status, resp.Header)
 		}
 	}
 	resp, body := ask(t, http.MethodHead, at+"?format=raw")
