@@ -151,11 +151,11 @@ func (c *pullCmd) print(e *env, p *puller, r pulled) error {
 const nodeTimeout = time.Hour
 
 // repositoryAt returns a repository as the user of the command reads it through the
-// node whose registry face is at url. answer is how long that may take to answer; 0 is
-// 30 s.
+// node whose registry face is at url. answer is how long that may take to answer, and how long it may
+// send nothing then: behind a thin line a chunk takes long to come. 0 is 30 s.
 func repositoryAt(url string, cfg node.DataConfig, want ref.Reference, answer time.Duration) (*upstream.Repository, error) {
 	r, err := upstream.New(upstream.Config{
-		URL: url, AnswerTimeout: answer, UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url),
+		URL: url, AnswerTimeout: answer, StallTimeout: answer, UserAgent: "granary/" + node.Version, InsecureSkipVerify: isLoopback(url),
 		// The node relays the registry's challenge; whoever pulls answers it.
 		Credentials: node.UserCredentials(cfg.DockerConfig, want.Host),
 	})

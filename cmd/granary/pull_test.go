@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -552,5 +553,29 @@ func TestCompatibilitiesAreKeptWhereOthersLoseThem(t *testing.T) {
 		if d := layer.(ocispec.Descriptor).Digest; stored(d) {
 			t.Errorf("%s is there, which was read before the index", d)
 		}
+	}
+}
+
+// TestANodeMayBeSilentInTheMidstOfABlob for as long as it may take to answer: what it has of the blob may
+// come over a thin line.
+func TestANodeMayBeSilentInTheMidstOfABlob(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "2")
+		_, _ = w.Write([]byte("x"))
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer s.Close()
+	from, err := repositoryAt(s.URL, node.DataConfig{}, ref.Reference{Repository: ref.Repository{Host: "registry.test", Name: "app"}}, 50*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := from.Get(t.Context(), "blobs/"+string(digest.FromString("xy")), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadAll(resp.Body); err == nil || !strings.Contains(err.Error(), "no byte for 50ms") {
+		t.Errorf("the error is %v", err)
 	}
 }
