@@ -141,6 +141,9 @@ func (c *preheatCmd) watch(e *env, body io.Reader) (s node.PreheatStatus, err er
 		if errors.Is(err, io.EOF) && (s.State == "done" || s.State == "failed") {
 			return s, nil
 		}
+		if err != nil && c.At != "" && s.ID != "" {
+			return s, fmt.Errorf("node %s: it is not waited for, and goes on there: 'granary preheat --cancel %s' ends it: %w", c.Node, printable(s.ID), err)
+		}
 		if err != nil {
 			return s, fmt.Errorf("node %s: preheat ended early: %w", c.Node, err)
 		}

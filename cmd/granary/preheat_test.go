@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -201,5 +202,16 @@ func TestPullsOfDockerHubsLimitAreCounted(t *testing.T) {
 	status, out, _ := granary(t, "status", "--node", n.AdminURL())
 	if status != 0 || !strings.Contains(out, "2 pulls of Docker Hub's limit, by 1 node") {
 		t.Errorf("status: %d, %s", status, out)
+	}
+}
+
+// TestWhoNoLongerWaitsForAPreheatIsToldThatItGoesOn, for the node keeps one that has a time.
+func TestWhoNoLongerWaitsForAPreheatIsToldThatItGoesOn(t *testing.T) {
+	for at, want := range map[string]string{"02:00": "preheat --cancel k3xw5tq2mz7a", "": "ended early"} {
+		c := &preheatCmd{At: at}
+		_, err := c.watch(&env{stderr: io.Discard}, strings.NewReader(`{"id":"k3xw5tq2mz7a","state":"scheduled"}`))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("--at=%s: %v", at, err)
+		}
 	}
 }
