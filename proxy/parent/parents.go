@@ -37,6 +37,9 @@ type Config struct {
 	// Allow returns why the parent is not to be asked now, such as that its link has carried enough
 	// today. nil is for always.
 	Allow func() error
+	// Heard is told when the parent no longer answers, with why, and with nil when it answers again. It is
+	// called in the midst of a question, and must not wait. nil ignores both.
+	Heard func(error)
 }
 
 // Parents are the sites that are asked before the registries, in order of preference. It is
@@ -71,9 +74,12 @@ func New(configs []Config, size Sizes, report func(error)) (*Parents, error) {
 }
 
 func newParent(cfg Config) (*Parent, error) {
-	p := &Parent{name: cfg.Name, origin: chunk.OfParent(cfg.Name), allow: cfg.Allow, gateway: cfg.Gateway}
+	p := &Parent{name: cfg.Name, origin: chunk.OfParent(cfg.Name), allow: cfg.Allow, heard: cfg.Heard, gateway: cfg.Gateway}
 	if p.allow == nil {
 		p.allow = func() error { return nil }
+	}
+	if p.heard == nil {
+		p.heard = func(error) {}
 	}
 	cfg.Upstream.Relay = true
 	received := cfg.Upstream.Received
@@ -198,6 +204,7 @@ type Parent struct {
 	name, origin string
 	registry     *upstream.Registry
 	allow        func() error
+	heard        func(error)
 	gateway      bool
 	known        knownMaps
 
@@ -259,13 +266,19 @@ func quiet(err error) error { return errors.New(err.Error()) }
 
 // heed takes note of an answer.
 func (p *Parent) heed(err error) {
+	switch {
+	case upstream.Unreachable(err):
+	case err == nil || errors.Is(err, chunk.ErrNotFound) || errors.Is(err, chunk.ErrDenied):
+		err = nil
+	default:
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if upstream.Unreachable(err) {
-		p.failed = err
-	} else if err == nil || errors.Is(err, chunk.ErrNotFound) || errors.Is(err, chunk.ErrDenied) {
-		p.failed = nil
+	if (err == nil) != (p.failed == nil) {
+		p.heard(err)
 	}
+	p.failed = err
 }
 
 func (p *Parent) status() Status {

@@ -58,6 +58,7 @@ func (n *Node) openParents() error {
 		name := configs[i].Name
 		n.ledger.expect(chunk.OfParent(name))
 		configs[i].Allow = func() error { return limits.allow(name) }
+		configs[i].Heard = n.hearing(name)
 		n.counting(&configs[i], chunk.OfParent(name), func(k int64) { limits.pass(name, k) })
 	}
 	if n.parents, err = parent.New(configs, n.sizeOf, n.faults.report); err != nil {
@@ -72,6 +73,23 @@ func (n *Node) openParents() error {
 	n.upstreams.parents = n.parents
 	n.metrics.watchParents(n.parents.Status)
 	return nil
+}
+
+// hearing logs that a parent does not answer, and that it answers again; of a line that comes and goes once a
+// minute. What it does not give comes from elsewhere, over a line that may be dearer.
+func (n *Node) hearing(name string) func(error) {
+	var said time.Time // p.mu of the parent guards both
+	var silent bool
+	return func(err error) {
+		switch {
+		case err != nil && time.Since(said) > quiet:
+			said, silent = time.Now(), true
+			n.log.Warn("a parent does not answer", "parent", name, "error", err)
+		case err == nil && silent:
+			silent = false
+			n.log.Info("a parent answers again", "parent", name)
+		}
+	}
 }
 
 // counting has what comes from a parent counted, and told to pass, if that is not nil.
