@@ -36,6 +36,9 @@ func (n *Node) openParents() error {
 	if len(cfg.Parent) == 0 && cfg.ParentsOnly {
 		return &SettingError{"parents-only", errors.New("there is no --parent")}
 	}
+	if len(cfg.Parent) == 0 && len(cfg.ParentLimit) > 0 {
+		return &SettingError{"parent-limit", errors.New("there is no --parent")}
+	}
 	if len(cfg.Parent) == 0 && n.network.Load() == nil {
 		return nil
 	}

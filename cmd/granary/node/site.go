@@ -52,10 +52,7 @@ func isMultiaddr(address string) bool { return strings.HasPrefix(address, "/") }
 // openSite makes the host for other sites, if there is to be one.
 func (n *Node) openSite() error {
 	if !n.needsSite() {
-		if len(n.cfg.Child) > 0 {
-			return &SettingError{"child", errors.New("there is no --site-listen at which it could ask")}
-		}
-		return nil
+		return n.cfg.SiteConfig.unused()
 	}
 	cfg := site.Config{Log: n.log, RelayService: n.cfg.SiteRelayService}
 	var err error
@@ -97,6 +94,23 @@ func (n *Node) openSite() error {
 	n.site = s
 	n.closers = append(n.closers, s.Close)
 	return n.openNetwork()
+}
+
+// unused returns an error about a setting that says something of other sites, of which none are met.
+func (c SiteConfig) unused() error {
+	switch {
+	case len(c.Child) > 0:
+		return &SettingError{"child", errors.New("there is no --site-listen at which it could ask")}
+	case len(c.SiteAdvertise) > 0:
+		return &SettingError{"site-advertise", errors.New("there is no --site-listen")}
+	case c.SiteRelayService:
+		return &SettingError{"site-relay-service", errors.New("there is no --site-listen")}
+	case len(c.SiteRelay) > 0:
+		return &SettingError{"site-relay", errors.New("there is no --site-listen and no --site-network")}
+	case len(c.SiteJoin) > 0:
+		return &SettingError{"site-join", errors.New("there is no --site-network")}
+	}
+	return nil
 }
 
 func multiaddrs(texts []string) (all []ma.Multiaddr, err error) {
