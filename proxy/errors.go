@@ -6,9 +6,11 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strconv"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
+	"github.com/granary-oci/granary/proxy/rebuild"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 	"github.com/granary-oci/granary/toc"
@@ -27,11 +29,17 @@ func answerTo(err error, unknown string) answer {
 	var bad *ref.Error
 	var said *upstream.StatusError
 	var challenge *challengeError
+	var none *rebuild.NoneError
+	var later *rebuild.LaterError
 	var timeout net.Error
 	switch {
 	case errors.As(err, &challenge):
 		return answer{http.StatusUnauthorized, "UNAUTHORIZED"}
-	case errors.Is(err, access.ErrUnchecked), errors.Is(err, errOverloaded), errors.Is(err, errMounts):
+	case errors.As(err, &none):
+		return answer{http.StatusNotFound, "UNSUPPORTED"}
+	case errors.Is(err, rebuild.ErrQuery):
+		return answer{http.StatusBadRequest, "UNSUPPORTED"}
+	case errors.Is(err, access.ErrUnchecked), errors.Is(err, errOverloaded), errors.Is(err, errMounts), errors.As(err, &later):
 		return answer{http.StatusServiceUnavailable, "UNAVAILABLE"}
 	case errors.Is(err, ErrRefused), upstream.Refused(err):
 		return answer{http.StatusForbidden, "DENIED"}
@@ -102,9 +110,12 @@ func writeError(w http.ResponseWriter, err error, unknown string) {
 	a := answerTo(err, unknown)
 	var said *upstream.StatusError
 	var challenge *challengeError
+	var later *rebuild.LaterError
 	switch {
 	case errors.As(err, &challenge):
 		w.Header()["Www-Authenticate"] = challenge.challenges
+	case errors.As(err, &later):
+		w.Header().Set("Retry-After", strconv.Itoa(later.After))
 	case errors.As(err, &said) && said.Code == a.status:
 		for _, name := range relayed {
 			for _, v := range said.Header.Values(name) {

@@ -136,6 +136,9 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, p *Repository, 
 		h.finish(w, r, span, sent, err, "MANIFEST_UNKNOWN")
 	case ref.Map:
 		h.finish(w, r, span, false, h.blobMap(w, r, p, req), "BLOB_UNKNOWN")
+	case ref.Recipe, ref.Contents:
+		sent, err := h.change(w, r, p, req)
+		h.finish(w, r, span, sent, err, "BLOB_UNKNOWN")
 	default:
 		writeAnswer(w, answer{http.StatusNotFound, "UNSUPPORTED"}, "this registry takes no uploads")
 	}

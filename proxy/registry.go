@@ -22,6 +22,7 @@ import (
 	"github.com/granary-oci/granary/proxy/delta"
 	"github.com/granary-oci/granary/proxy/flight"
 	"github.com/granary-oci/granary/proxy/lazy"
+	"github.com/granary-oci/granary/proxy/rebuild"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/proxy/upstream"
 )
@@ -133,6 +134,9 @@ type Config struct {
 	// nothing.
 	Layers   *lazy.Layers
 	Contents *lazy.Contents
+	// Offers says that other sites get layers by what changed in them, as [Registry.MakeOffers] makes
+	// ready.
+	Offers bool
 	// Served is told of bytes that left the node: to whom ("http" or "fuse"), and which
 	// source they came from. nil ignores them.
 	Served func(face, source string, n int64)
@@ -164,6 +168,7 @@ type Registry struct {
 	parsing   *semaphore.Weighted // of pages of lists, and manifests
 	gathering *semaphore.Weighted // bytes of lists
 	digesting *semaphore.Weighted // of chunks, for other members
+	hub       *rebuild.Hub        // nil without offers
 }
 
 // NewRegistry returns a registry made of cfg.
@@ -186,10 +191,14 @@ func NewRegistry(cfg Config) *Registry {
 	if cfg.Access.Report == nil {
 		cfg.Access.Report = cfg.Report
 	}
-	return &Registry{
+	r := &Registry{
 		cfg: cfg, ledger: access.New(cfg.Access, cfg.Catalog.Access()),
 		parsing: semaphore.NewWeighted(parseAtOnce), gathering: semaphore.NewWeighted(allListBytes), digesting: semaphore.NewWeighted(digestAtOnce),
 	}
+	if cfg.Offers {
+		r.hub = r.newHub()
+	}
+	return r
 }
 
 // Open returns a repository as caller reads it. It asks nobody.

@@ -21,9 +21,11 @@ const (
 	File                  // /v2/<name>/_granary/file/<digest>?path=…: in a layer
 	Mount                 // /v2/<name>/_granary/mount/<digest>: of an image's manifest, or of a layer
 	Map                   // /v2/<name>/_granary/map/<digest>: of a blob, the digests of its chunks
+	Recipe                // /v2/<name>/_granary/recipe/<digest>: of a layer, by what it is made again
+	Contents              // /v2/<name>/_granary/contents/<digest>?chunks=…: of what a layer unpacks to
 )
 
-var kindNames = [...]string{"base", "manifest", "blob", "tags", "referrers", "upload", "toc", "file", "mount", "map"}
+var kindNames = [...]string{"base", "manifest", "blob", "tags", "referrers", "upload", "toc", "file", "mount", "map", "recipe", "contents"}
 
 // String returns the kind's name, as in blob.
 func (k Kind) String() string { return kindNames[k] }
@@ -107,8 +109,8 @@ func (r *Request) split(path string) (name string, err error) {
 	case "referrers":
 		r.Kind = Referrers
 		r.Digest, err = digest.Digest(last), checkDigest(last)
-	case "toc", "file", "mount", "map":
-		r.Kind = map[string]Kind{"toc": TOC, "file": File, "mount": Mount, "map": Map}[before[j+1:]]
+	case "toc", "file", "mount", "map", "recipe", "contents":
+		r.Kind = map[string]Kind{"toc": TOC, "file": File, "mount": Mount, "map": Map, "recipe": Recipe, "contents": Contents}[before[j+1:]]
 		before, ok := strings.CutSuffix(name, "/_granary")
 		if !ok {
 			return "", invalid("NAME_UNKNOWN", "%q is no path of a registry", path)

@@ -100,6 +100,8 @@ func TestParsePath(t *testing.T) {
 		{"/v2/app/tags/list", nil, ref.Request{Kind: ref.Tags, Repository: repo("default.io/app")}},
 		{"/v2/app/referrers/" + sha, nil, ref.Request{Kind: ref.Referrers, Repository: repo("default.io/app"), Digest: digest.Digest(sha)}},
 		{"/v2/app/_granary/map/" + sha, nil, ref.Request{Kind: ref.Map, Repository: repo("default.io/app"), Digest: digest.Digest(sha)}},
+		{"/v2/app/_granary/recipe/" + sha, nil, ref.Request{Kind: ref.Recipe, Repository: repo("default.io/app"), Digest: digest.Digest(sha)}},
+		{"/v2/app/_granary/contents/" + sha, nil, ref.Request{Kind: ref.Contents, Repository: repo("default.io/app"), Digest: digest.Digest(sha)}},
 		{"/v2/app/_granary/toc/" + sha, []string{"ghcr.io"}, ref.Request{Kind: ref.TOC, Repository: repo("ghcr.io/app"), Digest: digest.Digest(sha), Namespace: "ghcr.io"}},
 		{"/v2/app/blobs/uploads/", nil, ref.Request{Kind: ref.Upload, Repository: repo("default.io/app")}},
 		{"/v2/app/blobs/uploads/123", nil, ref.Request{Kind: ref.Upload, Repository: repo("default.io/app")}},

@@ -34,7 +34,13 @@ const (
 // when it does not begin as gzip does; io.ErrUnexpectedEOF, [toc.ErrMalformed] or [toc.ErrLimit] when it is not in order; else
 // it is one of ctx or blob.
 func Find(ctx context.Context, blob io.ReaderAt, size int64) (*Recipe, error) {
-	s := &search{unpacker: newUnpacker(ctx, blob, size), tar: sha256.New()}
+	return FindWithin(ctx, blob, size, maxTar)
+}
+
+// FindWithin is Find of a layer whose tar has no more than most bytes. Of another one the error wraps
+// [toc.ErrLimit], as it does with Find when it has more than 1 TiB.
+func FindWithin(ctx context.Context, blob io.ReaderAt, size, most int64) (*Recipe, error) {
+	s := &search{unpacker: newUnpacker(ctx, blob, size), most: min(most, maxTar), tar: sha256.New()}
 	if err := s.sample(); err != nil {
 		return nil, err
 	}
@@ -58,6 +64,7 @@ func Find(ctx context.Context, blob io.ReaderAt, size int64) (*Recipe, error) {
 // search is a layer that is being inflated and made again.
 type search struct {
 	*unpacker
+	most    int64 // bytes that the tar may have
 	tar     hash.Hash
 	out     int64 // bytes of the tar
 	members []Member
@@ -79,8 +86,8 @@ func (s *search) step() (step, error) {
 	m := &s.members[len(s.members)-1]
 	m.Size, m.Flushed = m.Size+int64(len(next.data)), next.flushed
 	s.tar.Write(next.data)
-	if s.out += int64(len(next.data)); s.out > maxTar {
-		return next, fmt.Errorf("recipe: blob: %w: a tar of more than %d bytes", toc.ErrLimit, int64(maxTar))
+	if s.out += int64(len(next.data)); s.out > s.most {
+		return next, fmt.Errorf("recipe: blob: %w: a tar of more than %d bytes", toc.ErrLimit, s.most)
 	}
 	return next, nil
 }

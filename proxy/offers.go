@@ -1,0 +1,139 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/lazy"
+	"github.com/granary-oci/granary/proxy/rebuild"
+	"github.com/granary-oci/granary/proxy/ref"
+)
+
+// shelf keeps what a [rebuild.Hub] makes where other things are that are derived from layers.
+type shelf struct {
+	*lazy.Layers
+	kind lazy.Kind
+}
+
+// Get implements [rebuild.Shelf].
+func (s shelf) Get(ctx context.Context, layer digest.Digest) ([]byte, error) {
+	return s.Derived(ctx, s.kind, layer)
+}
+
+// Put implements [rebuild.Shelf].
+func (s shelf) Put(ctx context.Context, layer digest.Digest, p []byte) {
+	s.SetDerived(ctx, s.kind, layer, p)
+}
+
+func (r *Registry) newHub() *rebuild.Hub {
+	return rebuild.NewHub(rebuild.HubConfig{
+		Open:    r.openWhole,
+		Offers:  shelf{r.cfg.Layers, rebuild.OfferKind},
+		Indexes: shelf{r.cfg.Layers, lazy.KindGzip},
+		Report:  r.report,
+	})
+}
+
+// MakeOffers makes offers of layers that other sites ask for, and of those of [Registry.OfferLayer], until ctx
+// ends.
+func (r *Registry) MakeOffers(ctx context.Context) {
+	if r.hub != nil {
+		r.hub.Run(ctx)
+	}
+}
+
+// OfferLayer has an offer made of a layer, all of which is stored, before another site asks for it, unless it is
+// another member that answers for it.
+func (r *Registry) OfferLayer(d digest.Digest, size int64) {
+	if peers := r.cfg.Peers; r.hub == nil || peers != nil && !peers.Derives(rebuild.OfferKind, d) || !r.isLayer(d) {
+		return
+	}
+	r.hub.Ahead(d, size)
+}
+
+// Offers returns what has become of offers.
+func (r *Registry) Offers() (c rebuild.Counts) {
+	if r.hub != nil {
+		c = r.hub.Counts()
+	}
+	return c
+}
+
+// openWhole opens a layer of which all is here, whoever may read it. The error is [chunk.ErrNotFound] if it is not.
+func (r *Registry) openWhole(ctx context.Context, d digest.Digest) (l rebuild.Layer, err error) {
+	size := int64(0)
+	if info, err := r.cfg.Store.Stat(d); err == nil {
+		size = info.Size
+	}
+	if r.Stored(d, size) {
+		return r.wholeFrom(ctx, d, size, r.cfg.Store)
+	}
+	kept, err := r.cfg.Beside.Open(ctx, d)
+	if err != nil {
+		return l, fmt.Errorf("layer %s: %w", d, err)
+	}
+	return r.wholeFrom(ctx, d, kept.Size(), kept)
+}
+
+func (r *Registry) wholeFrom(ctx context.Context, d digest.Digest, size int64, src chunk.Source) (l rebuild.Layer, err error) {
+	m, err := chunk.Grid(d, size)
+	if err != nil {
+		return l, err
+	}
+	b := chunk.NewBlob(m, src, chunk.BlobConfig{Budget: r.cfg.Budget})
+	return rebuild.Layer{ReaderAt: b.ReaderAt(ctx), Size: size, Release: r.cfg.Store.Retain(d, size)}, nil
+}
+
+// whole opens a layer that the caller may read, and of which all is here: nothing is fetched to offer it.
+func (p *Repository) whole(ctx context.Context, d digest.Digest) (l rebuild.Layer, err error) {
+	r := p.registry
+	size, err := p.Stat(ctx, d)
+	if err != nil {
+		return l, err
+	}
+	if r.Stored(d, size) && r.mayShare(p.Host, d) {
+		return r.wholeFrom(ctx, d, size, r.cfg.Store)
+	}
+	kept, err := r.lentKept(ctx, p.Host, d, size)
+	if err != nil {
+		return l, fmt.Errorf("layer %s: not all of it is stored here and has matched its digest: %w", d, err)
+	}
+	return r.wholeFrom(ctx, d, size, kept)
+}
+
+// change answers a request of another site for the offer of a layer, or for some of its contents. Both tell what is
+// in it, and are for those who may read it.
+func (h *Handler) change(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
+	hub := h.registry.hub
+	layer, err := p.whole(r.Context(), req.Digest)
+	if err != nil {
+		return false, err
+	}
+	defer layer.Release()
+	if hub == nil {
+		return false, &rebuild.NoneError{Reason: "this node makes none"}
+	}
+	var body []byte
+	if req.Kind == ref.Recipe {
+		w.Header().Set("Content-Type", rebuild.OfferType)
+		body, err = hub.Offer(r.Context(), req.Digest, layer.Size)
+	} else {
+		w.Header().Set("Content-Type", rebuild.ContentsType)
+		body, err = hub.Contents(r.Context(), req.Digest, layer, r.URL.Query().Get(rebuild.ChunksQuery))
+	}
+	if err != nil {
+		return false, err
+	}
+	w.Header().Set("Cache-Control", "max-age=31536000, immutable")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	if r.Method == http.MethodHead {
+		return true, nil
+	}
+	_, err = (&paced{w: w, client: http.NewResponseController(w)}).Write(body)
+	return true, err
+}

@@ -1,0 +1,316 @@
+package proxy_test
+
+import (
+	"archive/tar"
+	"bytes"
+	stdgzip "compress/gzip"
+	"fmt"
+	"io"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/pgzip"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/rebuild"
+	"github.com/granary-oci/granary/toc/cdc"
+)
+
+// filesOf is a tar of n bytes of files, large and small.
+func filesOf(t *testing.T, n int) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for i := 0; b.Len() < n; i++ {
+		p := texts(500+i*i*1777%150_000, uint64(i))
+		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprint("dir/file-", i), Mode: 0o644, Size: int64(len(p)), ModTime: time.Unix(1_700_000_000, 0)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// texts are n bytes that compress to about a half.
+func texts(n int, seed uint64) []byte {
+	p := random(n, seed)
+	for i := range p {
+		p[i] = "etaoin shrdlucm\n"[p[i]&15]
+	}
+	return p
+}
+
+func packedBy(t *testing.T, open func(io.Writer) io.WriteCloser, p []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := open(&b)
+	if _, err := w.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func byGo(w io.Writer) io.WriteCloser    { return stdgzip.NewWriter(w) }
+func byPgzip(w io.Writer) io.WriteCloser { return pgzip.NewWriter(w) }
+
+// offering is a stack that makes offers.
+func offering(t *testing.T, o *origin, change ...func(*proxy.Config)) *stack {
+	t.Helper()
+	s := newStack(t, o, true, append([]func(*proxy.Config){func(c *proxy.Config) { c.Offers = true }}, change...)...)
+	go s.registry.MakeOffers(t.Context())
+	return s
+}
+
+// have pulls a layer until all of it is known to be here.
+func (s *stack) have(t *testing.T, repository string, layer []byte, header ...string) (at digest.Digest) {
+	t.Helper()
+	d := digest.FromBytes(layer)
+	s.mapOf(t, repository, d, header...)
+	return d
+}
+
+// ask asks for an offer, or for contents, until the node does not say any more that it is being made.
+func (s *stack) ask(t *testing.T, repository, path string, d digest.Digest, query string, header ...string) (*http.Response, []byte) {
+	t.Helper()
+	for {
+		resp, body := s.do(t, http.MethodGet, "/v2/"+repository+"/"+path+string(d)+query, header...)
+		if resp.StatusCode != http.StatusServiceUnavailable {
+			return resp, body
+		}
+		if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err != nil || n < 1 || n > 60 {
+			t.Fatalf("to be asked again after %q", resp.Header.Get("Retry-After"))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func unzstd(t *testing.T, p []byte) []byte {
+	t.Helper()
+	z, err := zstd.NewReader(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	p, err = z.DecodeAll(p, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestALayerIsMadeAgainByItsOffer: who has nothing of it gets all chunks that are not in the map, in several
+// requests, puts the tar together, and makes the layer of it.
+func TestALayerIsMadeAgainByItsOffer(t *testing.T) {
+	for name, by := range map[string]func(io.Writer) io.WriteCloser{"Go": byGo, "pgzip": byPgzip} {
+		t.Run(name, func(t *testing.T) {
+			o, content := newOrigin(), filesOf(t, 5<<20)
+			layer := packedBy(t, by, content)
+			o.add("app", layer)
+			s := offering(t, o)
+			d := s.have(t, "app", layer)
+			resp, body := s.ask(t, "app", rebuild.OfferPath, d, "")
+			if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != rebuild.OfferType || !strings.Contains(resp.Header.Get("Cache-Control"), "immutable") {
+				t.Fatalf("%s: %s", resp.Status, body[:min(len(body), 500)])
+			}
+			offer, err := rebuild.DecodeOffer(body)
+			if err != nil || offer.Recipe.Blob.OCI() != d || offer.Map.Size() != int64(len(content)) {
+				t.Fatalf("%+v, %v", offer, err)
+			}
+			got := make([]byte, offer.Map.Size())
+			var wanted []int
+			size := int64(0)
+			fetch := func() {
+				resp, body := s.ask(t, "app", rebuild.ContentsPath, d, "?chunks="+rebuild.FormatChunks(wanted, offer.Map))
+				if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != rebuild.ContentsType {
+					t.Fatalf("%s: %s", resp.Status, body[:min(len(body), 500)])
+				}
+				p := unzstd(t, body)
+				for _, i := range wanted {
+					c := offer.Map.Chunks[i]
+					if !c.Fits(p[:c.Size]) {
+						t.Fatalf("chunk %d is another one", i)
+					}
+					p = p[copy(got[c.Offset:], p[:c.Size]):]
+				}
+				if len(p) > 0 {
+					t.Fatalf("%d bytes more", len(p))
+				}
+				wanted, size = wanted[:0], 0
+			}
+			for i, c := range offer.Map.Chunks {
+				if c.Inline != nil {
+					copy(got[c.Offset:], c.Inline)
+					continue
+				}
+				if size+c.Size > 1<<20 {
+					fetch()
+				}
+				wanted, size = append(wanted, i), size+c.Size
+			}
+			fetch()
+			var again bytes.Buffer
+			if err := offer.Recipe.Rebuild(t.Context(), &again, bytes.NewReader(got)); err != nil || !bytes.Equal(again.Bytes(), layer) {
+				t.Errorf("the layer is another one: %v", err)
+			}
+			if c := s.registry.Offers(); c.Made != 1 || c.None != 0 || c.Seconds <= 0 || c.Sent < 1<<20 || c.Waiting != 0 {
+				t.Errorf("counts: %+v", c)
+			}
+		})
+	}
+}
+
+// TestSomeContents asks for chunks here and there.
+func TestSomeContents(t *testing.T) {
+	o, content := newOrigin(), filesOf(t, 4<<20)
+	layer := packedBy(t, byGo, content)
+	o.add("app", layer)
+	s := offering(t, o)
+	d := s.have(t, "app", layer)
+	_, body := s.ask(t, "app", rebuild.OfferPath, d, "")
+	offer, err := rebuild.DecodeOffer(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var some []int
+	var want []byte
+	for i, c := range offer.Map.Chunks {
+		if c.Inline == nil && i%7 < 2 {
+			some, want = append(some, i), append(want, content[c.Offset:c.Offset+c.Size]...)
+		}
+	}
+	resp, body := s.ask(t, "app", rebuild.ContentsPath, d, "?chunks="+rebuild.FormatChunks(some, offer.Map))
+	if resp.StatusCode != http.StatusOK || !bytes.Equal(unzstd(t, body), want) {
+		t.Errorf("%s, not the chunks %v", resp.Status, some)
+	}
+	for _, query := range []string{"", "?chunks=", "?chunks=x", "?chunks=0", "?chunks=1,1", "?chunks=999999", "?chunks=1-999999", "?chunks=" + strings.Repeat("1,", 300)} {
+		if resp, body := s.ask(t, "app", rebuild.ContentsPath, d, query); resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%.30s: %s %s", query, resp.Status, body)
+		}
+	}
+}
+
+// TestLayersWithoutAnOffer says of each why there is none.
+func TestLayersWithoutAnOffer(t *testing.T) {
+	layers := map[string][]byte{
+		"is no gzip":      filesOf(t, 2<<20),
+		"no tar in it":    packedBy(t, byGo, texts(4<<20, 1)),
+		"too small":       packedBy(t, byGo, filesOf(t, 1<<20)),
+		"unpacks to much": packedBy(t, byGo, make([]byte, 1100<<20)),
+	}
+	if program, err := exec.LookPath("gzip"); err == nil {
+		cmd := exec.CommandContext(t.Context(), program, "-9n")
+		cmd.Stdin = bytes.NewReader(filesOf(t, 5<<20))
+		if layers["by GNU gzip"], err = cmd.Output(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := newOrigin()
+	for _, p := range layers {
+		o.add("app", p)
+	}
+	s := offering(t, o)
+	for name, p := range layers {
+		d := s.have(t, "app", p)
+		for range 2 {
+			resp, body := s.ask(t, "app", rebuild.OfferPath, d, "")
+			if resp.StatusCode != http.StatusNotFound || code(body) != "UNSUPPORTED" || !bytes.Contains(body, []byte("there is no offer of the layer: ")) {
+				t.Errorf("%s: %s %s", name, resp.Status, body)
+			}
+			t.Logf("%s: %s", name, body)
+		}
+		if resp, body := s.ask(t, "app", rebuild.ContentsPath, d, "?chunks=0"); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s, contents: %s %s", name, resp.Status, body)
+		}
+	}
+	if c := s.registry.Offers(); c.Made != 0 || c.None != int64(len(layers))-1 { // for one is too small to be looked at
+		t.Errorf("counts: %+v", c)
+	}
+}
+
+// TestOffersAreForThoseWhoMayReadTheLayer also once one has been made, and contents were sent.
+func TestOffersAreForThoseWhoMayReadTheLayer(t *testing.T) {
+	o, good := newOrigin(), basic(password)
+	layer := packedBy(t, byGo, filesOf(t, 3<<20))
+	d := digest.FromBytes(layer)
+	o.add("secret", layer)
+	o.private["secret"] = "basic"
+	o.add("public", random(1<<20, 2))
+	o.add("evil", layer, random(10, 3)) // which names it, and is not the one that has it
+	delete(o.blobs, "evil@"+string(d))
+	s := offering(t, o)
+	for _, repository := range []string{"public", "evil"} {
+		s.do(t, http.MethodGet, "/v2/"+repository+"/manifests/v1")
+	}
+	if resp, _ := s.ask(t, "secret", rebuild.OfferPath, d, "", "Authorization", good); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("of what is not here: %s", resp.Status)
+	}
+	s.have(t, "secret", layer, "Authorization", good)
+	_, body := s.ask(t, "secret", rebuild.OfferPath, d, "", "Authorization", good)
+	offer, err := rebuild.DecodeOffer(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := slices.IndexFunc(offer.Map.Chunks, func(c cdc.Chunk) bool { return c.Inline == nil })
+	query := "?chunks=" + strconv.Itoa(first)
+	if resp, _ := s.ask(t, "secret", rebuild.ContentsPath, d, query, "Authorization", good); resp.StatusCode != http.StatusOK {
+		t.Fatalf("contents: %s", resp.Status)
+	}
+	for _, c := range []struct {
+		repository, authorization string
+		want                      int
+	}{
+		{"secret", "", http.StatusUnauthorized}, {"secret", basic("wrong"), http.StatusUnauthorized},
+		{"public", good, http.StatusNotFound}, {"public", "", http.StatusNotFound}, {"evil", "", http.StatusNotFound}, {"nowhere", good, http.StatusNotFound},
+	} {
+		for _, path := range []string{rebuild.OfferPath, rebuild.ContentsPath} {
+			resp, body := s.ask(t, c.repository, path, d, query, "Authorization", c.authorization)
+			if resp.StatusCode != c.want || bytes.Contains(body, []byte("offer")) {
+				t.Errorf("%s as %q, %s: %s %s", path, c.authorization, c.repository, resp.Status, body)
+			}
+		}
+	}
+}
+
+// TestNoOffersAreMade where they are not to be.
+func TestNoOffersAreMade(t *testing.T) {
+	o, layer := newOrigin(), packedBy(t, byGo, filesOf(t, 3<<20))
+	o.add("app", layer)
+	s := newStack(t, o, true)
+	d := s.have(t, "app", layer)
+	s.registry.OfferLayer(d, int64(len(layer)))
+	if resp, body := s.ask(t, "app", rebuild.OfferPath, d, ""); resp.StatusCode != http.StatusNotFound || code(body) != "UNSUPPORTED" {
+		t.Errorf("%s %s", resp.Status, body)
+	}
+}
+
+// TestAnOfferIsMadeAhead of the first request for it.
+func TestAnOfferIsMadeAhead(t *testing.T) {
+	o, layer := newOrigin(), packedBy(t, byGo, filesOf(t, 3<<20))
+	o.add("app", layer)
+	s := offering(t, o)
+	s.do(t, http.MethodGet, "/v2/app/manifests/v1")
+	d := s.have(t, "app", layer)
+	s.registry.OfferLayer(d, int64(len(layer)))
+	s.registry.OfferLayer(digest.FromString("of no layer"), 5<<20)
+	for s.registry.Offers().Made == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if resp, _ := s.ask(t, "app", rebuild.OfferPath, d, ""); resp.StatusCode != http.StatusOK || s.registry.Offers().Made != 1 {
+		t.Errorf("%s, %+v", resp.Status, s.registry.Offers())
+	}
+}
