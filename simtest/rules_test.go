@@ -68,7 +68,7 @@ var allowed = map[string][]string{
 	"p2p/site":                        {"p2p/libp2p"},
 	"p2p/bitswap":                     {"chunkstore/blocks"},
 	"cmd/granary/node/dashboard":      {},
-	"cmd/granary/node":                {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "cmd/granary/node/dashboard", "fuse/mounter", "fuse/snapshotter", "p2p", "p2p/bitswap", "p2p/libp2p", "p2p/site", "p2p/wire", "proxy", "proxy/access", "proxy/catalog", "proxy/gateway", "proxy/graph", "proxy/layout", "proxy/lazy", "proxy/parent", "proxy/ref", "proxy/trace", "proxy/upstream", "toc", "tracker", "tracker/dht", "tracker/gossip"},
+	"cmd/granary/node":                {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "cmd/granary/node/dashboard", "fuse/mounter", "fuse/snapshotter", "p2p", "p2p/bitswap", "p2p/libp2p", "p2p/site", "p2p/wire", "proxy", "proxy/access", "proxy/catalog", "proxy/gateway", "proxy/graph", "proxy/layout", "proxy/lazy", "proxy/parent", "proxy/rebuild", "proxy/ref", "proxy/trace", "proxy/upstream", "toc", "tracker", "tracker/dht", "tracker/gossip"},
 	"cmd/granary":                     {"chunkstore", "chunkstore/chunk", "chunkstore/lend", "cmd/granary/configure", "cmd/granary/demo", "cmd/granary/doctor", "cmd/granary/node", "fuse", "fuse/mounter", "fuse/snapshotter", "p2p", "proxy", "proxy/catalog", "proxy/compat", "proxy/flight", "proxy/graph", "proxy/layout", "proxy/ref", "proxy/upstream", "toc"},
 	"chunkstore/storetest":            {"chunkstore/chunk"},
 	"simtest":                         {},

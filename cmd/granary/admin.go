@@ -199,6 +199,9 @@ func printSites(w io.Writer, s node.Status) {
 	for _, a := range s.Site {
 		fmt.Fprintf(w, "reached by children at\t%s\n", a)
 	}
+	if o := s.Offers; o.Made+o.None+o.Failed > 0 || o.Waiting > 0 {
+		fmt.Fprintf(w, "offers to children\t%d made, none of %d layers, %d failed, %d waiting, in %.0f s; %s of contents sent\n", o.Made, o.None, o.Failed, o.Waiting, o.Seconds, bytesText(o.Sent))
+	}
 	for _, l := range s.Links {
 		fmt.Fprintf(w, "link %s\tin %s, out %s\n", printable(l.Link),
 			spans(l.Hour.In, l.Today.In, l.Month.In), spans(l.Hour.Out, l.Today.Out, l.Month.Out))

@@ -19,6 +19,7 @@ import (
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/proxy"
 	"github.com/granary-oci/granary/proxy/parent"
+	"github.com/granary-oci/granary/proxy/rebuild"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/tracker"
 	"github.com/granary-oci/granary/tracker/gossip"
@@ -62,6 +63,8 @@ type Status struct {
 	Site []string `json:"site,omitempty"`
 	// Links are what crossed each link to the outside.
 	Links []Link `json:"links,omitempty"`
+	// Offers are what is made of layers for other sites that have older ones, since the start.
+	Offers rebuild.Counts `json:"offers"`
 	// Parents are the sites that are asked before registries, in order of preference.
 	Parents []parent.Status `json:"parents,omitempty"`
 	// Cluster is nil for a node alone.
@@ -111,6 +114,7 @@ func (n *Node) Status() Status {
 		Savings:   n.savings(),
 		UnderWay:  n.registry.UnderWay(context.Background()), // from memory and the store's index
 		Mounts:    n.registry.Mounts(),
+		Offers:    n.registry.Offers(),
 		Cluster:   n.clusterStatus(),
 	}
 	s.Links, s.Site, s.SiteID = n.ledger.sums(), n.SiteAddrs(), n.siteID()

@@ -21,6 +21,7 @@ import (
 	"github.com/granary-oci/granary/p2p"
 	"github.com/granary-oci/granary/proxy/layout"
 	"github.com/granary-oci/granary/proxy/parent"
+	"github.com/granary-oci/granary/proxy/rebuild"
 	"github.com/granary-oci/granary/toc"
 )
 
@@ -144,6 +145,24 @@ func (m *metrics) watch(usage, contents func() chunkstore.Usage) {
 	gauge("granary_store_budget_bytes", "Bytes of chunks that may be on disk.", func() float64 { return float64(usage().Budget) })
 	gauge("granary_store_blobs", "Blobs of which chunks are on disk.", func() float64 { return float64(usage().Blobs) })
 	gauge("granary_contents_bytes", "Bytes of files' contents and of what was derived from layers, on disk.", func() float64 { return float64(contents().Bytes) })
+}
+
+// watchOffers adds counters of what is made for other sites.
+func (m *metrics) watchOffers(counts func() rebuild.Counts) {
+	counter := func(name, help string, labels prometheus.Labels, value func(rebuild.Counts) float64) {
+		opts := prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}
+		m.registry.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return value(counts()) }))
+	}
+	for outcome, value := range map[string]func(rebuild.Counts) int64{
+		"made":   func(c rebuild.Counts) int64 { return c.Made },
+		"none":   func(c rebuild.Counts) int64 { return c.None },
+		"failed": func(c rebuild.Counts) int64 { return c.Failed },
+	} {
+		counter("granary_wan_offers_total", "Layers that were looked at for an offer to other sites, by what has become of it.", prometheus.Labels{"outcome": outcome},
+			func(c rebuild.Counts) float64 { return float64(value(c)) })
+	}
+	counter("granary_wan_offer_seconds_total", "Seconds that looking at layers for offers has taken.", nil, func(c rebuild.Counts) float64 { return c.Seconds })
+	counter("granary_wan_contents_bytes_total", "Bytes of what layers unpack to that went to other sites, compressed.", nil, func(c rebuild.Counts) float64 { return float64(c.Sent) })
 }
 
 // watchParents adds gauges of what is made of parents.

@@ -135,7 +135,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		derived.Store, derived.Records = n.contents, n.catalog
 		face.Contents = &lazy.Contents{Store: n.contents, Records: n.catalog, Report: n.faults.report}
 	}
-	face.Layers = lazy.NewLayers(derived)
+	face.Layers, face.Offers = lazy.NewLayers(derived), true
 	if n.cluster != nil {
 		face.Peers = peers{n.cluster, n.store.Proven, cfg.ParentsOnly}
 		if n.upstreams.ownRanges = cfg.UnprovenRanges == "upstream"; n.upstreams.ownRanges {
@@ -147,6 +147,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		face.Swarm = swarm{n}
 	}
 	n.registry = proxy.NewRegistry(face)
+	n.metrics.watchOffers(n.registry.Offers)
 	n.lend(face.Contents)
 	n.handler = n.metrics.answers(proxy.Limit(proxy.NewHandler(n.registry, n.upstreams.pseudonym, log, n.tracing.tracer()), proxy.Limits{
 		Total: cfg.MaxRequests, PerClient: cfg.MaxRequestsPerClient, Queue: maxQueue, Wait: maxQueueing,

@@ -44,6 +44,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return n.scrub(gctx) })
 	g.Go(func() error { n.checkLayers(gctx); return nil })
+	g.Go(func() error { n.registry.MakeOffers(gctx); return nil })
 	g.Go(func() error { n.watchTraffic(gctx); return nil })
 	g.Go(func() error { n.ledger.run(gctx, n.faults.report); return nil })
 	g.Go(func() error { n.runPreheats(gctx); return nil })
@@ -127,6 +128,9 @@ func (n *Node) checkLayers(ctx context.Context) {
 				n.registry.CheckLayer(ctx, d, info.Size)
 				if n.cfg.LayerIndex == "complete" {
 					n.registry.IndexLayer(ctx, d, info.Size)
+				}
+				if n.hasChildren() {
+					n.registry.OfferLayer(d, info.Size)
 				}
 			}
 		}

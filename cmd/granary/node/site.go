@@ -42,6 +42,11 @@ func (n *Node) needsSite() bool {
 	return len(n.cfg.SiteListen) > 0 || n.cfg.SiteNetwork != "" || slices.ContainsFunc(n.cfg.Parent, isMultiaddr)
 }
 
+// hasChildren reports whether other sites may have the node as a parent.
+func (n *Node) hasChildren() bool {
+	return len(n.cfg.SiteListen) > 0 || n.gateway != nil && n.tokens != nil
+}
+
 // dialledParents returns the parents at multiaddrs.
 func (n *Node) dialledParents() []string {
 	return slices.DeleteFunc(slices.Clone(n.cfg.Parent), func(a string) bool { return !isMultiaddr(a) })
