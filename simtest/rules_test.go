@@ -41,7 +41,6 @@ var allowed = map[string][]string{
 	"toc/gzip":                        {"toc"},
 	"toc/erofs":                       {"toc"},
 	"toc/squashfs":                    {"toc"},
-	"toc/recipe":                      {"toc"},
 	"toc/treetest":                    {"toc"},
 	"toc/zstdchunked/zstdchunkedtest": {},
 	"proxy/profile":                   {},
