@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/toc"
 )
 
 // shelf is a [Shelf] in memory.
@@ -135,7 +138,7 @@ func layer(t testing.TB, n, size int) (packed, content []byte) {
 // TestFewContentsTakeLittle: who asks for chunks far apart has about a span of the layer inflated for
 // each, and who asks for some that follow each other has it inflated once.
 func TestFewContentsTakeLittle(t *testing.T) {
-	p, content := layer(t, 45, 100_000)
+	p, content := layer(t, 45, 60_000)
 	b := newBench(p)
 	go b.Run(t.Context())
 	name := digest.FromBytes(p)
@@ -157,11 +160,11 @@ func TestFewContentsTakeLittle(t *testing.T) {
 		chunks []int
 		bytes  int64
 	}{
-		"one at the end":         {all[len(all)-1:], 500_000},
-		"three far apart":        {[]int{all[0], all[len(all)/2], all[len(all)-1]}, 1_000_000},
-		"one MiB at the end":     {all[len(all)-20:], 1_500_000},
-		"each second of 20":      {[]int{all[1], all[3], all[5], all[7], all[9], all[11], all[13], all[15], all[17], all[19]}, 1_500_000},
-		"three MB in the middle": {all[10:40], 3 << 20},
+		"one at the end":       {all[len(all)-1:], 400_000},
+		"three far apart":      {[]int{all[0], all[len(all)/2], all[len(all)-1]}, 1_000_000},
+		"a third at the end":   {all[len(all)-15:], 900_000},
+		"each second of 20":    {[]int{all[1], all[3], all[5], all[7], all[9], all[11], all[13], all[15], all[17], all[19]}, 1_300_000},
+		"a half in the middle": {all[10:32], 1_300_000},
 	} {
 		var want []byte
 		for _, i := range most.chunks {
@@ -188,21 +191,17 @@ func TestFewContentsTakeLittle(t *testing.T) {
 
 // TestWhatIsLostIsMadeAgain: the index, the offer, or both, and what is kept of another layer does not count.
 func TestWhatIsLostIsMadeAgain(t *testing.T) {
-	p, _ := layer(t, 20, 100_000)
-	other, _ := layer(t, 21, 100_000)
-	b := newBench(p, other)
+	p, _ := layer(t, 4, 60_000)
+	other, _ := layer(t, 5, 60_000)
+	b := newBench(p)
 	name := digest.FromBytes(p)
 	// run has what is missing made, and says how often the layer was opened for that.
 	run := func() (offer []byte, opened int64) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
 		h, before := b.newHub(), b.opened.Load()
-		go h.Run(ctx)
-		offer, err := b.offer(ctx, h, name)
-		if err != nil {
+		if err := h.do(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
-		return offer, b.opened.Load() - before
+		return h.recent.get(name).offer, b.opened.Load() - before
 	}
 	first, opened := run()
 	if opened != 1 {
@@ -234,7 +233,7 @@ func TestWhatIsLostIsMadeAgain(t *testing.T) {
 
 // TestWhatCannotBeReadIsTriedAgain: it says nothing of the layer.
 func TestWhatCannotBeReadIsTriedAgain(t *testing.T) {
-	p, _ := layer(t, 20, 100_000)
+	p, _ := layer(t, 18, 100_000)
 	b := newBench(p)
 	go b.Run(t.Context())
 	b.fail.Store(true)
@@ -252,7 +251,7 @@ func TestWhatCannotBeReadIsTriedAgain(t *testing.T) {
 
 // TestOffersOfNothing are refused without the layer being looked at, and those of bytes that end too soon for good.
 func TestOffersOfNothing(t *testing.T) {
-	p, _ := layer(t, 20, 100_000)
+	p, _ := layer(t, 18, 100_000)
 	cut := p[:len(p)-1000]
 	b := newBench(cut)
 	go b.Run(t.Context())
@@ -264,6 +263,26 @@ func TestOffersOfNothing(t *testing.T) {
 		if _, err := b.offer(t.Context(), b.Hub, digest.FromBytes(cut)); !errors.As(err, &none) || b.opened.Load() != 1 {
 			t.Errorf("of one that is cut off: %v, opened %d times", err, b.opened.Load())
 		}
+	}
+}
+
+// TestABombIsLeft when it has unpacked to so much that it is none of our business.
+func TestABombIsLeft(t *testing.T) {
+	var one bytes.Buffer
+	g := gzip.NewWriter(&one)
+	if _, err := g.Write(make([]byte, 4<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p := bytes.Repeat(one.Bytes(), 20)
+	l := Layer{bytes.NewReader(p), int64(len(p)), nil}
+	if m, err := newBench(p).make(t.Context(), digest.FromBytes(p), l); err != nil || !strings.Contains(m.none, toc.ErrLimit.Error()) {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if _, _, err := survey(t.Context(), l, l.Size, maxRatio*l.Size); !errors.Is(err, toc.ErrLimit) {
+		t.Errorf("the survey: %v", err)
 	}
 }
 
