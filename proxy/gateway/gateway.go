@@ -8,8 +8,8 @@
 // credential for its registry: that opens what the registry would give to the credential, as at the
 // registry face, and no cache may keep it. The registry face itself is here for those with a token too,
 // so that all that another node needs of this one is at one address. Of that a cache may keep, for who
-// shows the same token and no credential, what is asked for by digest and is public: manifests, and the
-// maps by which the chunks are found.
+// shows the same token and no credential, what is asked for by digest and is public: manifests, the
+// maps by which the chunks are found, and how layers are made again of what older ones have.
 package gateway
 
 import (
@@ -137,17 +137,21 @@ func (f *face) registry(w http.ResponseWriter, r *http.Request) {
 	f.cfg.Registry.ServeHTTP(a, r)
 }
 
-// unchanging returns the digest of the manifest or of the blob whose map is asked for in nobody's name, by
-// digest, or "". Blobs are not among these: by chunks a cache has them already.
+// unchanging returns the digest of the manifest, or of the blob of which what is found out is asked for, in
+// nobody's name by digest, or "". Blobs are not among these: by chunks a cache has them already.
 func (f *face) unchanging(r *http.Request) digest.Digest {
 	if r.Header.Get("Authorization") != "" {
 		return ""
 	}
 	req, err := ref.ParsePath(r.URL.Path, r.URL.Query()["ns"], f.cfg.DefaultHost)
-	if err != nil || req.Kind != ref.Manifest && req.Kind != ref.Map {
+	if err != nil {
 		return ""
 	}
-	return req.Digest
+	switch req.Kind {
+	case ref.Manifest, ref.Map, ref.Recipe, ref.Contents:
+		return req.Digest
+	}
+	return ""
 }
 
 // refuse answers with an error, which nobody should keep.
