@@ -40,6 +40,8 @@ type Config struct {
 	// Heard is told when the parent no longer answers, with why, and with nil when it answers again. It is
 	// called in the midst of a question, and must not wait. nil ignores both.
 	Heard func(error)
+	// Limit returns how many bytes per second may come from it now, 0 for any number. nil is for any.
+	Limit func() int64
 }
 
 // Parents are the sites that are asked before the registries, in order of preference. It is
@@ -74,12 +76,15 @@ func New(configs []Config, size Sizes, report func(error)) (*Parents, error) {
 }
 
 func newParent(cfg Config) (*Parent, error) {
-	p := &Parent{name: cfg.Name, origin: chunk.OfParent(cfg.Name), allow: cfg.Allow, heard: cfg.Heard, gateway: cfg.Gateway}
+	p := &Parent{name: cfg.Name, origin: chunk.OfParent(cfg.Name), allow: cfg.Allow, heard: cfg.Heard, limit: cfg.Limit, gateway: cfg.Gateway}
 	if p.allow == nil {
 		p.allow = func() error { return nil }
 	}
 	if p.heard == nil {
 		p.heard = func(error) {}
+	}
+	if p.limit == nil {
+		p.limit = func() int64 { return 0 }
 	}
 	cfg.Upstream.Relay = true
 	received := cfg.Upstream.Received
@@ -205,8 +210,10 @@ type Parent struct {
 	registry     *upstream.Registry
 	allow        func() error
 	heard        func(error)
+	limit        func() int64
 	gateway      bool
 	known        knownMaps
+	pace         pace
 
 	mu       sync.Mutex
 	dial     dialer // nil is by TCP

@@ -159,8 +159,10 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 	if s.parents.given.doubted(blob{s.name.Host, refs[0].Blob}) {
 		return s.doubted(refs[0].Blob)
 	}
+	defer s.parent.pace.begin()()
 	var stop error // what yield returned is not the parent's
 	give := func(ref chunk.Ref, p []byte) error {
+		s.parent.pace.came(int64(len(p)))
 		s.parents.given.addChunk(blob{s.name.Host, ref.Blob}, ref, s.parent, p)
 		stop = yield(ref, p)
 		return stop

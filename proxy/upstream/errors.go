@@ -83,6 +83,9 @@ func (e *StatusError) said() (code, message string) {
 	return body.Errors[0].Code, body.Errors[0].Message
 }
 
+// RetryAfter returns how long the server asks to be left alone, 0 if it does not (RFC 9110, section 10.2.3).
+func (e *StatusError) RetryAfter() time.Duration { return retryAfter(e.Header) }
+
 // NoAnswerError says that a request, or the rest of its body, was not answered: by a
 // registry, or by whatever is read in place of one. It is [Unreachable].
 type NoAnswerError struct {

@@ -187,6 +187,10 @@ func (r *Registry) send(a *answer, at *url.URL, header http.Header) (*http.Respo
 		return nil, err
 	}
 	r.cfg.Observe(a.method, resp.StatusCode)
+	if resp.StatusCode == http.StatusServiceUnavailable && once(ctx) {
+		r.breakers.done(at.Host, began, false, "", 0)
+		return resp, nil
+	}
 	r.breakers.observe(at.Host, began, resp)
 	return resp, nil
 }

@@ -15,6 +15,14 @@ const (
 	maxPatience  = 5 * time.Second // after which no attempt begins, and with a server that says when to come again
 )
 
+type onceKey struct{}
+
+// Once returns a context in which a question is asked once, and in which 503 is an answer, about what was asked for,
+// and not the failure of a host: for who waits for something to be made.
+func Once(ctx context.Context) context.Context { return context.WithValue(ctx, onceKey{}, true) }
+
+func once(ctx context.Context) bool { return ctx.Value(onceKey{}) != nil }
+
 // patiently makes a question again that went wrong in a way which may pass: no
 // answer came, or one that says so. Between attempts it waits, with jitter, or
 // as long as the server asks for if that is not too long.
@@ -22,7 +30,7 @@ func patiently[T any](ctx context.Context, question func() (T, error)) (T, error
 	began := time.Now()
 	for attempt := 1; ; attempt++ {
 		v, err := question()
-		if err == nil || attempt == maxAttempts || time.Since(began) > maxPatience || !mayPass(err) || !pause(ctx, attempt, err) {
+		if err == nil || attempt == maxAttempts || once(ctx) || time.Since(began) > maxPatience || !mayPass(err) || !pause(ctx, attempt, err) {
 			return v, err
 		}
 	}
