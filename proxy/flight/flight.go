@@ -38,6 +38,24 @@ func (g *Group) Do(ctx context.Context, key string, limit time.Duration, answer 
 	}
 }
 
+// Wait waits for the work for a key, if there is any.
+func (g *Group) Wait(ctx context.Context, key string) {
+	g.mu.Lock()
+	q := g.all[key]
+	if q != nil {
+		q.waiters++
+	}
+	g.mu.Unlock()
+	if q == nil {
+		return
+	}
+	select {
+	case <-q.done:
+	case <-ctx.Done():
+		g.leave(key, q)
+	}
+}
+
 func (g *Group) join(ctx context.Context, key string, limit time.Duration, answer func(context.Context) (any, error)) *work {
 	g.mu.Lock()
 	defer g.mu.Unlock()

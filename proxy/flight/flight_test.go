@@ -94,3 +94,28 @@ func TestWorkHasALimit(t *testing.T) {
 		}
 	})
 }
+
+// TestWhoWaitsKeepsWorkGoing, and begins none.
+func TestWhoWaitsKeepsWorkGoing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g Group
+		g.Wait(t.Context(), "key")
+		ended := error(nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			_, _ = g.Do(ctx, "key", time.Minute, func(ctx context.Context) (any, error) {
+				time.Sleep(time.Second)
+				ended = ctx.Err()
+				return nil, nil
+			})
+		}()
+		synctest.Wait()
+		go g.Wait(t.Context(), "key")
+		synctest.Wait()
+		cancel()
+		g.Wait(t.Context(), "key")
+		if ended != nil {
+			t.Errorf("it ended with who began it: %v", ended)
+		}
+	})
+}

@@ -11,4 +11,10 @@
 // An offer is as good as the word of who makes it, and so is what an edge makes by it, up to the
 // one thing that counts: its digest is the layer's, or it is thrown away. Who may have an offer or
 // contents is who may read the layer itself: both tell what is in it.
+//
+// # What it costs
+//
+// An edge reads each older layer once, at about 130 MB of its tar in a CPU second, and packs the tar, at 30 MB as Go's
+// gzip does and 100 as pgzip does. It takes files of the size of the tar and of the layer, some 10 MB of memory, and
+// the memory of the map. Nothing of that is begun where there are no older layers.
 package rebuild
