@@ -52,6 +52,13 @@ func (c *Client) AskPart(ctx context.Context, key string, repo wire.Repository, 
 	return a.Size, body, err
 }
 
+// Rebuild has the member that answers for a layer's digest make it again, as AskPart has things made. It
+// reports whether all of the layer is there.
+func (c *Client) Rebuild(ctx context.Context, repo wire.Repository, again wire.Again) (made bool, err error) {
+	a, _, err := c.askOwners(ctx, string(again.Layer), wire.Ask{Repository: repo, Question: wire.Rebuild, Reference: again.Reference()}, makeFor)
+	return err == nil && a.Size == again.Size, err
+}
+
 // Answers reports whether this node is the one that answers for key.
 func (c *Client) Answers(key string) bool {
 	owners := c.cfg.Members.View().Owners(key, 1)

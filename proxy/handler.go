@@ -227,6 +227,9 @@ func (h *Handler) blob(w http.ResponseWriter, r *http.Request, p *Repository, re
 			defer end()
 			repository := p
 			c.Open = func(p content.Part) (content.Body, error) {
+				if r.Header.Get("Range") == "" { // who asks for parts wants them soon
+					h.rebuild(r.Context(), http.NewResponseController(w), repository, b)
+				}
 				if m != nil {
 					m.readingLayer(req.Digest, p.Offset, p.Length)
 				}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/access"
 	"github.com/granary-oci/granary/proxy/ref"
@@ -64,6 +65,10 @@ type Peers interface {
 	// Mapped is told of each chunk that is kept because of the digest, ref's, that giver has
 	// given. It reports whether giver is believed.
 	Mapped(host string, ref chunk.Ref, giver string) bool
+	// Rebuild has the member that does that for all make a layer of a repository again, see package rebuild, of
+	// older ones that this node has, and of what others have. It reports whether all of it is there
+	// now. The error is [chunk.ErrNotFound] if that member is this node.
+	Rebuild(ctx context.Context, in In, layer chunkstore.Whole, old []chunkstore.Whole) (made bool, err error)
 	// Content returns an extent of a file, as Derived does.
 	Content(ctx context.Context, in In, of LayerRef, path string, x toc.Extent) ([]byte, error)
 }

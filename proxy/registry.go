@@ -116,6 +116,8 @@ type Config struct {
 	Peers Peers
 	// Swarm are asked for chunks of what is brought in before anybody reads it. nil is for none.
 	Swarm Swarm
+	// Edge makes layers again of what older ones have, and parents of the rest. nil is for fetching them.
+	Edge *rebuild.Edge
 	// Owns says which chunks of that this node gets for its cluster. nil is for all.
 	Owns func(chunk.Ref) bool
 	// Access says how long grants are good for. Its HoldFor bounds how long after
@@ -158,6 +160,7 @@ type Registry struct {
 	lists     lists
 	pieces    pieceCache
 	deltas    delta.Blobs
+	rebuilds  flight.Group // of layers
 	turns     turns
 	inflating inflating
 	told      told

@@ -154,6 +154,7 @@ func (w *Warming) blob(ctx context.Context, p *Repository, n *graph.Node) (err e
 		w.done.Add(n.Size)
 		return nil
 	}
+	p.rebuild(ctx, b)
 	reading, end := p.registry.reads.begin(p.Repository, n.Digest, b.Size())
 	defer end()
 	went := reading.from(0)

@@ -42,6 +42,9 @@ const (
 	// is the body of the answer's frame. The map is no kind of [Derived] object: a member
 	// that does not know it would look for a layer in the blob.
 	Digests Question = 8
+	// Rebuild asks for a layer to be made again of older ones. The reference is an [Again]. The answer's size is
+	// that of the layer if all of it is there now, else 0.
+	Rebuild Question = 9
 )
 
 // Ask is a question to the upstream, made to the member that asks for all.
@@ -66,7 +69,7 @@ func ReadAsk(header []byte) (a Ask, err error) {
 	err = read(header, func(f field) {
 		switch f.number {
 		case 4:
-			if a.Question = Question(f.int(math.MaxInt32)); a.Question > Digests {
+			if a.Question = Question(f.int(math.MaxInt32)); a.Question > Rebuild {
 				a.Question = 0
 			}
 		case 5:

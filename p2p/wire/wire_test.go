@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -202,6 +203,40 @@ func FuzzParts(f *testing.F) {
 		}
 		if first, n, err := p.Chunks(); err == nil && (first < 0 || n < 1 || n > MaxCount || first+n > chunk.Count(p.Total)) {
 			t.Errorf("%d chunks from %d of a blob of %d bytes", n, first, p.Total)
+		}
+	})
+}
+
+func TestAgain(t *testing.T) {
+	a := Again{Layer: blob, Size: 5 << 20, Old: []Sized{{other, 4 << 20}, {blob, 1}}}
+	if got, err := ReadAgain(a.Reference()); err != nil || !reflect.DeepEqual(got, a) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for name, spoil := range map[string]func(*Again){
+		"of no blob":               func(a *Again) { a.Layer = "sha256:12" },
+		"of nothing":               func(a *Again) { a.Size = 0 },
+		"of too large a blob":      func(a *Again) { a.Size = chunk.MaxBlobSize + 1 },
+		"of no older blob":         func(a *Again) { a.Old[1].Digest = "" },
+		"of an older one, no size": func(a *Again) { a.Old[1].Size = -1 },
+		"of too many":              func(a *Again) { a.Old = make([]Sized, MaxOlder+1) },
+	} {
+		bad := Again{Layer: a.Layer, Size: a.Size, Old: slices.Clone(a.Old)}
+		spoil(&bad)
+		if got, err := ReadAgain(bad.Reference()); err == nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func FuzzAgain(f *testing.F) {
+	f.Add(Again{Layer: blob, Size: 5 << 20, Old: []Sized{{other, 4 << 20}}}.Reference())
+	f.Fuzz(func(t *testing.T, reference string) {
+		a, err := ReadAgain(reference)
+		if err != nil {
+			return
+		}
+		if got, err := ReadAgain(a.Reference()); err != nil || len(a.Old) > MaxOlder || got.Layer != a.Layer || len(got.Old) != len(a.Old) {
+			t.Errorf("%+v, then %+v, %v", a, got, err)
 		}
 	})
 }
