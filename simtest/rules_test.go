@@ -47,7 +47,7 @@ var allowed = map[string][]string{
 	"proxy/gateway":                   {"chunkstore/blocks", "proxy/access", "proxy/ref"},
 	"proxy/parent":                    {"chunkstore/blocks", "chunkstore/chunk", "proxy/ref", "proxy/upstream"},
 	"proxy/leads":                     {"toc"},
-	"proxy/rebuild":                   {"toc", "toc/cdc", "toc/gzip", "toc/recipe", "toc/tarball"},
+	"proxy/rebuild":                   {"chunkstore/chunk", "proxy/upstream", "toc", "toc/cdc", "toc/gzip", "toc/recipe", "toc/tarball"},
 	"proxy/lazy":                      {"chunkstore/chunk", "proxy/flight", "proxy/ref", "toc", "toc/erofs", "toc/estargz", "toc/gzip", "toc/squashfs", "toc/tarball", "toc/zstdchunked"},
 	"proxy":                           {"chunkstore", "chunkstore/chunk", "proxy/access", "proxy/catalog", "proxy/content", "proxy/delta", "proxy/flight", "proxy/graph", "proxy/lazy", "proxy/leads", "proxy/profile", "proxy/rebuild", "proxy/ref", "proxy/trace", "proxy/upstream", "toc"},
 	"fuse":                            {"toc"},

@@ -193,6 +193,9 @@ func printSites(w io.Writer, s node.Status) {
 	for _, p := range s.Parents {
 		fmt.Fprintf(w, "parent %s\t%s, %s received%s\n", printable(p.Name), p.State, bytesText(p.Received), because(p.Error))
 	}
+	if made := s.WAN; made != nil && made.Layers > 0 {
+		fmt.Fprintf(w, "made again\t%d layers of %s, for which %s came\n", made.Layers, bytesText(made.Asked), bytesText(made.Moved.Moved))
+	}
 	if s.SiteID != "" {
 		fmt.Fprintf(w, "known to parents as\t%s\n", s.SiteID)
 	}

@@ -67,6 +67,8 @@ type Status struct {
 	Offers rebuild.Counts `json:"offers"`
 	// Parents are the sites that are asked before registries, in order of preference.
 	Parents []parent.Status `json:"parents,omitempty"`
+	// WAN is what was made again of older layers and not fetched as a whole, nil if nothing is.
+	WAN *rebuild.Ledger `json:"wan,omitempty"`
 	// Cluster is nil for a node alone.
 	Cluster *ClusterStatus `json:"cluster,omitempty"`
 }
@@ -121,6 +123,7 @@ func (n *Node) Status() Status {
 	if n.parents != nil {
 		s.Parents = n.parents.Status()
 	}
+	s.WAN = n.wan()
 	s.Traffic, _ = n.traffic.latest()
 	s.Preheats = n.preheated(maxShownPreheats)
 	if n.store.Disk == nil {

@@ -22,6 +22,7 @@ type Config struct {
 	BitswapConfig     `embed:""`
 	ClusterConfig     `embed:""`
 	SiteConfig        `embed:""`
+	WANConfig         `embed:""`
 	SnapshotterConfig `embed:""`
 	KeepConfig        `embed:""`
 }

@@ -117,6 +117,17 @@ func (ls *linkLimits) allow(parent string) error {
 	return nil
 }
 
+// pace returns how many bytes per second may come from a parent now, 0 for any number.
+func (ls *linkLimits) pace(parent string) (least int64) {
+	now := ls.ledger.now()
+	for _, l := range ls.all {
+		if l.per == "s" && l.holds(parent, now) && (least == 0 || l.bytes < least) {
+			least = l.bytes
+		}
+	}
+	return least
+}
+
 // pass waits until n bytes may have come from a parent.
 func (ls *linkLimits) pass(parent string, n int64) {
 	now := ls.ledger.now()

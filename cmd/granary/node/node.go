@@ -29,6 +29,7 @@ import (
 	"github.com/granary-oci/granary/proxy/graph"
 	"github.com/granary-oci/granary/proxy/lazy"
 	"github.com/granary-oci/granary/proxy/parent"
+	"github.com/granary-oci/granary/proxy/rebuild"
 	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/toc"
 	"github.com/granary-oci/granary/tracker"
@@ -75,6 +76,7 @@ type Node struct {
 	gateway   net.Listener            // nil without one
 	tokens    *tokens                 // that open more there; nil without a file
 	chunks    http.Handler            // what answers there
+	edge      *rebuild.Edge           // nil if no layers are made again
 	cluster   *cluster                // nil for a node alone
 	watching  atomic.Pointer[cluster] // the same, once it can be told of blobs
 	bitswap   *bitswap.Node           // nil if no chunks are exchanged
@@ -112,6 +114,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		Deputies:    len(n.cfg.Parent) > 0,
 		Store:       n.store,
 		Keeps:       n.keepsOf(),
+		Edge:        n.edge,
 		Catalog:     n.catalog,
 		Access: access.Config{
 			PublicFor: cfg.PublicFor,
@@ -135,7 +138,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		derived.Store, derived.Records = n.contents, n.catalog
 		face.Contents = &lazy.Contents{Store: n.contents, Records: n.catalog, Report: n.faults.report}
 	}
-	face.Layers, face.Offers = lazy.NewLayers(derived), true
+	face.Layers, face.Offers = lazy.NewLayers(derived), cfg.WAN != wanOff
 	if n.cluster != nil {
 		face.Peers = peers{n.cluster, n.store.Proven, cfg.ParentsOnly}
 		if n.upstreams.ownRanges = cfg.UnprovenRanges == "upstream"; n.upstreams.ownRanges {
@@ -196,6 +199,9 @@ func (n *Node) open() (err error) {
 		return err
 	}
 	if err := n.openParents(); err != nil {
+		return err
+	}
+	if err := n.openEdge(); err != nil {
 		return err
 	}
 	if err := n.openContentDirs(); err != nil {

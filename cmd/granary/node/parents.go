@@ -60,6 +60,7 @@ func (n *Node) openParents() error {
 	for i := range configs {
 		name := configs[i].Name
 		n.ledger.expect(chunk.OfParent(name))
+		configs[i].Limit = func() int64 { return limits.pace(name) }
 		configs[i].Allow = func() error { return limits.allow(name) }
 		configs[i].Heard = n.hearing(name)
 		n.counting(&configs[i], chunk.OfParent(name), func(k int64) { limits.pass(name, k) })

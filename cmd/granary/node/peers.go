@@ -253,6 +253,9 @@ func (b backend) Ask(ctx context.Context, q wire.Ask) (a wire.Answer, body []byt
 	if q.Question == wire.Digests {
 		return b.digests(ctx, q)
 	}
+	if q.Question == wire.Rebuild {
+		return b.rebuild(ctx, q)
+	}
 	p, err := b.open(q.Repository)
 	if err != nil {
 		return a, nil, err

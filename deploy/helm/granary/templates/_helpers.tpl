@@ -84,6 +84,7 @@ app.kubernetes.io/component: node
 {{- with .Values.siteNetwork.relays }}{{ $_ := set $c "site-relay" . }}{{ end }}
 {{- if .Values.siteNetwork.relayService }}{{ $_ := set $c "site-relay-service" true }}{{ end }}
 {{- with .Values.bitswap.peers }}{{ $_ := set $c "bitswap-peer" . }}{{ end }}
+{{- if ne .Values.wan "time" }}{{ $_ := set $c "wan" .Values.wan }}{{ end }}
 {{- if .Values.site.enabled }}
 {{- if not (or .Values.site.children .Values.site.tokenSecret) }}{{ fail "site.enabled: name those who may ask, in site.children or site.tokenSecret" }}{{ end }}
 {{- with .Values.site.children }}{{ $_ := set $c "child" . }}{{ end }}
