@@ -118,6 +118,11 @@ func random(n int, seed byte) []byte {
 
 // push makes an image of layers, with a config, under a tag.
 func (r *registry) push(repository, tag string, layers ...[]byte) *image {
+	return r.pushOf(layerType, repository, tag, layers...)
+}
+
+// pushOf is push with layers of a type.
+func (r *registry) pushOf(mediaType, repository, tag string, layers ...[]byte) *image {
 	img := &image{repository: repository, tag: tag, blobs: make(map[digest.Digest][]byte)}
 	add := func(mediaType string, p []byte) map[string]any {
 		d := digest.FromBytes(p)
@@ -129,7 +134,7 @@ func (r *registry) push(repository, tag string, layers ...[]byte) *image {
 	config := add("application/vnd.oci.image.config.v1+json", fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","note":%q}`, repository+tag))
 	var list []any
 	for _, p := range layers {
-		list = append(list, add(layerType, p))
+		list = append(list, add(mediaType, p))
 	}
 	m, _ := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": config, "layers": list})
 	img.manifest = r.pushManifest(repository, tag, manifestType, m)

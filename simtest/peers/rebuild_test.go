@@ -1,0 +1,286 @@
+package peers
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/klauspost/pgzip"
+
+	"github.com/granary-oci/granary/cmd/granary/node"
+	"github.com/granary-oci/granary/proxy/rebuild"
+)
+
+const gzipType = layerType + "+gzip"
+
+// versionOf is a tar of 50 files of 30 KB, of which every tenth is of a version alone.
+func versionOf(t *testing.T, n byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for i := range 50 {
+		seed := byte(i)
+		if i%10 == 3 {
+			seed += 50 * n
+		}
+		p := random(30_000, seed)
+		for at := range p[:10_000] {
+			p[at] = 'a' + p[at]%16
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("usr/lib/file%04d", i), Mode: 0o644, Size: int64(len(p))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// packer is a program that makes layers, of which two versions are made once for all tests.
+type packer struct {
+	open     func(io.Writer) io.WriteCloser
+	once     sync.Once
+	old, now []byte
+}
+
+var (
+	goGzip = &packer{open: func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }}
+	// chopped packs as nobody does who makes layers.
+	chopped    = &packer{open: func(w io.Writer) io.WriteCloser { return chopper{gzip.NewWriter(w)} }}
+	manyBlocks = &packer{open: func(w io.Writer) io.WriteCloser { return pgzip.NewWriter(w) }}
+)
+
+// chopper flushes each 100 KB.
+type chopper struct{ *gzip.Writer }
+
+func (c chopper) Write(p []byte) (n int, err error) {
+	for some := range slices.Chunk(p, 100_000) {
+		k, werr := c.Writer.Write(some)
+		n, err = n+k, errors.Join(err, werr, c.Flush())
+	}
+	return n, err
+}
+
+func (p *packer) versions(t *testing.T) (old, now []byte) {
+	t.Helper()
+	p.once.Do(func() {
+		p.old, p.now = p.pack(t, versionOf(t, 1)), p.pack(t, versionOf(t, 2))
+	})
+	return p.old, p.now
+}
+
+func (p *packer) pack(t *testing.T, tar []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := p.open(&b)
+	_, err := w.Write(tar)
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// line is what crosses the line to a hub of layers that are made again.
+type line struct {
+	mu    sync.Mutex
+	asked int
+	as    string                                  // the credential that was shown last
+	lie   func(mediaType string, p []byte) []byte // of what is answered; nil tells the truth
+}
+
+// watch has what crosses the line to a hub looked at.
+func (l *line) watch(h *hub) {
+	look := func(q *http.Request, resp *http.Response) {
+		if !strings.Contains(q.URL.Path, "/"+rebuild.OfferPath) && !strings.Contains(q.URL.Path, "/"+rebuild.ContentsPath) {
+			return
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.asked++
+		l.as = q.Header.Get("Authorization")
+		if l.lie == nil || resp.StatusCode != http.StatusOK {
+			return
+		}
+		p, _ := io.ReadAll(resp.Body)
+		p = l.lie(resp.Header.Get("Content-Type"), p)
+		resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(p)), int64(len(p))
+		resp.Header.Set("Content-Length", strconv.Itoa(len(p)))
+	}
+	h.spoil.Store(&look)
+}
+
+// questions returns how many there were, and by whom the last one was.
+func (l *line) questions() (n int, as string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked, l.as
+}
+
+func saving(what string) func(*node.Config) { return func(c *node.Config) { c.WAN = what } }
+
+// TestASiteTakesWhatChanged of a new version of a layer, once, and has the layer to its last bit.
+func TestASiteTakesWhatChanged(t *testing.T) {
+	t.Parallel()
+	for name, made := range map[string]*packer{"Go's gzip": goGzip, "pgzip": manyBlocks} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			h, l := newHub(t, r), new(line)
+			l.watch(h)
+			c := newCluster(t, r, 3, unreachable, under(h), saving("bytes"))
+			old, now := made.versions(t)
+			pullAtOnce(t, r.pushOf(gzipType, "app", "v1", old), 1, c.members[0])
+			if n, _ := l.questions(); n > 0 {
+				t.Errorf("%d questions for a cold image", n)
+			}
+			img := r.pushOf(gzipType, "app", "v2", now)
+			if err := h.pull(img, ""); err != nil {
+				t.Fatal(err)
+			}
+			before, blobs := h.sent.Load(), r.count("GET", string(img.order[1]))
+			pullAtOnce(t, img, 2, c.members...)
+			if sent := h.sent.Load() - before; sent > img.size()/8 {
+				t.Errorf("%d bytes crossed the line for an image of %d", sent, img.size())
+			}
+			if more := r.count("GET", string(img.order[1])) - blobs; more > 0 {
+				t.Errorf("the registry is asked for the layer %d times", more)
+			}
+			layers, saved := int64(0), int64(0)
+			for _, m := range c.members {
+				w := m.Status().WAN
+				layers, saved = layers+w.Layers, saved+w.Saved
+			}
+			if layers != 1 || saved < img.size()*7/8 {
+				t.Errorf("%d layers are made again, which saves %d bytes", layers, saved)
+			}
+		})
+	}
+}
+
+// TestASiteFetchesTheWholeOtherwise: where nothing is offered, or it is a lie, for which the parent is named and counted,
+// where settings say so or the line is fast, and for those who read a part. What was asked for in vain crosses the line, and
+// the pull ends.
+func TestASiteFetchesTheWholeOtherwise(t *testing.T) {
+	t.Parallel()
+	cut := func(p []byte) []byte { return p[:len(p)/2] }
+	for name, c := range map[string]struct {
+		wan   string
+		asked bool
+		lie   func(path string, p []byte) []byte
+		none  bool // nothing is offered
+		part  bool
+	}{
+		"nothing is offered": {wan: "bytes", asked: true, none: true},
+		"an offer that is cut": {wan: "bytes", asked: true, lie: func(mediaType string, p []byte) []byte {
+			if mediaType == rebuild.OfferType {
+				p = cut(p)
+			}
+			return p
+		}},
+		"contents that are cut": {wan: "bytes", asked: true, lie: func(mediaType string, p []byte) []byte {
+			if mediaType == rebuild.ContentsType {
+				p = cut(p)
+			}
+			return p
+		}},
+		"off":             {wan: "off"},
+		"on a fast line":  {wan: "time"},
+		"of which a part": {wan: "bytes", part: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t)
+			h, l := newHub(t, r), &line{lie: c.lie}
+			l.watch(h)
+			m := newCluster(t, r, 1, under(h), saving(c.wan)).members[0]
+			old, now := goGzip.versions(t)
+			if err := m.pull(r.pushOf(gzipType, "app", "v1", old), ""); err != nil {
+				t.Fatal(err)
+			}
+			if c.none {
+				_, now = chopped.versions(t)
+			}
+			img := r.pushOf(gzipType, "app", "v2", now)
+			if err := h.pull(img, ""); err != nil {
+				t.Fatal(err)
+			}
+			if c.part {
+				m.get("/v2/app/manifests/v2")
+				if a := m.get(img.path(img.order[1]), "Range", "bytes=100-200000"); a.status != http.StatusPartialContent {
+					t.Errorf("%d %v", a.status, a.err)
+				}
+			} else if err := m.pull(img, ""); err != nil {
+				t.Error(err)
+			}
+			if n, _ := l.questions(); n > 0 != c.asked {
+				t.Errorf("%d questions were asked", n)
+			}
+			s := m.Status()
+			if w := s.WAN; w != nil && w.Layers > 0 || c.wan == "off" != (w == nil) {
+				t.Errorf("%+v", w)
+			}
+			if named := s.Parents[0].Faults > 0; named != (c.lie != nil) {
+				t.Errorf("the parent is %+v", s.Parents[0])
+			}
+			if counted := strings.Contains(metricsOf(t, m), `granary_corrupt_total{source="parent"} 1`); counted != (c.lie != nil) {
+				t.Errorf("it is counted: %v", counted)
+			}
+		})
+	}
+}
+
+// TestOlderLayersAreThoseOfTheRepository: of a private one by the child's credential. Layers of another repository tell
+// nothing, though they are here.
+func TestOlderLayersAreThoseOfTheRepository(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	r.set(func() { r.private["secret"], r.rights["mine"] = "bearer", []string{"secret"} })
+	h, l := newHub(t, r), new(line)
+	l.watch(h)
+	m := newCluster(t, r, 1, unreachable, under(h), saving("bytes")).members[0]
+	old, now := goGzip.versions(t)
+	if err := m.pull(r.pushOf(gzipType, "secret", "v1", old), "Bearer mine"); err != nil {
+		t.Fatal(err)
+	}
+	other, img := r.pushOf(gzipType, "app", "v2", now), r.pushOf(gzipType, "secret", "v2", now)
+	for _, err := range []error{h.pull(other, ""), h.pull(img, "Bearer mine")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a := m.get(other.path(other.order[1])); a.status != http.StatusOK {
+		t.Errorf("%d %v", a.status, a.err)
+	}
+	if n, _ := l.questions(); n > 0 {
+		t.Errorf("%d questions for a layer like one of another repository", n)
+	}
+	m = newCluster(t, r, 1, unreachable, under(h), saving("bytes")).members[0]
+	if err := m.pull(r.pushOf(gzipType, "secret", "v1", old), "Bearer mine"); err != nil {
+		t.Fatal(err)
+	}
+	if a := m.get(img.path(img.order[1]), "Authorization", "Bearer other"); a.status == http.StatusOK {
+		t.Errorf("who may not read it gets %d", a.status)
+	}
+	if n, _ := l.questions(); n > 0 {
+		t.Errorf("%d questions for who may not read it", n)
+	}
+	if err := m.pull(img, "Bearer mine"); err != nil {
+		t.Error(err)
+	}
+	if _, as := l.questions(); as != "Bearer mine" || m.Status().WAN.Layers != 1 {
+		t.Errorf("the hub is asked by %q, and %+v", as, m.Status().WAN)
+	}
+}
