@@ -12,7 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/klauspost/pgzip"
 
@@ -283,4 +285,50 @@ func TestOlderLayersAreThoseOfTheRepository(t *testing.T) {
 	if _, as := l.questions(); as != "Bearer mine" || m.Status().WAN.Layers != 1 {
 		t.Errorf("the hub is asked by %q, and %+v", as, m.Status().WAN)
 	}
+}
+
+// TestWhoMakesALayerLeaves: another member makes it, and who waits has it.
+func TestWhoMakesALayerLeaves(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	old, now := goGzip.versions(t)
+	v1, v2 := r.pushOf(gzipType, "app", "v1", old), r.pushOf(gzipType, "app", "v2", now)
+	asked, released := make(chan int, 16), make(chan struct{})
+	var once sync.Once
+	release := func() { once.Do(func() { close(released) }) }
+	c := &cluster{T: t, registry: r}
+	var first atomic.Bool
+	for i := range 2 {
+		h := newHub(t, r)
+		if err := h.pull(v2, ""); err != nil {
+			t.Fatal(err)
+		}
+		hold := func(q *http.Request, _ *http.Response) {
+			if strings.Contains(q.URL.Path, "/"+rebuild.OfferPath) && first.CompareAndSwap(false, true) {
+				asked <- i
+				<-released
+			}
+		}
+		h.spoil.Store(&hold)
+		c.start(unreachable, under(h), saving("bytes"), func(c *node.Config) { c.DrainTimeout = time.Second })
+	}
+	t.Cleanup(release)
+	c.meet()
+	pullAtOnce(t, v1, 1, c.members...)
+	ended := make([]chan error, 2)
+	for i, m := range c.members {
+		ended[i] = make(chan error, 1)
+		go func() { ended[i] <- m.pull(v2, "") }()
+	}
+	maker := <-asked
+	stays := c.members[1-maker]
+	c.stop(c.members[maker])
+	if err := <-ended[1-maker]; err != nil {
+		t.Errorf("who stays: %v", err)
+	}
+	if w := stays.Status().WAN; w.Layers != 1 {
+		t.Errorf("who stays has made %+v", w)
+	}
+	release()
+	<-ended[maker]
 }
