@@ -129,7 +129,9 @@ func (h *Hub) Contents(ctx context.Context, name digest.Digest, layer Layer, que
 	defer leave()
 	p, err := m.read(layer, chunks)
 	if err != nil {
-		h.recent.forget(name) // if it is what was made that is wrong, it is read again
+		if ctx.Err() == nil {
+			h.recent.forget(name) // if it is what was made that is wrong, it is read again
+		}
 		return nil, fmt.Errorf("layer %s: %w", name, err)
 	}
 	p = packer().EncodeAll(p, nil)
