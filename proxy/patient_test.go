@@ -28,10 +28,10 @@ func (b *busy) Get(_ context.Context, ref chunk.Ref) ([]byte, error) {
 	return bytes.Repeat([]byte{byte(ref.Index())}, int(ref.Size)), nil
 }
 
-// failing is a source that always fails in the same way.
-type failing struct{ err error }
+// broken is a source that always fails in the same way.
+type broken struct{ err error }
 
-func (f failing) Get(context.Context, chunk.Ref) ([]byte, error) { return nil, f.err }
+func (f broken) Get(context.Context, chunk.Ref) ([]byte, error) { return nil, f.err }
 
 func TestWhoIsBusyIsAskedAgain(t *testing.T) {
 	dead := &upstream.NoAnswerError{Subject: "GET blob", Err: errors.New("connection refused")}
@@ -55,7 +55,7 @@ func TestWhoIsBusyIsAskedAgain(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				held := &busy{until: c.busy}
-				src := patient{chunk.First(held, failing{c.upstream}), held, inCompany{}}
+				src := patient{chunk.First(held, broken{c.upstream}), held, inCompany{}}
 				given := 0
 				err := src.GetRun(t.Context(), []chunk.Ref{m.At(0), m.At(1), m.At(2)}, func(ref chunk.Ref, p []byte) error {
 					if ref.Index() != given || p[0] != byte(given) {
