@@ -15,7 +15,7 @@ import (
 )
 
 // mirrorPatience is how long one of several places may take to answer a question, for
-// the next to have time; and deputyPatience how long a [Deputy] may, who may be behind a line that is
+// the next to have time; and deputyPatience how long the last [Deputy] may, who may be behind a line that is
 // down for a moment.
 const (
 	mirrorPatience = 8 * time.Second
@@ -30,8 +30,11 @@ const (
 // [Deputy] stands for its own.
 type Mirrors []Upstream
 
-func patience(up Upstream) time.Duration {
-	if _, ok := up.(Deputy); ok {
+// patience returns how long one place may take, with another behind it.
+func patience(up, next Upstream) time.Duration {
+	_, deputy := up.(Deputy)
+	_, another := next.(Deputy)
+	if deputy && !another {
 		return deputyPatience
 	}
 	return mirrorPatience
@@ -175,7 +178,7 @@ func anyOf[T any](ctx context.Context, all Mirrors, ask func(context.Context, Up
 	for i, up := range all {
 		within, cancel := ctx, context.CancelFunc(func() {})
 		if i < len(all)-1 {
-			within, cancel = context.WithTimeout(ctx, patience(up))
+			within, cancel = context.WithTimeout(ctx, patience(up, all[i+1]))
 		}
 		var err error
 		v, err = ask(within, up)

@@ -21,6 +21,9 @@ type GatewayConfig struct {
 	GatewayTokenFile string `name:"gateway-token-file" placeholder:"FILE" help:"Tokens, one a line, of at least 16 characters: who sends one as Granary-Token is served the registry face there too, and chunks of what it may read. Read again when it changes."`
 }
 
+// gatewayLink is what has crossed the gateway's connections, of whoever asks there.
+const gatewayLink = "gateway"
+
 // listenGateway makes the gateway's listener, if there is to be one.
 func (n *Node) listenGateway(c *certificate) (err error) {
 	if n.cfg.GatewayTokenFile != "" {
@@ -36,7 +39,7 @@ func (n *Node) listenGateway(c *certificate) (err error) {
 		return &SettingError{"gateway-listen", err}
 	}
 	n.closers = append(n.closers, ignoreClosed(l))
-	n.gateway = c.listener(l)
+	n.gateway = c.listener(crossings{l, n, func(net.Conn) string { return gatewayLink }})
 	if n.tokens != nil && c == nil && !loopbackAddress(n.cfg.GatewayListen) {
 		n.log.Warn("the gateway can be reached from other machines without TLS: tokens that are sent there can be read on the way", "gateway", n.cfg.GatewayListen)
 	}

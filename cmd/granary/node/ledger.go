@@ -32,7 +32,7 @@ const (
 )
 
 // ledger counts what crosses each link to the outside, by the hours of the node's clock: to parents, to
-// children, to registries and to other zones. It outlives the process, for links are paid for by the
+// children, to who asks the gateway, to registries and to other zones. It outlives the process, for links are paid for by the
 // day. It is safe for concurrent use.
 type ledger struct {
 	path  string // "" keeps nothing
@@ -194,7 +194,7 @@ func (l *ledger) sum(hours map[int64]*crossed, begin time.Time) (sum crossed) {
 
 // Link is what crossed a link, in bytes: this hour, today, and in the last 31 days.
 type Link struct {
-	Link  string  `json:"link"` // "parent NAME", "child NAME", "registry HOST" or "zone NAME"
+	Link  string  `json:"link"` // "parent NAME", "child NAME", "gateway", "registry HOST" or "zone NAME"
 	Hour  crossed `json:"hour"`
 	Today crossed `json:"today"`
 	Month crossed `json:"month"`

@@ -229,39 +229,6 @@ func (n *Node) siteFace() http.Handler {
 
 // serveSite answers children until the server is closed.
 func (n *Node) serveSite(s *http.Server) error {
-	return s.Serve(crossings{site.Listen(n.site, n.greet), n.ledger})
-}
-
-// crossings counts what crosses the connections of children.
-type crossings struct {
-	*site.Listener
-	ledger *ledger
-}
-
-// Accept implements [net.Listener].
-func (l crossings) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	s := c.(site.Conn)
-	return crossing{s, l.ledger, "child " + s.Peer().String()}, nil
-}
-
-type crossing struct {
-	site.Conn
-	ledger *ledger
-	link   string
-}
-
-func (c crossing) Read(p []byte) (int, error) {
-	k, err := c.Conn.Read(p)
-	c.ledger.add(c.link, int64(k), 0)
-	return k, err
-}
-
-func (c crossing) Write(p []byte) (int, error) {
-	k, err := c.Conn.Write(p)
-	c.ledger.add(c.link, 0, int64(k))
-	return k, err
+	child := func(c net.Conn) string { return "child " + c.(site.Conn).Peer().String() }
+	return s.Serve(crossings{site.Listen(n.site, n.greet), n, child})
 }
