@@ -20,6 +20,7 @@ type blob struct {
 	have    bitmap // chunks whose bytes are in the file
 	checked bitmap // of those, the ones that this process wrote or has checked
 	sums    sums
+	shares  map[int]share // of chunks that others share bytes on disk with, or did
 
 	writing  map[int]*pendingWrite // chunks on their way into the file
 	dirty    map[int]time.Time     // chunks of which the index does not know yet, since when
@@ -39,6 +40,7 @@ func newBlob(d digest.Digest, total int64) *blob {
 		have:    newBitmap(n),
 		checked: newBitmap(n),
 		sums:    make(sums),
+		shares:  make(map[int]share),
 		writing: make(map[int]*pendingWrite),
 		dirty:   make(map[int]time.Time),
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -56,14 +57,16 @@ type Disk struct {
 
 	direct     directWriter
 	small      smallWrites
-	committing sync.Mutex // held by commits, evictions and drops; taken before mu
+	noClones   atomic.Bool // the file system does not do it
+	committing sync.Mutex  // held by commits, evictions and drops; taken before mu
 	stop       context.CancelFunc
 	done       sync.WaitGroup
 
-	mu    sync.Mutex
-	blobs map[digest.Digest]*blob
-	used  int64                // sum of blob.bytes
-	fresh map[string]chunk.Ref // by raw SHA-256: chunks that the digests bucket does not list yet
+	mu     sync.Mutex
+	blobs  map[digest.Digest]*blob
+	used   int64                // sum of blob.bytes, but for
+	shared int64                // bytes of chunks that share those of others
+	fresh  map[string]chunk.Ref // by raw SHA-256: chunks that the digests bucket does not list yet
 }
 
 // Event is what may become of a blob in a store.
@@ -144,6 +147,7 @@ func Open(dir string, cfg Config) (*Disk, error) {
 	for _, b := range s.blobs {
 		s.used += b.bytes()
 	}
+	s.findShares()
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.done.Go(func() { s.commitLoop(ctx) })
@@ -316,7 +320,8 @@ func (s *Disk) byDigest(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 }
 
 // Put implements [chunk.Store]. A chunk that is there already is left as it is.
-// When the budget is used up, Put makes room first. The write may still be under
+// A chunk that another blob has, by the digest that ref gives, takes no more bytes on disk where
+// the file system can share them. When the budget is used up, Put makes room first. The write may still be under
 // way when Put returns; then Get answers from p, and a fault is reported.
 func (s *Disk) Put(_ context.Context, ref chunk.Ref, p []byte) error {
 	if err := ref.Validate(); err != nil {
@@ -330,6 +335,12 @@ func (s *Disk) Put(_ context.Context, ref chunk.Ref, p []byte) error {
 		return err
 	}
 	defer s.release(b)
+	if err := s.fits(ref, p); err != nil {
+		return err
+	}
+	if s.clone(b, ref, p) {
+		return nil
+	}
 	if err := s.makeRoom(ref.Size); err != nil {
 		return fmt.Errorf("chunk %s: put: %w", ref, err)
 	}
@@ -423,7 +434,8 @@ func (s *Disk) drop(b *blob, i int) {
 	if b.whole() {
 		s.cfg.Watch(b.digest, Lost)
 	}
-	s.used -= b.ref(i).Size
+	s.doubt(sharer{b, i})
+	s.uncount(sharer{b, i})
 	b.have.clear(i)
 	b.checked.clear(i)
 	b.dirty[i] = time.Time{}
@@ -522,7 +534,8 @@ func (s *Disk) lendable(d digest.Digest, off, n int64) bool {
 
 // Usage is how much the store holds.
 type Usage struct {
-	Bytes  int64 `json:"bytes"`  // of chunks
+	Bytes  int64 `json:"bytes"`  // of chunks, on disk
+	Shared int64 `json:"shared"` // bytes of chunks beyond that: which the disk has once for several
 	Budget int64 `json:"budget"` // 0 without a bound
 	Blobs  int   `json:"blobs"`  // of which at least one chunk is stored
 }
@@ -531,7 +544,7 @@ type Usage struct {
 func (s *Disk) Usage() Usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := Usage{Bytes: s.used, Budget: s.cfg.Budget}
+	u := Usage{Bytes: s.used, Shared: s.shared, Budget: s.cfg.Budget}
 	for _, b := range s.blobs {
 		if b.have.count() > 0 {
 			u.Blobs++

@@ -157,8 +157,7 @@ func (s *Disk) takeOut(choose func() []*blob, n int64) (gone []digest.Digest, fr
 			s.cfg.Watch(b.digest, Lost)
 		}
 		delete(s.blobs, b.digest)
-		s.used -= b.bytes()
-		freed += b.bytes()
+		freed += s.uncountAll(b)
 		gone = append(gone, b.digest)
 	}
 	return gone, freed

@@ -115,7 +115,7 @@ func (s *Disk) Drop(d digest.Digest) {
 		s.mu.Unlock()
 		return
 	}
-	s.used -= b.bytes()
+	s.uncountAll(b)
 	b.have, b.checked = newBitmap(b.chunks()), newBitmap(b.chunks())
 	b.sums, b.dirty = make(sums), make(map[int]time.Time)
 	err := os.Remove(s.path(d))

@@ -76,19 +76,10 @@ type pendingWrite struct {
 // write puts p into its blob's file: in the background if it can go directly or is small,
 // and not too much does, else before it returns.
 func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
-	if err := s.fits(ref, p); err != nil {
-		return err
-	}
-	w := &pendingWrite{p, make(chan struct{})}
-	s.mu.Lock()
-	if b.writing[ref.Index()] != nil || b.have.has(ref.Index()) {
-		s.mu.Unlock()
+	w := s.begin(b, ref, p)
+	if w == nil {
 		return nil // two came at once
 	}
-	b.writing[ref.Index()] = w
-	b.users++
-	s.used += ref.Size
-	s.mu.Unlock()
 	flag, end := 0, s.small.end
 	switch {
 	case s.direct.begin(p):
@@ -104,6 +95,22 @@ func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
 		}
 	}()
 	return nil
+}
+
+// begin notes that p is on its way into its blob's file, and counts it. It returns nil if it is
+// in already, or on its way.
+func (s *Disk) begin(b *blob, ref chunk.Ref, p []byte) *pendingWrite {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := ref.Index()
+	if b.writing[i] != nil || b.have.has(i) {
+		return nil
+	}
+	w := &pendingWrite{p, make(chan struct{})}
+	b.writing[i] = w
+	b.users++
+	s.used += ref.Size
+	return w
 }
 
 // fits checks a chunk of a blob that is proven: it was lost since, or never kept. Readers of
@@ -132,18 +139,26 @@ func (s *Disk) finish(b *blob, ref chunk.Ref, w *pendingWrite, flag int) error {
 		again, err = s.writeTo(ref, w.bytes, 0)
 		made = made || again
 	}
+	s.end(b, ref, w, made, err == nil)
+	if err != nil {
+		return fmt.Errorf("chunk %s: put: %w", ref, err)
+	}
+	return nil
+}
+
+// end notes that a chunk which began is in, or is not.
+func (s *Disk) end(b *blob, ref chunk.Ref, w *pendingWrite, made, in bool) {
 	defer s.release(b) // once mu is free
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(b.writing, ref.Index())
 	close(w.done)
-	if err != nil {
-		s.used -= ref.Size
-		b.made = b.made || made
-		return fmt.Errorf("chunk %s: put: %w", ref, err)
+	if in {
+		s.wrote(b, ref, made)
+		return
 	}
-	s.wrote(b, ref, made)
-	return nil
+	s.uncount(sharer{b, ref.Index()})
+	b.made = b.made || made
 }
 
 // awaitWrites waits for the writes to some blobs that are under way.
@@ -162,12 +177,7 @@ func (s *Disk) awaitWrites(of func(*blob) bool) {
 }
 
 func (s *Disk) writeTo(ref chunk.Ref, p []byte, flag int) (made bool, err error) {
-	path := s.path(ref.Blob)
-	f, err := os.OpenFile(path, os.O_WRONLY|flag, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		made = true
-		f, err = makeFile(path, ref.Total, flag)
-	}
+	f, made, err := s.openToWrite(ref, flag)
 	if err != nil {
 		return made, err
 	}
@@ -176,6 +186,17 @@ func (s *Disk) writeTo(ref chunk.Ref, p []byte, flag int) (made bool, err error)
 		err = cerr
 	}
 	return made, err
+}
+
+// openToWrite opens the file of ref's blob, which is made if it is not there.
+func (s *Disk) openToWrite(ref chunk.Ref, flag int) (f *os.File, made bool, err error) {
+	path := s.path(ref.Blob)
+	f, err = os.OpenFile(path, os.O_WRONLY|flag, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = makeFile(path, ref.Total, flag)
+		return f, true, err
+	}
+	return f, false, err
 }
 
 // makeFile makes a blob's file in its full size, without any blocks: writes that

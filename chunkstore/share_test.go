@@ -1,0 +1,353 @@
+package chunkstore_test
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/chunkstore/storetest"
+)
+
+// newVersion returns a blob that differs from b in some chunks.
+func newVersion(t testing.TB, b storetest.Blob, chunks ...int) storetest.Blob {
+	t.Helper()
+	p := bytes.Clone(b.Bytes)
+	for _, i := range chunks {
+		copy(p[b.At(i).Offset:], storetest.Content(int(b.At(i).Size), uint64(7000+i)))
+	}
+	m, err := chunk.Grid(digest.FromBytes(p), int64(len(p)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return storetest.Blob{Map: m, Bytes: p}
+}
+
+// mapped returns chunk i with its digest, as it is put by who has the blob's map.
+func mapped(b storetest.Blob, i int) chunk.Ref {
+	ref := b.At(i)
+	ref.Digest = digest.FromBytes(b.Chunk(i))
+	return ref
+}
+
+func fillMapped(t testing.TB, s chunk.Store, b storetest.Blob) {
+	t.Helper()
+	for i := range b.Len() {
+		if err := s.Put(context.Background(), mapped(b, i), b.Chunk(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// checkBlob reads all of a blob from a store, each chunk as for the first time.
+func checkBlob(t testing.TB, s *chunkstore.Disk, b storetest.Blob) {
+	t.Helper()
+	for i := range b.Len() {
+		if !has(t, s, b, i) {
+			t.Errorf("chunk %d of %d is gone", i, b.Len())
+		}
+	}
+}
+
+func TestStoreOnEachFileSystem(t *testing.T) {
+	onEachFileSystem(t, func(t *testing.T, fs *fileSystem) {
+		storetest.Run(t, func(t *testing.T) chunk.Store { return open(t, fs.folder(t), chunkstore.Config{}) })
+	})
+}
+
+func TestWhatVersionsShareIsOnDiskOnce(t *testing.T) {
+	onEachFileSystem(t, func(t *testing.T, fs *fileSystem) {
+		dir, empty := fs.folder(t), fs.used(t)
+		// The last chunk ends within a block.
+		v1 := storetest.NewBlob(t, digest.SHA256, 63*chunk.Size+100_001, 1)
+		v2 := newVersion(t, v1, 10, 30, 50)
+		const differs = 3 * chunk.Size
+		s := open(t, dir, chunkstore.Config{SyncEvery: time.Hour})
+		expect := func(when string, want chunkstore.Usage) {
+			t.Helper()
+			written(t, s)
+			if got := s.Usage(); got != want {
+				t.Errorf("%s: usage is %+v, want %+v", when, got, want)
+			}
+			eventually(t, when+": no more of the disk is used", func() bool { // XFS frees in the background
+				return fs.used(t)-empty <= want.Bytes*108/100+chunk.Size
+			})
+		}
+		restart := func() {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = open(t, dir, chunkstore.Config{SyncEvery: time.Hour})
+		}
+
+		fill(t, s, v1)
+		written(t, s) // and digested
+		fillMapped(t, s, v2)
+		both := chunkstore.Usage{Bytes: v1.Size() + differs, Shared: v1.Size() - differs, Blobs: 2}
+		if !fs.shares {
+			both = chunkstore.Usage{Bytes: 2 * v1.Size(), Blobs: 2}
+		}
+		expect("with both", both)
+		if info, err := s.Stat(v2.Blob()); err != nil || info.Stored != v2.Size() {
+			t.Errorf("of the second version %+v is stored: %v", info, err)
+		}
+		restart()
+		expect("after a restart", both)
+		checkBlob(t, s, v1)
+		checkBlob(t, s, v2)
+
+		if freed := s.Evict(v1.Blob()); freed != both.Bytes-v2.Size() {
+			t.Errorf("to evict the first version freed %d bytes", freed)
+		}
+		one := chunkstore.Usage{Bytes: v2.Size(), Blobs: 1}
+		expect("without the first", one)
+		restart()
+		expect("without the first, after a restart", one)
+		checkBlob(t, s, v2)
+		if report, err := s.Fsck(t.Context(), nil, nil); err != nil || report.Wrong+report.Failed > 0 || report.Bytes != v2.Size() {
+			t.Errorf("fsck: %+v, %v", report, err)
+		}
+		if ref, ok := s.Place(mapped(v1, 0).Digest); !ok || ref.Blob != v2.Blob() {
+			t.Errorf("a chunk that is shared no more is found at %s", ref)
+		}
+		if freed := s.Evict(v2.Blob()); freed != v2.Size() {
+			t.Errorf("to evict all freed %d bytes", freed)
+		}
+		expect("at the end", chunkstore.Usage{Bytes: 0})
+	})
+}
+
+// TestABudgetHoldsWhatIsShared: three versions of 16 MiB take no more than 20.
+func TestABudgetHoldsWhatIsShared(t *testing.T) {
+	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
+		s := open(t, fs.folder(t), chunkstore.Config{Budget: 20 << 20})
+		v1 := storetest.NewBlob(t, digest.SHA256, 16*chunk.Size, 1)
+		versions := []storetest.Blob{v1, newVersion(t, v1, 3), newVersion(t, v1, 5)}
+		for _, v := range versions {
+			fillMapped(t, s, v)
+			written(t, s)
+		}
+		for _, v := range versions {
+			checkBlob(t, s, v)
+		}
+		fillMapped(t, s, storetest.NewBlob(t, digest.SHA256, 8*chunk.Size, 2))
+		if u := s.Usage(); u.Bytes > 20<<20 {
+			t.Errorf("usage is %+v", u)
+		}
+	})
+}
+
+// TestADamagedSourceIsNotSpread: what a new version would share is wrong on disk.
+func TestADamagedSourceIsNotSpread(t *testing.T) {
+	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
+		var f faults
+		dir := fs.folder(t)
+		s := open(t, dir, chunkstore.Config{Report: f.report})
+		v1 := storetest.NewBlob(t, digest.SHA256, 4*chunk.Size, 1)
+		fillMapped(t, s, v1)
+		written(t, s)
+		overwrite(t, blobFile(dir, v1.Blob()), 2*chunk.Size+9, "damage")
+		v2 := newVersion(t, v1, 0)
+		fillMapped(t, s, v2)
+		checkBlob(t, s, v2)
+		if got := f.list(); len(got) != 1 || !chunk.IsCorrupt(got[0]) {
+			t.Errorf("reported: %v", got)
+		}
+		if s.Has(v1.At(2)) {
+			t.Error("the damaged chunk is there still")
+		}
+		if u := s.Usage(); u.Bytes != 5*chunk.Size || u.Shared != 2*chunk.Size {
+			t.Errorf("usage is %+v", u)
+		}
+	})
+}
+
+// TestDamageToSharedBytesIsFoundInEachBlob, though it was checked before: the bytes on the
+// disk are the same ones. Btrfs has sums of its own.
+func TestDamageToSharedBytesIsFoundInEachBlob(t *testing.T) {
+	fs := makeFileSystem(t, "xfs")
+	dir := fs.folder(t)
+	s := open(t, dir, chunkstore.Config{})
+	v1 := storetest.NewBlob(t, digest.SHA256, 4*chunk.Size, 1)
+	v2 := newVersion(t, v1, 0)
+	fillMapped(t, s, v1)
+	written(t, s)
+	fillMapped(t, s, v2)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.unmount(); err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.ReadFile(fs.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(image, v1.Chunk(2)[:64]); n != 1 {
+		t.Fatalf("the chunk is on disk %d times", n)
+	}
+	overwrite(t, fs.image, int64(bytes.Index(image, v1.Chunk(2)[:64])), "damage")
+	if err := fs.mount(); err != nil {
+		t.Fatal(err)
+	}
+	var f faults
+	s = open(t, dir, chunkstore.Config{})
+	read(t, s, v1, v1, f.report)
+	if f.count() != 1 {
+		t.Errorf("reported: %v", f.list())
+	}
+	read(t, s, v2, v2, f.report)
+	checkBlob(t, s, v1)
+	checkBlob(t, s, v2)
+	if f.count() != 2 {
+		t.Errorf("reported: %v", f.list())
+	}
+}
+
+func overwrite(t *testing.T, file string, at int64, with string) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte(with), at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestClonesThatWereSyncedSurviveAPowerCut: what the device has then is all that is left.
+func TestClonesThatWereSyncedSurviveAPowerCut(t *testing.T) {
+	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
+		dir := fs.folder(t)
+		s := open(t, dir, chunkstore.Config{SyncEvery: time.Hour})
+		v1 := storetest.NewBlob(t, digest.SHA256, 8*chunk.Size+100_001, 1)
+		v2 := newVersion(t, v1, 3)
+		fillMapped(t, s, v1)
+		fillMapped(t, s, v2) // the source is not synced itself
+		written(t, s)
+		want := s.Usage()
+		image, err := os.ReadFile(fs.image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Close()
+		if err := fs.unmount(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(fs.image, image, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := fs.mount(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, dir, chunkstore.Config{})
+		checkBlob(t, s, v1)
+		checkBlob(t, s, v2)
+		if got := s.Usage(); got != want {
+			t.Errorf("usage is %+v, and was %+v", got, want)
+		}
+	})
+}
+
+// TestSharesAddUp puts and evicts versions of blobs all at once. What is counted then is what is
+// found on the disk.
+func TestSharesAddUp(t *testing.T) {
+	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
+		dir := fs.folder(t)
+		s := open(t, dir, chunkstore.Config{Budget: 14 << 20, SyncEvery: 5 * time.Millisecond})
+		base := storetest.NewBlob(t, digest.SHA256, 5*chunk.Size+70_001, 1)
+		copy(base.Bytes[chunk.Size:3*chunk.Size], make([]byte, 2*chunk.Size)) // a blob shares with itself
+		var blobs []storetest.Blob
+		for i := range 5 {
+			blobs = append(blobs, newVersion(t, base, i, (i+2)%6))
+		}
+		var wg sync.WaitGroup
+		for w := range 4 {
+			wg.Go(func() {
+				rng := rand.New(rand.NewPCG(uint64(w), 0))
+				for range 100 {
+					b := blobs[rng.IntN(len(blobs))]
+					i := rng.IntN(b.Len())
+					switch rng.IntN(8) {
+					case 0:
+						s.Evict(b.Blob())
+					case 1:
+						s.Drop(b.Blob())
+					case 2:
+						_ = has(t, s, b, i)
+					case 3:
+						_ = s.Put(context.Background(), b.At(i), b.Chunk(i))
+					default:
+						_ = s.Put(context.Background(), mapped(b, i), b.Chunk(i))
+					}
+				}
+			})
+		}
+		wg.Wait()
+		written(t, s)
+		var stored int64
+		for _, b := range blobs {
+			if info, err := s.Stat(b.Blob()); err == nil {
+				stored += info.Stored
+			}
+		}
+		before := s.Usage()
+		if before.Bytes+before.Shared != stored || before.Shared == 0 {
+			t.Errorf("usage is %+v, %d bytes are stored", before, stored)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, dir, chunkstore.Config{Budget: 14 << 20})
+		if after := s.Usage(); after != before {
+			t.Errorf("usage is %+v, and was %+v before the restart", after, before)
+		}
+		for _, b := range blobs {
+			for i := range b.Len() {
+				_ = has(t, s, b, i)
+			}
+		}
+	})
+}
+
+func BenchmarkPut(b *testing.B) {
+	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
+		for _, how := range []string{"written", "shared"} {
+			b.Run(kind+"/"+how, func(b *testing.B) {
+				fs := makeFileSystem(b, kind)
+				s := open(b, fs.folder(b), chunkstore.Config{SyncEvery: time.Hour})
+				v1 := storetest.NewBlob(b, digest.SHA256, 32*chunk.Size, 1)
+				v2 := newVersion(b, v1, 0)
+				refs := make([]chunk.Ref, v2.Len())
+				for i := range refs {
+					refs[i] = v2.At(i)
+					if how == "shared" {
+						refs[i] = mapped(v2, i)
+					}
+				}
+				fill(b, s, v1)
+				written(b, s)
+				b.SetBytes(31 * chunk.Size)
+				for b.Loop() {
+					for i := 1; i < len(refs); i++ {
+						if err := s.Put(context.Background(), refs[i], v2.Chunk(i)); err != nil {
+							b.Fatal(err)
+						}
+					}
+					written(b, s)
+					b.StopTimer()
+					s.Evict(v2.Blob())
+					b.StartTimer()
+				}
+			})
+		}
+	}
+}
