@@ -238,7 +238,7 @@ func (s *Disk) ReadAt(ctx context.Context, ref chunk.Ref, p []byte, off int64) e
 	}
 	if b := s.holdChecked(ref); b != nil {
 		defer s.release(b)
-		if s.readAt(ref, p, off) == nil {
+		if s.readAt(ref, p, off, 0) == nil {
 			return nil
 		}
 	}
@@ -263,8 +263,8 @@ func (s *Disk) holdChecked(ref chunk.Ref) *blob {
 	return b
 }
 
-func (s *Disk) readAt(ref chunk.Ref, p []byte, off int64) error {
-	f, err := os.Open(s.path(ref.Blob))
+func (s *Disk) readAt(ref chunk.Ref, p []byte, off int64, flag int) error {
+	f, err := os.OpenFile(s.path(ref.Blob), os.O_RDONLY|flag, 0)
 	if err != nil {
 		return err
 	}
