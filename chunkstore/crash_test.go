@@ -27,6 +27,7 @@ import (
 // killed, or that works on a disk whose power will fail.
 const (
 	crashDir    = "CHUNKSTORE_CRASH_DIR"
+	shareDir    = "CHUNKSTORE_SHARE_DIR"
 	crashSeed   = "CHUNKSTORE_CRASH_SEED"
 	powerCutDir = "CHUNKSTORE_POWERCUT_DIR"
 )
@@ -36,6 +37,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(crashDir) != "":
 		err = workUntilKilled(os.Getenv(crashDir), os.Getenv(crashSeed))
+	case os.Getenv(shareDir) != "":
+		err = shareUntilKilled(os.Getenv(shareDir), os.Getenv(crashSeed))
 	case os.Getenv(powerCutDir) != "":
 		err = workAndMark(os.Getenv(powerCutDir))
 	default:
@@ -96,11 +99,20 @@ func workUntilKilled(dir, seed string) error {
 func TestKilledAHundredTimes(t *testing.T) {
 	dir := t.TempDir()
 	blobs := universe(t)
-	rng := rand.New(rand.NewPCG(42, 0))
 	kept := 0
-	for round := range 100 {
+	kill(t, 100, crashDir+"="+dir, func() { kept += checkAll(t, dir, blobs, nil) })
+	if kept == 0 {
+		t.Error("in 100 rounds nothing was kept: the test tests nothing")
+	}
+}
+
+// kill kills the program that environment makes of this one, in each round, and then looks.
+func kill(t *testing.T, rounds int, environment string, look func()) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(42, 0))
+	for round := range rounds {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), crashDir+"="+dir, crashSeed+"="+strconv.Itoa(round))
+		cmd.Env = append(os.Environ(), environment, crashSeed+"="+strconv.Itoa(round))
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -115,10 +127,7 @@ func TestKilledAHundredTimes(t *testing.T) {
 		time.Sleep(time.Duration(rng.IntN(120)) * time.Millisecond)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		kept += checkAll(t, dir, blobs, nil)
-	}
-	if kept == 0 {
-		t.Error("in 100 rounds nothing was kept: the test tests nothing")
+		look()
 	}
 }
 

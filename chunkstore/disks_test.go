@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,17 +22,13 @@ type fileSystem struct {
 // onEachFileSystem runs a test on file systems that can share bytes of files, and on one that
 // cannot.
 func onEachFileSystem(t *testing.T, test func(t *testing.T, fs *fileSystem)) {
-	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
-		t.Run(kind, func(t *testing.T) { test(t, makeFileSystem(t, kind)) })
-	}
+	t.Run("ext4", func(t *testing.T) { test(t, makeFileSystem(t, "ext4")) })
+	onEachThatShares(t, test)
 }
 
 func onEachThatShares(t *testing.T, test func(t *testing.T, fs *fileSystem)) {
-	onEachFileSystem(t, func(t *testing.T, fs *fileSystem) {
-		if fs.shares {
-			test(t, fs)
-		}
-	})
+	t.Run("xfs", func(t *testing.T) { test(t, makeFileSystem(t, "xfs")) })
+	t.Run("btrfs", func(t *testing.T) { test(t, makeFileSystem(t, "btrfs")) })
 }
 
 // makeFileSystem skips the test without root, programs or loop devices, and fails it in CI.
@@ -57,7 +54,7 @@ func makeFileSystem(t testing.TB, kind string) *fileSystem {
 	if err != nil {
 		t.Skipf("%s cannot be mounted here: %v", kind, err)
 	}
-	t.Cleanup(func() { _ = fs.unmount() })
+	t.Cleanup(func() { _ = unix.Unmount(fs.dir, unix.MNT_DETACH) })
 	return fs
 }
 
@@ -76,7 +73,15 @@ func (fs *fileSystem) mount() error {
 	return run("mount", "-o", "loop", fs.image, fs.dir)
 }
 
-func (fs *fileSystem) unmount() error { return run("umount", fs.dir) }
+func (fs *fileSystem) unmount() (err error) {
+	for range 100 {
+		if err = unix.Unmount(fs.dir, 0); !errors.Is(err, unix.EBUSY) { // whoever looks at all mounts keeps it so for a moment
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
+}
 
 // folder returns a new one, which goes when the test is over.
 func (fs *fileSystem) folder(t testing.TB) string {

@@ -29,4 +29,20 @@
 // manifest holds beside its layers, [Config.Held], stays as long as the manifest,
 // of whatever size it is. A blob that is being read is never evicted. A full disk
 // makes Put fail and nothing else.
+//
+// # On disk once
+//
+// Where the file system can share ranges of files (Btrfs, XFS), a chunk that is put
+// with the digest of one that is there is cloned from it instead of being written,
+// and then compared with what was put. It is a chunk like any other: recorded when
+// its file is synced, checked by whoever reads it first, and not touched by what
+// becomes of its source. If one of those that share bytes is found to be wrong, the
+// others are checked when they are read next.
+//
+// The budget counts such bytes once, and what is evicted frees what no other blob
+// has. Nothing of that is recorded: when the store is opened, chunks of one digest
+// share bytes if the first of these is at the same place of the disk, as the file
+// system tells it (FIEMAP). What is not known to be shared counts for each blob:
+// after a restart that is all on a file system that tells no places, and chunks
+// whose digests went with a damaged index.
 package chunkstore

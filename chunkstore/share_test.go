@@ -3,8 +3,11 @@ package chunkstore_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -129,12 +132,12 @@ func TestABudgetHoldsWhatIsShared(t *testing.T) {
 	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
 		s := open(t, fs.folder(t), chunkstore.Config{Budget: 20 << 20})
 		v1 := storetest.NewBlob(t, digest.SHA256, 16*chunk.Size, 1)
-		versions := []storetest.Blob{v1, newVersion(t, v1, 3), newVersion(t, v1, 5)}
-		for _, v := range versions {
+		all := []storetest.Blob{v1, newVersion(t, v1, 3), newVersion(t, v1, 5)}
+		for _, v := range all {
 			fillMapped(t, s, v)
 			written(t, s)
 		}
-		for _, v := range versions {
+		for _, v := range all {
 			checkBlob(t, s, v)
 		}
 		fillMapped(t, s, storetest.NewBlob(t, digest.SHA256, 8*chunk.Size, 2))
@@ -257,18 +260,81 @@ func TestClonesThatWereSyncedSurviveAPowerCut(t *testing.T) {
 	})
 }
 
+// versions are blobs that have most in common.
+func versions(t testing.TB) []storetest.Blob {
+	base := storetest.NewBlob(t, digest.SHA256, 5*chunk.Size+70_001, 1)
+	copy(base.Bytes[chunk.Size:3*chunk.Size], make([]byte, 2*chunk.Size)) // and one chunk twice
+	var all []storetest.Blob
+	for i := range 5 {
+		all = append(all, newVersion(t, base, i, (i+2)%6))
+	}
+	return all
+}
+
+// shareUntilKilled puts and evicts versions, in an order that seed decides, for a few seconds
+// at most.
+func shareUntilKilled(dir, seed string) error {
+	n, err := strconv.ParseUint(seed, 10, 64)
+	if err != nil {
+		return err
+	}
+	s, err := chunkstore.Open(dir, chunkstore.Config{SyncEvery: 2 * time.Millisecond})
+	if err != nil {
+		return err
+	}
+	blobs := versions(new(testing.B))
+	rng := rand.New(rand.NewPCG(n, 0))
+	fmt.Println("working")
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		b := blobs[rng.IntN(len(blobs))]
+		if rng.IntN(20) == 0 {
+			s.Evict(b.Blob())
+		}
+		i := rng.IntN(b.Len())
+		if err := s.Put(context.Background(), mapped(b, i), b.Chunk(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestKilledWhileItShares: no wrong byte is there after a kill, and the disk is free when all
+// that shares it is gone.
+func TestKilledWhileItShares(t *testing.T) {
+	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
+		blobs := versions(t)
+		dir, empty, shared := filepath.Join(fs.dir, "store"), fs.used(t), int64(0)
+		kill(t, 8, shareDir+"="+dir, func() {
+			s, err := chunkstore.Open(dir, chunkstore.Config{SyncEvery: time.Hour})
+			if err != nil {
+				t.Fatal(err)
+			}
+			shared += s.Usage().Shared
+			for _, b := range blobs {
+				for i := range b.Len() {
+					_ = has(t, s, b, i)
+				}
+			}
+			_ = s.Close()
+		})
+		if shared == 0 {
+			t.Error("nothing was ever shared: the test tests nothing")
+		}
+		s := open(t, dir, chunkstore.Config{SyncEvery: time.Hour})
+		if _, err := s.GC(0); err != nil || s.Usage() != (chunkstore.Usage{}) {
+			t.Errorf("usage is %+v at the end: %v", s.Usage(), err)
+		}
+		eventually(t, "the disk is free", func() bool { return fs.used(t)-empty < chunk.Size })
+	})
+}
+
 // TestSharesAddUp puts and evicts versions of blobs all at once. What is counted then is what is
 // found on the disk.
 func TestSharesAddUp(t *testing.T) {
 	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
 		dir := fs.folder(t)
 		s := open(t, dir, chunkstore.Config{Budget: 14 << 20, SyncEvery: 5 * time.Millisecond})
-		base := storetest.NewBlob(t, digest.SHA256, 5*chunk.Size+70_001, 1)
-		copy(base.Bytes[chunk.Size:3*chunk.Size], make([]byte, 2*chunk.Size)) // a blob shares with itself
-		var blobs []storetest.Blob
-		for i := range 5 {
-			blobs = append(blobs, newVersion(t, base, i, (i+2)%6))
-		}
+		blobs := versions(t)
 		var wg sync.WaitGroup
 		for w := range 4 {
 			wg.Go(func() {

@@ -160,6 +160,9 @@ func (c *statusCmd) Run(e *env) error {
 	fmt.Fprintf(w, "up\t%s\n", time.Since(s.Started).Round(time.Second))
 	fmt.Fprintf(w, "registry\t%s\n", strings.Join(s.Listen, " "))
 	fmt.Fprintf(w, "store\t%s of %s in %d blobs, %s\n", bytesText(s.Store.Bytes), bytesText(s.Store.Budget), s.Store.Blobs, s.DataDir)
+	if s.Store.Shared > 0 {
+		fmt.Fprintf(w, "shared\t%s more, which are on disk once for several blobs\n", bytesText(s.Store.Shared))
+	}
 	fmt.Fprintf(w, "contents of files\t%s in %d\n", bytesText(s.Contents.Bytes), s.Contents.Blobs)
 	if s.Degraded != "" {
 		fmt.Fprintf(w, "degraded\t%s\n", s.Degraded)

@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$bin"
 bin=$(cd "$bin" && pwd)
 
-packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 nftables curl e2fsprogs openssl procps ca-certificates erofs-utils squashfs-tools umoci mmdebstrap systemd systemd-container chromium zsh fish patch)
+packages=(containerd runc podman skopeo docker-registry docker.io nginx-light fuse3 iproute2 nftables curl e2fsprogs xfsprogs btrfs-progs openssl procps ca-certificates erofs-utils squashfs-tools umoci mmdebstrap systemd systemd-container chromium zsh fish patch)
 command -v npm >/dev/null || packages+=(npm)
 missing=()
 for p in "${packages[@]}"; do

@@ -142,6 +142,7 @@ func (m *metrics) watch(usage, contents func() chunkstore.Usage) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
 	gauge("granary_store_bytes", "Bytes of chunks on disk.", func() float64 { return float64(usage().Bytes) })
+	gauge("granary_store_shared_bytes", "Bytes of chunks beyond those: which the disk has once for several.", func() float64 { return float64(usage().Shared) })
 	gauge("granary_store_budget_bytes", "Bytes of chunks that may be on disk.", func() float64 { return float64(usage().Budget) })
 	gauge("granary_store_blobs", "Blobs of which chunks are on disk.", func() float64 { return float64(usage().Blobs) })
 	gauge("granary_contents_bytes", "Bytes of files' contents and of what was derived from layers, on disk.", func() float64 { return float64(contents().Bytes) })

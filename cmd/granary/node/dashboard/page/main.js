@@ -103,7 +103,8 @@ function preheats(s) {
 }
 
 function store(s) {
-  text($("store-lead"), `${bytes(s.store.bytes)} of ${bytes(s.store.budget)} in ${plural(s.store.blobs, "blob")}; ${bytes(s.contents.bytes)} of files' contents`);
+  const shared = s.store.shared > 0 ? `, and ${bytes(s.store.shared)} that they share` : "";
+  text($("store-lead"), `${bytes(s.store.bytes)} of ${bytes(s.store.budget)} in ${plural(s.store.blobs, "blob")}${shared}; ${bytes(s.contents.bytes)} of files' contents`);
   setMeter($("store-meter"), percent(s.store.bytes + s.contents.bytes, s.store.budget), `${bytes(s.store.bytes)} of ${bytes(s.store.budget)}`);
 }
 
