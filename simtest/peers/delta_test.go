@@ -105,6 +105,12 @@ func TestOfABlobThatHasChangedInPlaceOnlyTheChangesCome(t *testing.T) {
 	if served := m.Status().Served["disk"] - disk; served < (chunks-int64(len(changes)))*chunk.Size && !slow {
 		t.Errorf("%d bytes came from disk", served)
 	}
+	// The disk has what they share once, if its file system can.
+	if kept := m.Status().Store; kept.Bytes+kept.Shared < v1.size()+v2.size() {
+		t.Errorf("%d bytes are kept, and %d shared, of two versions of %d", kept.Bytes, kept.Shared, v2.size())
+	} else {
+		t.Logf("two versions take %d bytes, and share %d", kept.Bytes, kept.Shared)
+	}
 	// All of it is there now, and as good as any.
 	r.kill()
 	c.stop(has)
