@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/cmd/granary/node"
 )
 
@@ -217,6 +219,22 @@ func TestCommandsWithoutANodeSayWhatToDo(t *testing.T) {
 	}
 	if status, out, _ := granary(t, "--help"); status != 0 || !strings.Contains(out, "serve") {
 		t.Errorf("--help: %d, %s", status, out)
+	}
+}
+
+func TestStatusSaysWhatBlobsShareOnDisk(t *testing.T) {
+	answers := func(u chunkstore.Usage) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_ = json.NewEncoder(w).Encode(node.Status{Store: u})
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	if status, out, errs := granary(t, "status", "--node", answers(chunkstore.Usage{Bytes: 3 << 30, Shared: 5 << 30})); status != 0 || !strings.Contains(out, "5.0 GiB more") {
+		t.Errorf("status: %d, %s%s", status, out, errs)
+	}
+	if status, out, errs := granary(t, "status", "--node", answers(chunkstore.Usage{Bytes: 3 << 30})); status != 0 || strings.Contains(out, "more") {
+		t.Errorf("status: %d, %s%s", status, out, errs)
 	}
 }
 
