@@ -94,10 +94,22 @@ func (fs *fileSystem) folder(t testing.TB) string {
 	return dir
 }
 
+func (fs *fileSystem) sync(t testing.TB) {
+	t.Helper()
+	f, err := os.Open(fs.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // used returns how many bytes of the file system are.
 func (fs *fileSystem) used(t testing.TB) int64 {
 	t.Helper()
-	unix.Sync()
+	fs.sync(t)
 	var st unix.Statfs_t
 	if err := unix.Statfs(fs.dir, &st); err != nil {
 		t.Fatal(err)

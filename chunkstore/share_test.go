@@ -188,7 +188,7 @@ func TestDamageToSharedBytesIsFoundInEachBlob(t *testing.T) {
 		fillMapped(t, s, b)
 		written(t, s)
 	}
-	unix.Sync()
+	fs.sync(t)
 	image, err := os.ReadFile(fs.image)
 	if err != nil {
 		t.Fatal(err)
