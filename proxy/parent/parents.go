@@ -214,6 +214,7 @@ type Parent struct {
 	gateway      bool
 	known        knownMaps
 	pace         pace
+	queue        queue
 
 	mu       sync.Mutex
 	dial     dialer // nil is by TCP

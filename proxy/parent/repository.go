@@ -159,6 +159,12 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 	if s.parents.given.doubted(blob{s.name.Host, refs[0].Blob}) {
 		return s.doubted(refs[0].Blob)
 	}
+	last := refs[len(refs)-1]
+	leave, err := s.parent.queue.enter(ctx, last.Offset+last.Size-refs[0].Offset, s.Pace)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	defer s.parent.pace.begin()()
 	var stop error // what yield returned is not the parent's
 	give := func(ref chunk.Ref, p []byte) error {
@@ -181,7 +187,7 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 			refs = refs[given:]
 		}
 	}
-	err := chunk.GetRun(ctx, s.ranges, refs, give)
+	err = chunk.GetRun(ctx, s.ranges, refs, give)
 	return s.told(stop, err)
 }
 
