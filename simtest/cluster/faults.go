@@ -28,7 +28,7 @@ var faults = []struct {
 	{"hang", one, (*trial).hang},
 	{"registry-dies", one, (*trial).registryDies},
 	{"stranger", one, (*trial).stranger},
-	{"partition", func(int) int { return 3 }, (*trial).partition},
+	{"partition", func(int) int { return 4 }, (*trial).partition},
 	{"rolling", func(n int) int { return n }, (*trial).rolling},
 	{"rotate", func(int) int { return 4 }, (*trial).rotate},
 	{"full-disk", one, (*trial).diskFull},
