@@ -63,7 +63,7 @@ func (d decision) ask(old int64) error {
 	return nil
 }
 
-// go returns an error if what an offer says is not worth following, when so many bytes of the tar are
+// follow returns an error if what an offer says is not worth following, when so many bytes of the tar are
 // missing, and the offer had so many.
 func (d decision) follow(r *recipe.Recipe, offer, missing int64) error {
 	moves := offer + int64(float64(missing)*float64(d.size)/float64(max(r.TarSize(), 1)))
