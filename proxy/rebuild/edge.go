@@ -281,7 +281,7 @@ func (j *attempt) check(o Offer, g Giver) error {
 	if o.Recipe.Blob.String() != j.want.Digest.String() || o.Recipe.Size != size {
 		return blame(g, j.want.ref(), "its offer is of another layer")
 	}
-	if tar > maxTar {
+	if tar > min(maxTar, maxRatio*size) {
 		return notWorth("its tar has %d bytes", tar)
 	}
 	var fs unix.Statfs_t

@@ -1,7 +1,6 @@
 package rebuild
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -23,30 +22,23 @@ import (
 	"github.com/granary-oci/granary/proxy/upstream"
 	"github.com/granary-oci/granary/toc/cdc"
 	"github.com/granary-oci/granary/toc/recipe"
+	"github.com/granary-oci/granary/toc/treetest"
 )
 
 // version is the tar of a version of a layer: 30 files of 6 to 18 KB, of which it has every tenth of its own.
 func version(t testing.TB, n byte) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for i := range 30 {
+	p, err := treetest.Tar(30, func(i int) (string, []byte) {
 		seed := [32]byte{byte(i)}
 		if i%10 == 3 {
 			seed[1] = n
 		}
-		p := words(6_000+400*i, seed)
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("usr/lib/file%04d", i), Mode: 0o644, Size: int64(len(p))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(p); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
+		return fmt.Sprintf("usr/lib/file%04d", i), words(6_000+400*i, seed)
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	return b.Bytes()
+	return p
 }
 
 // words are n bytes that compress to less than half.

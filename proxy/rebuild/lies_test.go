@@ -3,6 +3,7 @@ package rebuild
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"strings"
 	"testing"
 
@@ -90,6 +91,21 @@ func TestAHubThatLies(t *testing.T) {
 				t.Errorf("%+v", l)
 			}
 		})
+	}
+}
+
+// TestATarOfFarMoreThanItsLayer is not made, as no hub offers it: a small offer would fill a disk.
+func TestATarOfFarMoreThanItsLayer(t *testing.T) {
+	old, now := version(t, 1), version(t, 2)
+	blob := pack(t, now, goGzip)
+	h := newGiver(t, now, blob)
+	r, m := decode(t, h.offer)
+	grow(r, m, maxRatio*int64(len(blob)))
+	h.offers(r, m)
+	b := newSite(t, blob, []Giver{h}, pack(t, old, goGzip))
+	var no *notWorthError
+	if err := b.rebuild(t); !errors.As(err, &no) || len(h.blamed) != 0 || h.asked != 1 {
+		t.Errorf("%v; it is blamed for %q, and asked %d times", err, h.blamed, h.asked)
 	}
 }
 

@@ -1,7 +1,6 @@
 package peers
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"errors"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/granary-oci/granary/cmd/granary/node"
 	"github.com/granary-oci/granary/proxy/rebuild"
+	"github.com/granary-oci/granary/toc/treetest"
 )
 
 const gzipType = layerType + "+gzip"
@@ -27,9 +27,7 @@ const gzipType = layerType + "+gzip"
 // versionOf is a tar of 50 files of 30 KB, of which every tenth is of a version alone.
 func versionOf(t *testing.T, n byte) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for i := range 50 {
+	tar, err := treetest.Tar(50, func(i int) (string, []byte) {
 		seed := byte(i)
 		if i%10 == 3 {
 			seed += 50 * n
@@ -38,17 +36,12 @@ func versionOf(t *testing.T, n byte) []byte {
 		for at := range p[:10_000] {
 			p[at] = 'a' + p[at]%16
 		}
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("usr/lib/file%04d", i), Mode: 0o644, Size: int64(len(p))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(p); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
+		return fmt.Sprintf("usr/lib/file%04d", i), p
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	return b.Bytes()
+	return tar
 }
 
 // packer is a program that makes layers, of which two versions are made once for all tests.

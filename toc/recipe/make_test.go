@@ -1,7 +1,6 @@
 package recipe
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -13,6 +12,8 @@ import (
 
 	kgzip "github.com/klauspost/compress/gzip"
 	"github.com/klauspost/pgzip"
+
+	"github.com/granary-oci/granary/toc/treetest"
 )
 
 // noise is content that does not compress.
@@ -183,21 +184,11 @@ func golden(t testing.TB, name string) []byte {
 // tarOf is a tar of so many files.
 func tarOf(t testing.TB, files int) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for i := range files {
-		p := sample(100 + 50*i)
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("file%04d", i), Mode: 0o644, Size: int64(len(p))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(p); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
+	p, err := treetest.Tar(files, func(i int) (string, []byte) { return fmt.Sprintf("file%04d", i), sample(100 + 50*i) })
+	if err != nil {
 		t.Fatal(err)
 	}
-	return b.Bytes()
+	return p
 }
 
 func sectionOf(p []byte) *io.SectionReader {
