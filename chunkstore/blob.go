@@ -49,6 +49,9 @@ func newBlob(d digest.Digest, total int64) *blob {
 func (b *blob) chunks() int    { return chunk.Count(b.total) }
 func (b *blob) complete() bool { return b.have.count() == b.chunks() }
 
+// whole reports whether all of a blob is stored and known to match its digest.
+func (b *blob) whole() bool { return b.complete() && (b.proven || b.chunks() == 1) }
+
 // idle reports whether nothing is stored of the blob and nobody uses it.
 func (b *blob) idle() bool { return b.users == 0 && !b.recorded && b.have.count() == 0 }
 

@@ -232,47 +232,6 @@ func (s *Disk) forget(t *batch) {
 	}
 }
 
-// Place returns where a chunk is stored that has the digest want, without reading it: what stands
-// there need not be right any more.
-func (s *Disk) Place(want digest.Digest) (ref chunk.Ref, ok bool) {
-	if want.Validate() != nil || want.Algorithm() != digest.SHA256 {
-		return chunk.Ref{}, false
-	}
-	return s.findDigest(want)
-}
-
-// findDigest returns a chunk that has the digest want.
-func (s *Disk) findDigest(want digest.Digest) (ref chunk.Ref, ok bool) {
-	raw := rawDigest(want)
-	var d digest.Digest
-	var i int
-	s.mu.Lock()
-	fresh, isFresh := s.fresh[raw]
-	s.mu.Unlock()
-	if isFresh {
-		d, i = fresh.Blob, fresh.Index()
-	} else {
-		err := s.view(func(tx *bbolt.Tx) (err error) {
-			v := tx.Bucket(digestsBucket).Get([]byte(raw))
-			if v == nil {
-				return chunk.ErrNotFound
-			}
-			d, i, err = decodePlace(v)
-			return err
-		})
-		if err != nil {
-			return chunk.Ref{}, false
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b := s.blobs[d]
-	if b == nil || i >= b.chunks() || !b.have.has(i) {
-		return chunk.Ref{}, false
-	}
-	return b.ref(i), true
-}
-
 // syncDir makes the names in a directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

@@ -20,6 +20,9 @@ import (
 // until the low one is reached.
 const highWatermark, lowWatermark = 0.95, 0.90
 
+// ErrFull says that the budget leaves no room for a chunk.
+var ErrFull = errors.New("store is full: everything in it is being read or written")
+
 // makeRoom makes room for n bytes below the budget.
 func (s *Disk) makeRoom(n int64) error {
 	if s.cfg.Budget == 0 || s.over(float64(s.cfg.Budget)-float64(n)) <= 0 {

@@ -1,6 +1,7 @@
 package chunkstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,10 +11,41 @@ import (
 	"slices"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 )
+
+// Put implements [chunk.Store]. A chunk that is there already is left as it is.
+// A chunk that another blob has, by the digest that ref gives, takes no more bytes on disk where
+// the file system can share them. When the budget is used up, Put makes room first. The write may still be under
+// way when Put returns; then Get answers from p, and a fault is reported.
+func (s *Disk) Put(_ context.Context, ref chunk.Ref, p []byte) error {
+	if err := ref.Validate(); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if int64(len(p)) != ref.Size {
+		return fmt.Errorf("store: chunk %s: %d bytes", ref, len(p))
+	}
+	b, err := s.hold(ref)
+	if b == nil || err != nil {
+		return err
+	}
+	defer s.release(b)
+	if err := s.fits(ref, p); err != nil {
+		return err
+	}
+	if s.clone(b, ref, p) {
+		return nil
+	}
+	if err := s.makeRoom(ref.Size); err != nil {
+		return fmt.Errorf("chunk %s: put: %w", ref, err)
+	}
+	return s.write(b, ref, p)
+}
 
 // directWriter writes past the page cache while the disk keeps up. A chunk that
 // has just gone to a client is seldom read again soon, and to copy it into the
@@ -159,6 +191,26 @@ func (s *Disk) end(b *blob, ref chunk.Ref, w *pendingWrite, made, in bool) {
 	}
 	s.uncount(sharer{b, ref.Index()})
 	b.made = b.made || made
+}
+
+// wrote notes that a chunk's bytes are in its file. s.mu is held.
+func (s *Disk) wrote(b *blob, ref chunk.Ref, made bool) {
+	i := ref.Index()
+	b.made = b.made || made
+	if b.have.has(i) {
+		return // written by two at once, with the same bytes as far as is known
+	}
+	b.have.set(i)
+	b.checked.set(i)
+	b.dirty[i] = time.Now()
+	if want := ref.Want(); want != "" && want.Algorithm() == digest.SHA256 {
+		raw := rawDigest(want)
+		b.sums.put(i, sum{digest: raw, link: b.sums.at(i).link})
+		s.fresh[raw] = b.ref(i)
+	}
+	if b.whole() {
+		s.cfg.Watch(b.digest, Completed)
+	}
 }
 
 // awaitWrites waits for the writes to some blobs that are under way.
