@@ -40,7 +40,9 @@ func (s *Disk) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	switch {
 	case err == nil:
 		s.mu.Lock()
-		b.checked.set(i)
+		if b.have.has(i) { // else it was dropped meanwhile, and its file may be begun anew
+			b.checked.set(i)
+		}
 		s.mu.Unlock()
 		return p, nil
 	case chunk.IsCorrupt(err):
