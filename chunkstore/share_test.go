@@ -58,14 +58,14 @@ func checkBlob(t testing.TB, s *chunkstore.Disk, b storetest.Blob) {
 }
 
 func TestStoreOnEachFileSystem(t *testing.T) {
-	onEachFileSystem(t, func(t *testing.T, fs *fileSystem) {
-		storetest.Run(t, func(t *testing.T) chunk.Store { return open(t, fs.folder(t), chunkstore.Config{}) })
+	storetest.OnEachFileSystem(t, func(t *testing.T, fs *storetest.FileSystem) {
+		storetest.Run(t, func(t *testing.T) chunk.Store { return open(t, fs.Folder(t), chunkstore.Config{}) })
 	})
 }
 
 func TestWhatVersionsShareIsOnDiskOnce(t *testing.T) {
-	onEachFileSystem(t, func(t *testing.T, fs *fileSystem) {
-		dir, empty := fs.folder(t), fs.used(t)
+	storetest.OnEachFileSystem(t, func(t *testing.T, fs *storetest.FileSystem) {
+		dir, empty := fs.Folder(t), fs.Used(t)
 		// The last chunk ends within a block.
 		v1 := storetest.NewBlob(t, digest.SHA256, 63*chunk.Size+100_001, 1)
 		v2 := newVersion(t, v1, 10, 30, 50)
@@ -78,7 +78,7 @@ func TestWhatVersionsShareIsOnDiskOnce(t *testing.T) {
 				t.Errorf("%s: usage is %+v, want %+v", when, got, want)
 			}
 			eventually(t, when+": no more of the disk is used", func() bool { // XFS frees in the background
-				return fs.used(t)-empty <= want.Bytes*108/100+chunk.Size
+				return fs.Used(t)-empty <= want.Bytes*108/100+chunk.Size
 			})
 		}
 		restart := func() {
@@ -92,7 +92,7 @@ func TestWhatVersionsShareIsOnDiskOnce(t *testing.T) {
 		written(t, s) // and digested
 		fillMapped(t, s, v2)
 		both := chunkstore.Usage{Bytes: v1.Size() + differs, Shared: v1.Size() - differs, Blobs: 2}
-		if !fs.shares {
+		if !fs.Shares {
 			both = chunkstore.Usage{Bytes: 2 * v1.Size(), Blobs: 2}
 		}
 		expect("with both", both)
@@ -120,7 +120,7 @@ func TestWhatVersionsShareIsOnDiskOnce(t *testing.T) {
 		written(t, s)
 		s.Evict(v1.Blob())
 		restart() // and then in what is left
-		if ref, ok := s.Place(mapped(v1, 0).Digest); fs.shares && ref.Blob != v2.Blob() {
+		if ref, ok := s.Place(mapped(v1, 0).Digest); fs.Shares && ref.Blob != v2.Blob() {
 			t.Errorf("a chunk that is shared no more is found at %s, %v", ref, ok)
 		}
 		if freed := s.Evict(v2.Blob()); freed != v2.Size() {
@@ -132,8 +132,8 @@ func TestWhatVersionsShareIsOnDiskOnce(t *testing.T) {
 
 // TestABudgetHoldsWhatIsShared: three versions of 16 MiB take no more than 20.
 func TestABudgetHoldsWhatIsShared(t *testing.T) {
-	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
-		s := open(t, fs.folder(t), chunkstore.Config{Budget: 20 << 20})
+	storetest.OnEachThatShares(t, func(t *testing.T, fs *storetest.FileSystem) {
+		s := open(t, fs.Folder(t), chunkstore.Config{Budget: 20 << 20})
 		v1 := storetest.NewBlob(t, digest.SHA256, 16*chunk.Size, 1)
 		all := []storetest.Blob{v1, newVersion(t, v1, 3), newVersion(t, v1, 5)}
 		for _, v := range all {
@@ -152,9 +152,9 @@ func TestABudgetHoldsWhatIsShared(t *testing.T) {
 
 // TestADamagedSourceIsNotSpread: what a new version would share is wrong on disk.
 func TestADamagedSourceIsNotSpread(t *testing.T) {
-	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
+	storetest.OnEachThatShares(t, func(t *testing.T, fs *storetest.FileSystem) {
 		var f faults
-		dir := fs.folder(t)
+		dir := fs.Folder(t)
 		s := open(t, dir, chunkstore.Config{Report: f.report, SyncEvery: time.Hour})
 		v1 := storetest.NewBlob(t, digest.SHA256, 4*chunk.Size, 1)
 		fillMapped(t, s, v1)
@@ -178,8 +178,8 @@ func TestADamagedSourceIsNotSpread(t *testing.T) {
 // TestDamageToSharedBytesIsFoundInEachBlob, though all was checked: the bytes on the disk are
 // the same ones. Btrfs has sums of its own.
 func TestDamageToSharedBytesIsFoundInEachBlob(t *testing.T) {
-	fs := makeFileSystem(t, "xfs")
-	dir := fs.folder(t)
+	fs := storetest.MakeFileSystem(t, "xfs")
+	dir := fs.Folder(t)
 	var f faults
 	s := open(t, dir, chunkstore.Config{Report: f.report, SyncEvery: time.Hour})
 	v1 := storetest.NewBlob(t, digest.SHA256, 4*chunk.Size, 1)
@@ -188,15 +188,15 @@ func TestDamageToSharedBytesIsFoundInEachBlob(t *testing.T) {
 		fillMapped(t, s, b)
 		written(t, s)
 	}
-	fs.sync(t)
-	image, err := os.ReadFile(fs.image)
+	fs.Sync(t)
+	image, err := os.ReadFile(fs.Image)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := bytes.Count(image, v1.Chunk(2)[:64]); n != 1 {
 		t.Fatalf("the chunk is on disk %d times", n)
 	}
-	overwrite(t, fs.image, int64(bytes.Index(image, v1.Chunk(2)[:64])), "damage")
+	overwrite(t, fs.Image, int64(bytes.Index(image, v1.Chunk(2)[:64])), "damage")
 	for _, b := range []storetest.Blob{v1, v2} {
 		forgetCache(t, blobFile(dir, b.Blob()))
 	}
@@ -239,8 +239,8 @@ func overwrite(t *testing.T, file string, at int64, with string) {
 // TestSharesAddUp puts and evicts versions of blobs all at once. What is counted then is what is
 // found on the disk.
 func TestSharesAddUp(t *testing.T) {
-	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
-		dir := fs.folder(t)
+	storetest.OnEachThatShares(t, func(t *testing.T, fs *storetest.FileSystem) {
+		dir := fs.Folder(t)
 		s := open(t, dir, chunkstore.Config{Budget: 14 << 20, SyncEvery: 5 * time.Millisecond})
 		blobs := versions(t)
 		var wg sync.WaitGroup
@@ -297,7 +297,7 @@ func BenchmarkPut(b *testing.B) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
 		for _, how := range []string{"new", "shared"} {
 			b.Run(kind+"/"+how, func(b *testing.B) {
-				s := open(b, makeFileSystem(b, kind).folder(b), chunkstore.Config{SyncEvery: time.Hour})
+				s := open(b, storetest.MakeFileSystem(b, kind).Folder(b), chunkstore.Config{SyncEvery: time.Hour})
 				v1 := storetest.NewBlob(b, digest.SHA256, 32*chunk.Size, 1)
 				v2 := newVersion(b, v1, 0)
 				if how == "shared" {

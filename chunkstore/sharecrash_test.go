@@ -19,8 +19,8 @@ import (
 
 // TestClonesThatWereSyncedSurviveAPowerCut: what the device has then is all that is left.
 func TestClonesThatWereSyncedSurviveAPowerCut(t *testing.T) {
-	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
-		dir := fs.folder(t)
+	storetest.OnEachThatShares(t, func(t *testing.T, fs *storetest.FileSystem) {
+		dir := fs.Folder(t)
 		s := open(t, dir, chunkstore.Config{SyncEvery: time.Hour})
 		v1 := storetest.NewBlob(t, digest.SHA256, 8*chunk.Size+100_001, 1)
 		v2 := newVersion(t, v1, 3)
@@ -28,18 +28,18 @@ func TestClonesThatWereSyncedSurviveAPowerCut(t *testing.T) {
 		fillMapped(t, s, v2) // the source is not synced itself
 		written(t, s)
 		want := s.Usage()
-		image, err := os.ReadFile(fs.image)
+		image, err := os.ReadFile(fs.Image)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = s.Close()
-		if err := fs.unmount(); err != nil {
+		if err := fs.Unmount(); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(fs.image, image, 0); err != nil {
+		if err := os.WriteFile(fs.Image, image, 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := fs.mount(); err != nil {
+		if err := fs.Mount(); err != nil {
 			t.Fatal(err)
 		}
 		s = open(t, dir, chunkstore.Config{})
@@ -98,9 +98,9 @@ func shareUntilKilled(dir, seed string) error {
 // TestKilledWhileItShares: no wrong byte is there after a kill, and the disk is free when all
 // that shares it is gone.
 func TestKilledWhileItShares(t *testing.T) {
-	onEachThatShares(t, func(t *testing.T, fs *fileSystem) {
+	storetest.OnEachThatShares(t, func(t *testing.T, fs *storetest.FileSystem) {
 		blobs := versions(t)
-		dir, empty, shared := filepath.Join(fs.dir, "store"), fs.used(t), int64(0)
+		dir, empty, shared := filepath.Join(fs.Dir, "store"), fs.Used(t), int64(0)
 		kill(t, 6, shareDir+"="+dir, func() {
 			s, err := chunkstore.Open(dir, chunkstore.Config{SyncEvery: time.Hour})
 			if err != nil {
@@ -121,6 +121,6 @@ func TestKilledWhileItShares(t *testing.T) {
 		if _, err := s.GC(0); err != nil || s.Usage() != (chunkstore.Usage{}) {
 			t.Errorf("usage is %+v at the end: %v", s.Usage(), err)
 		}
-		eventually(t, "the disk is free", func() bool { return fs.used(t)-empty < chunk.Size })
+		eventually(t, "the disk is free", func() bool { return fs.Used(t)-empty < chunk.Size })
 	})
 }

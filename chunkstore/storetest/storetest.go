@@ -1,5 +1,6 @@
-// Package storetest holds every chunk.Store to the same contract. A store's own
-// tests call [Run]; what only one store does is tested beside it.
+// Package storetest holds every chunk.Store to the same contract, and makes the file
+// systems that stores are tested on. A store's own tests call [Run]; what only one
+// store does is tested beside it.
 package storetest
 
 import (
