@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -16,6 +17,32 @@ import (
 // cloneLeast is the size, in bytes, of the smallest chunks that are cloned: less is sooner
 // written, and may stand in a file's metadata.
 const cloneLeast = smallWrite + 1
+
+// clones reports whether the file system of dir can share bytes of files, to which an empty one
+// says as much as any.
+func clones(dir string) bool {
+	path := filepath.Join(dir, "clones")
+	f, err := os.Create(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	defer os.Remove(path)
+	return unix.IoctlFileClone(int(f.Fd()), int(f.Fd())) == nil
+}
+
+// mayClone reports whether a chunk of n bytes may be cloned, or be what others are cloned from.
+func (s *Disk) mayClone(n int64) bool { return n >= cloneLeast && !s.noClones.Load() }
+
+// named returns ref with the digest of p, by which it finds what it can share bytes with, and is
+// found. Where nothing is shared, to make a digest is left to who needs one: it takes half a
+// millisecond.
+func (s *Disk) named(ref chunk.Ref, p []byte) chunk.Ref {
+	if ref.Want() == "" && s.mayClone(ref.Size) {
+		ref.Digest = digest.FromBytes(p)
+	}
+	return ref
+}
 
 // clone keeps a chunk, p, by letting it share the bytes of one with its digest that is stored
 // (FICLONERANGE, ioctl_ficlonerange(2), on Btrfs and XFS), and reports whether it does. A clone
@@ -52,7 +79,7 @@ func (s *Disk) clone(b *blob, ref chunk.Ref, p []byte) bool {
 // twin returns a chunk that has ref's digest, if it may be cloned.
 func (s *Disk) twin(ref chunk.Ref) (src chunk.Ref, ok bool) {
 	want := ref.Want()
-	if ref.Size < cloneLeast || want == "" || want.Algorithm() != digest.SHA256 || s.noClones.Load() {
+	if !s.mayClone(ref.Size) || want == "" || want.Algorithm() != digest.SHA256 {
 		return chunk.Ref{}, false
 	}
 	src, ok = s.findDigest(want)

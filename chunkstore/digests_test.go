@@ -161,3 +161,17 @@ func TestWholeBlobsBySize(t *testing.T) {
 		}
 	}
 }
+
+// TestADroppedBlobHidesNoOther that has its chunks.
+func TestADroppedBlobHidesNoOther(t *testing.T) {
+	s := open(t, t.TempDir(), chunkstore.Config{SyncEvery: time.Hour})
+	v1 := storetest.NewBlob(t, digest.SHA256, 3*chunk.Size, 1)
+	v2 := newVersion(t, v1, 0)
+	fillMapped(t, s, v1)
+	written(t, s)
+	fillMapped(t, s, v2)
+	s.Drop(v2.Blob())
+	if ref, ok := s.Place(mapped(v1, 1).Digest); !ok || ref.Key() != v1.At(1).Key() {
+		t.Errorf("the chunk is found at %s, %v", ref, ok)
+	}
+}

@@ -117,6 +117,7 @@ func (s *Disk) open() (err error) {
 	if err := checkVersion(s.dir); err != nil {
 		return err
 	}
+	s.noClones.Store(!clones(s.dir))
 	index := filepath.Join(s.dir, "index.db")
 	s.db, s.blobs, err = openIndex(index)
 	damaged := errors.Is(err, errIndex)

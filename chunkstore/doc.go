@@ -32,17 +32,25 @@
 //
 // # On disk once
 //
-// Where the file system can share ranges of files (Btrfs, XFS), a chunk that is put
-// with the digest of one that is there is cloned from it instead of being written,
-// and then compared with what was put. It is a chunk like any other: recorded when
-// its file is synced, checked by whoever reads it first, and not touched by what
-// becomes of its source. If one of those that share bytes is found to be wrong, the
-// others are checked when they are read next.
+// Where the file system can share ranges of files (Btrfs, XFS), which is tried when
+// the store is opened, a chunk that has the digest of one that is there is cloned from
+// it instead of being written, and then compared with what was put. It is a chunk like
+// any other: recorded when its file is synced, checked by whoever reads it first, and
+// not touched by what becomes of its source. If one of those that share bytes is found
+// to be wrong, the others are checked when they are read next.
+//
+// A chunk that is put without its digest, as it comes from a registry or is imported,
+// is hashed for that, but only on such a file system. To do so before it is written
+// costs no second read, and two versions never take room for both of them, not even
+// for a moment. Because chunks are on a grid, versions that differ in place share all
+// the rest, while of two tars only what stands at the same place of a chunk is one: an
+// insertion of anything but whole chunks moves all that follows. Of chunks that are
+// equal and come at the same time each may be written.
 //
 // The budget counts such bytes once, and what is evicted frees what no other blob
 // has. Nothing of that is recorded: when the store is opened, chunks of one digest
 // share bytes if the first of these is at the same place of the disk, as the file
-// system tells it (FIEMAP). What is not known to be shared counts for each blob:
-// after a restart that is all on a file system that tells no places, and chunks
-// whose digests went with a damaged index.
+// system tells it (FIEMAP). With a damaged index the digests are made anew. What is
+// not known to be shared counts for each blob: after a restart that is all on a file
+// system that tells no places.
 package chunkstore

@@ -266,7 +266,7 @@ func (s *Disk) adopt(d digest.Digest, path string) {
 		_, _ = prefix.Write(p)
 		b.have.set(i)
 		b.checked.set(i)
-		b.sums.put(i, sum{link: prefix.Link()})
+		b.sums.put(i, sum{digest: rawWant(s.named(b.ref(i), p)), link: prefix.Link()})
 		b.dirty[i] = time.Now()
 	}
 	if prefix.Matches() {

@@ -11,8 +11,8 @@ import (
 
 // findShares finds out, when the store is opened, which chunks of the same digest stand in the
 // same place of the disk, by where each begins. No record could say: files are copied and
-// defragmented. Chunks whose digests are not known (the index had to be made anew), and those on
-// a file system that tells no places, count in full, as if they shared nothing.
+// defragmented. Chunks whose digests are not known, and those on a file system that tells no
+// places, count in full, as if they shared nothing.
 func (s *Disk) findShares() {
 	type place struct {
 		sum string

@@ -235,6 +235,14 @@ func rawDigest(d digest.Digest) string {
 	return string(raw)
 }
 
+// rawWant returns the raw SHA-256 that a chunk must have, or "" while that is not known.
+func rawWant(ref chunk.Ref) string {
+	if want := ref.Want(); want != "" && want.Algorithm() == digest.SHA256 {
+		return rawDigest(want)
+	}
+	return ""
+}
+
 func fileSize(path string) int64 {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -35,13 +35,11 @@ func (s *Disk) join(src, c sharer) {
 // uncount has a chunk that goes count no more, and returns how many bytes that frees: none if
 // others share them, who are found by their digest from then on. s.mu is held.
 func (s *Disk) uncount(c sharer) (freed int64) {
-	ref, raw := c.ref(), c.b.sums.at(c.i).digest
+	ref := c.ref()
 	all := c.b.shares[c.i]
 	delete(all, c)
 	delete(c.b.shares, c.i)
-	if s.fresh[raw].Key() == ref.Key() {
-		delete(s.fresh, raw)
-	}
+	s.unlist(c)
 	if len(all) == 0 {
 		s.used -= ref.Size
 		return ref.Size
@@ -57,8 +55,18 @@ func (s *Disk) uncount(c sharer) (freed int64) {
 	return 0
 }
 
+// unlist has a chunk not be found by its digest any more, if the index does not list it. s.mu is held.
+func (s *Disk) unlist(c sharer) {
+	if raw := c.b.sums.at(c.i).digest; s.fresh[raw].Key() == c.ref().Key() {
+		delete(s.fresh, raw)
+	}
+}
+
 // uncountAll is uncount for all that is stored of a blob, to which nothing is being written.
 func (s *Disk) uncountAll(b *blob) (freed int64) {
+	for i := range b.dirty {
+		s.unlist(sharer{b, i})
+	}
 	alone := b.bytes()
 	for i := range b.shares {
 		alone -= b.ref(i).Size

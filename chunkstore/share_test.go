@@ -5,6 +5,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -116,7 +118,7 @@ func TestWhatVersionsShareIsOnDiskOnce(t *testing.T) {
 			t.Errorf("fsck: %+v, %v", report, err)
 		}
 
-		fillMapped(t, s, v1) // by its digest a chunk is found in what came last,
+		fill(t, s, v1) // by its digest, which nobody gave, a chunk is found in what came last,
 		written(t, s)
 		s.Evict(v1.Blob())
 		restart() // and then in what is left
@@ -136,16 +138,44 @@ func TestABudgetHoldsWhatIsShared(t *testing.T) {
 		s := open(t, fs.Folder(t), chunkstore.Config{Budget: 20 << 20})
 		v1 := storetest.NewBlob(t, digest.SHA256, 16*chunk.Size, 1)
 		all := []storetest.Blob{v1, newVersion(t, v1, 3), newVersion(t, v1, 5)}
-		for _, v := range all {
-			fillMapped(t, s, v)
+		for _, v := range all { // as they come from a registry: there is never room for two
+			fill(t, s, v)
 			written(t, s)
 		}
 		for _, v := range all {
 			checkBlob(t, s, v)
 		}
-		fillMapped(t, s, storetest.NewBlob(t, digest.SHA256, 8*chunk.Size, 2))
+		fill(t, s, storetest.NewBlob(t, digest.SHA256, 8*chunk.Size, 2))
 		if u := s.Usage(); u.Bytes > 20<<20 {
 			t.Errorf("usage is %+v", u)
+		}
+	})
+}
+
+// TestADamagedIndexLosesNoShare: the blobs that are taken over are hashed for that.
+func TestADamagedIndexLosesNoShare(t *testing.T) {
+	storetest.OnEachThatShares(t, func(t *testing.T, fs *storetest.FileSystem) {
+		dir := fs.Folder(t)
+		s := open(t, dir, chunkstore.Config{})
+		v1 := storetest.NewBlob(t, digest.SHA256, 8*chunk.Size+100_001, 1)
+		v2, v3 := newVersion(t, v1, 3), newVersion(t, v1, 5)
+		fill(t, s, v1)
+		fill(t, s, v2)
+		written(t, s)
+		want := s.Usage()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		overwrite(t, filepath.Join(dir, "index.db"), 0, strings.Repeat("damage", 2000))
+		s = open(t, dir, chunkstore.Config{})
+		if got := s.Usage(); got != want || got.Shared == 0 {
+			t.Errorf("usage is %+v, and was %+v", got, want)
+		}
+		written(t, s)
+		fill(t, s, v3)
+		written(t, s)
+		if got := s.Usage(); got.Bytes != want.Bytes+chunk.Size {
+			t.Errorf("with another version usage is %+v, and was %+v", got, want)
 		}
 	})
 }
@@ -161,7 +191,7 @@ func TestADamagedSourceIsNotSpread(t *testing.T) {
 		written(t, s)
 		overwrite(t, blobFile(dir, v1.Blob()), 2*chunk.Size+9, "damage")
 		v2 := newVersion(t, v1, 0)
-		fillMapped(t, s, v2)
+		fill(t, s, v2)
 		checkBlob(t, s, v2)
 		if got := f.list(); len(got) != 1 || !chunk.IsCorrupt(got[0]) {
 			t.Errorf("reported: %v", got)
@@ -295,18 +325,22 @@ func TestSharesAddUp(t *testing.T) {
 // BenchmarkPut puts chunks that nobody has, and such that another blob has, and syncs them.
 func BenchmarkPut(b *testing.B) {
 	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
-		for _, how := range []string{"new", "shared"} {
+		for _, how := range []string{"new", "shared", "new/without digests", "shared/without digests"} {
 			b.Run(kind+"/"+how, func(b *testing.B) {
 				s := open(b, storetest.MakeFileSystem(b, kind).Folder(b), chunkstore.Config{SyncEvery: time.Hour})
 				v1 := storetest.NewBlob(b, digest.SHA256, 32*chunk.Size, 1)
 				v2 := newVersion(b, v1, 0)
-				if how == "shared" {
+				if strings.HasPrefix(how, "shared") {
 					fillMapped(b, s, v1)
 					written(b, s)
 				}
 				var refs []chunk.Ref
 				for i := 1; i < v2.Len(); i++ {
-					refs = append(refs, mapped(v2, i))
+					ref := mapped(v2, i)
+					if strings.HasSuffix(how, "without digests") {
+						ref.Digest = ""
+					}
+					refs = append(refs, ref)
 				}
 				b.SetBytes(int64(len(refs)) * chunk.Size)
 				for b.Loop() {

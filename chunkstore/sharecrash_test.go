@@ -24,8 +24,8 @@ func TestClonesThatWereSyncedSurviveAPowerCut(t *testing.T) {
 		s := open(t, dir, chunkstore.Config{SyncEvery: time.Hour})
 		v1 := storetest.NewBlob(t, digest.SHA256, 8*chunk.Size+100_001, 1)
 		v2 := newVersion(t, v1, 3)
-		fillMapped(t, s, v1)
-		fillMapped(t, s, v2) // the source is not synced itself
+		fill(t, s, v1)
+		fill(t, s, v2) // the source is not synced itself
 		written(t, s)
 		want := s.Usage()
 		image, err := os.ReadFile(fs.Image)
@@ -75,7 +75,7 @@ func shareUntilKilled(dir, seed string) error {
 	}
 	blobs := versions(new(testing.B))
 	for _, b := range blobs[:2] { // something is shared, however soon the kill comes
-		fillMapped(new(testing.B), s, b)
+		fill(new(testing.B), s, b)
 	}
 	if err := s.Sync(); err != nil {
 		return err
@@ -87,8 +87,11 @@ func shareUntilKilled(dir, seed string) error {
 		if rng.IntN(20) == 0 {
 			s.Evict(b.Blob())
 		}
-		i := rng.IntN(b.Len())
-		if err := s.Put(context.Background(), mapped(b, i), b.Chunk(i)); err != nil {
+		ref := b.At(rng.IntN(b.Len()))
+		if rng.IntN(2) == 0 {
+			ref = mapped(b, ref.Index())
+		}
+		if err := s.Put(context.Background(), ref, b.Chunk(ref.Index())); err != nil {
 			return err
 		}
 	}

@@ -14,15 +14,14 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/granary-oci/granary/chunkstore/chunk"
 )
 
 // Put implements [chunk.Store]. A chunk that is there already is left as it is.
-// A chunk that another blob has, by the digest that ref gives, takes no more bytes on disk where
-// the file system can share them. When the budget is used up, Put makes room first. The write may still be under
-// way when Put returns; then Get answers from p, and a fault is reported.
+// One that another blob has takes no more bytes on disk where the file system can share them;
+// there, a chunk whose digest ref does not give is hashed. When the budget is used up, Put makes
+// room first. The write may still be under way when Put returns; then Get answers from p, and a
+// fault is reported.
 func (s *Disk) Put(_ context.Context, ref chunk.Ref, p []byte) error {
 	if err := ref.Validate(); err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -38,6 +37,7 @@ func (s *Disk) Put(_ context.Context, ref chunk.Ref, p []byte) error {
 	if err := s.fits(ref, p); err != nil {
 		return err
 	}
+	ref = s.named(ref, p)
 	if s.clone(b, ref, p) {
 		return nil
 	}
@@ -203,8 +203,7 @@ func (s *Disk) wrote(b *blob, ref chunk.Ref, made bool) {
 	b.have.set(i)
 	b.checked.set(i)
 	b.dirty[i] = time.Now()
-	if want := ref.Want(); want != "" && want.Algorithm() == digest.SHA256 {
-		raw := rawDigest(want)
+	if raw := rawWant(ref); raw != "" {
 		b.sums.put(i, sum{digest: raw, link: b.sums.at(i).link})
 		s.fresh[raw] = b.ref(i)
 	}
