@@ -152,6 +152,20 @@ func TestABudgetHoldsWhatIsShared(t *testing.T) {
 	})
 }
 
+// TestAChunkIsHashedWhereItMayBeShared, and nowhere else, for that costs as much again as to prove
+// its blob.
+func TestAChunkIsHashedWhereItMayBeShared(t *testing.T) {
+	storetest.OnEachFileSystem(t, func(t *testing.T, fs *storetest.FileSystem) {
+		s := open(t, fs.Folder(t), chunkstore.Config{SyncEvery: time.Hour}) // a sync hashes what nothing vouches for
+		b := storetest.NewBlob(t, digest.SHA256, 2*chunk.Size, 1)
+		fill(t, s, b)
+		eventually(t, "it is written", func() bool { return s.Has(b.At(0)) && s.Has(b.At(1)) })
+		if _, known := s.Place(mapped(b, 0).Digest); known != fs.Shares {
+			t.Errorf("the chunk's digest is known: %v", known)
+		}
+	})
+}
+
 // TestADamagedIndexLosesNoShare: the blobs that are taken over are hashed for that.
 func TestADamagedIndexLosesNoShare(t *testing.T) {
 	storetest.OnEachThatShares(t, func(t *testing.T, fs *storetest.FileSystem) {
