@@ -33,6 +33,7 @@ func (s shelf) Put(ctx context.Context, layer digest.Digest, p []byte) {
 func (r *Registry) newHub() *rebuild.Hub {
 	return rebuild.NewHub(rebuild.HubConfig{
 		Open:    r.openWhole,
+		Maps:    shelf{r.cfg.Layers, rebuild.MapKind},
 		Offers:  shelf{r.cfg.Layers, rebuild.OfferKind},
 		Indexes: shelf{r.cfg.Layers, lazy.KindGzip},
 		Report:  r.report,
@@ -106,7 +107,7 @@ func (p *Repository) whole(ctx context.Context, d digest.Digest) (l rebuild.Laye
 	return r.wholeFrom(ctx, d, size, kept)
 }
 
-// change answers a request of another site for the offer of a layer, or for some of its contents. Both tell what is
+// change answers a request of another site for the offer of a layer, for its content map, or for some of its contents. All tell what is
 // in it, and are for those who may read it.
 func (h *Handler) change(w http.ResponseWriter, r *http.Request, p *Repository, req ref.Request) (sent bool, err error) {
 	hub := h.registry.hub
@@ -119,12 +120,17 @@ func (h *Handler) change(w http.ResponseWriter, r *http.Request, p *Repository, 
 		return false, &rebuild.NoneError{Reason: "this node makes none"}
 	}
 	var body []byte
-	if req.Kind == ref.Recipe {
+	chunks := r.URL.Query().Get(rebuild.ChunksQuery)
+	switch {
+	case req.Kind == ref.Recipe:
 		w.Header().Set("Content-Type", rebuild.OfferType)
 		body, err = hub.Offer(r.Context(), req.Digest, layer.Size)
-	} else {
+	case chunks == "":
+		w.Header().Set("Content-Type", rebuild.MapType)
+		body, err = hub.Map(r.Context(), req.Digest, layer.Size)
+	default:
 		w.Header().Set("Content-Type", rebuild.ContentsType)
-		body, err = hub.Contents(r.Context(), req.Digest, layer, r.URL.Query().Get(rebuild.ChunksQuery))
+		body, err = hub.Contents(r.Context(), req.Digest, layer, chunks)
 	}
 	if err != nil {
 		return false, err

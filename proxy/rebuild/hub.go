@@ -1,7 +1,6 @@
 package rebuild
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,9 +10,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
-
-	"github.com/granary-oci/granary/toc"
-	"github.com/granary-oci/granary/toc/recipe"
 )
 
 const (
@@ -37,39 +33,39 @@ type Layer struct {
 type HubConfig struct {
 	// Open returns a layer, to be read for as long as ctx lives.
 	Open func(ctx context.Context, layer digest.Digest) (Layer, error)
-	// Offers keeps what was made, and Indexes what package toc/gzip reads layers by: others may
+	// Maps and Offers keep what was made, and Indexes what package toc/gzip reads layers by: others may
 	// keep such of their own there.
-	Offers, Indexes Shelf
+	Maps, Offers, Indexes Shelf
 	// Report is told of layers that could not be looked at.
 	Report func(error)
 }
 
-// Hub makes offers of the layers that a node has, and gives out their contents. Who may have
+// Hub makes maps and offers of the layers that a node has, and gives out their contents. Who may have
 // these is for its user to know. It is safe for concurrent use.
 type Hub struct {
 	cfg    HubConfig
 	turns  *semaphore.Weighted
-	wake   chan struct{} // has something when there may be work
 	recent recent
+	// A map is there soon, and whoever reads a few files waits for nothing else.
+	maps, offers *queue
 
 	mu      sync.Mutex
-	waiting int                    // for their turn
-	jobs    map[digest.Digest]*job // those that wait, and the one that is being done
-	asked   []*job                 // those that wait because of a request
-	ahead   []*job                 // and the others
-	doing   *job
+	waiting int // for their turn
 	counts  Counts
 }
 
 // NewHub returns a hub that has made nothing.
 func NewHub(cfg HubConfig) *Hub {
-	return &Hub{cfg: cfg, turns: semaphore.NewWeighted(atOnce), wake: make(chan struct{}, 1), jobs: make(map[digest.Digest]*job)}
+	h := &Hub{cfg: cfg, turns: semaphore.NewWeighted(atOnce)}
+	h.maps = newQueue("the content map", mapPace, h.makeMap)
+	h.offers = newQueue("the offer", offerPace, h.makeOffer)
+	return h
 }
 
-// NoneError says that there is no offer of a layer, and will not be.
+// NoneError says that there is no offer of a layer, or no map, and will not be.
 type NoneError struct{ Reason string }
 
-func (e *NoneError) Error() string { return "there is no offer of the layer: " + e.Reason }
+func (e *NoneError) Error() string { return "there is none of the layer: " + e.Reason }
 
 // LaterError says that something is to be asked for again.
 type LaterError struct {
@@ -95,26 +91,46 @@ type Counts struct {
 // Counts returns what the hub has done.
 func (h *Hub) Counts() Counts {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	c := h.counts
-	c.Waiting = len(h.jobs)
+	h.mu.Unlock()
+	c.Waiting = h.maps.waiting(h.offers)
 	return c
+}
+
+// Ahead has an offer of a layer of size bytes made before anybody asks for it, when nobody waits for another
+// one. If too many are to be made it is not.
+func (h *Hub) Ahead(layer digest.Digest, size int64) {
+	if size >= Least {
+		h.offers.enqueue(layer, size, false)
+	}
 }
 
 // Offer returns the offer of a layer of size bytes, as it is sent. The error is a [*NoneError], or a [*LaterError]
 // while it is being made; else it could not be made, or ctx has ended.
 func (h *Hub) Offer(ctx context.Context, layer digest.Digest, size int64) ([]byte, error) {
-	m, err := h.find(ctx, layer, size)
+	m, err := h.find(ctx, layer, size, h.offers, func(m *made) bool { return m.offer != nil || m.none != "" })
 	if err != nil {
 		return nil, err
 	}
+	if m.none != "" {
+		return nil, &NoneError{m.none}
+	}
 	return m.offer, nil
+}
+
+// Map returns the content map of a layer of size bytes, as it is sent. The error is one of Offer.
+func (h *Hub) Map(ctx context.Context, layer digest.Digest, size int64) ([]byte, error) {
+	m, err := h.contents(ctx, layer, size)
+	if err != nil {
+		return nil, err
+	}
+	return m.packed, nil
 }
 
 // Contents returns the chunks of a layer that a query names, as they are sent. The error is one of Offer, or wraps
 // [ErrQuery]; else it is one of the layer, or ctx has ended.
 func (h *Hub) Contents(ctx context.Context, name digest.Digest, layer Layer, query string) ([]byte, error) {
-	m, err := h.find(ctx, name, layer.Size)
+	m, err := h.contents(ctx, name, layer.Size)
 	if err != nil {
 		return nil, err
 	}
@@ -139,25 +155,37 @@ func (h *Hub) Contents(ctx context.Context, name digest.Digest, layer Layer, que
 	return p, nil
 }
 
-// find returns the offer of a layer of size bytes, once it is made.
-func (h *Hub) find(ctx context.Context, layer digest.Digest, size int64) (*made, error) {
+// contents returns what the contents of a layer of size bytes are read by, once that is made.
+func (h *Hub) contents(ctx context.Context, layer digest.Digest, size int64) (*contents, error) {
+	m, err := h.find(ctx, layer, size, h.maps, func(m *made) bool { return m.contents != nil || m.unreadable != "" })
+	if err != nil {
+		return nil, err
+	}
+	if m.unreadable != "" {
+		return nil, &NoneError{m.unreadable}
+	}
+	return m.contents, nil
+}
+
+// find returns what was made of a layer of size bytes, once it suffices, which a queue sees to.
+func (h *Hub) find(ctx context.Context, layer digest.Digest, size int64, by *queue, suffices func(*made) bool) (*made, error) {
 	if size < Least {
 		return nil, &NoneError{fmt.Sprintf("it has less than %d bytes", Least)}
 	}
 	m, err := h.known(ctx, layer)
-	if m == nil && err == nil {
-		m, err = h.await(ctx, layer, size)
+	if err != nil || suffices(m) {
+		return m, err
 	}
-	if err != nil {
+	if err := by.await(ctx, layer, size); err != nil {
 		return nil, err
 	}
-	if m.none != "" {
-		return nil, &NoneError{m.none}
+	if m := h.recent.get(layer); m != nil && suffices(m) {
+		return m, nil
 	}
-	return m, nil
+	return nil, &LaterError{1, by.what + " of the layer was made, and has made room for others since"}
 }
 
-// known returns what was made of a layer, or nil.
+// known returns what was made of a layer, which may be nothing.
 func (h *Hub) known(ctx context.Context, layer digest.Digest) (*made, error) {
 	if m := h.recent.get(layer); m != nil {
 		return m, nil
@@ -176,7 +204,7 @@ func (h *Hub) open(ctx context.Context, layer digest.Digest) *made {
 		return m
 	}
 	m := h.kept(ctx, layer)
-	if m != nil {
+	if m.contents != nil || m.unreadable != "" {
 		h.recent.add(layer, m)
 	}
 	return m
@@ -218,86 +246,10 @@ func (h *Hub) count(add func(*Counts)) {
 	add(&h.counts)
 }
 
-// Run makes offers, one at a time, until ctx ends.
+// Run makes maps and offers, one of each at a time, until ctx ends.
 func (h *Hub) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		if j := h.take(); j != nil {
-			err := h.do(ctx, j.layer)
-			if err != nil && ctx.Err() == nil {
-				h.cfg.Report(err)
-			}
-			h.finish(j, err)
-			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-h.wake:
-		}
-	}
-}
-
-// do makes an offer, unless that was done before.
-func (h *Hub) do(ctx context.Context, name digest.Digest) error {
-	if h.open(ctx, name) != nil {
-		return nil
-	}
-	layer, err := h.cfg.Open(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer layer.Release()
-	began := time.Now()
-	m, err := h.make(ctx, name, layer)
-	h.count(func(c *Counts) {
-		c.Seconds += time.Since(began).Seconds()
-		switch {
-		case err != nil:
-			c.Failed++
-		case m.none != "":
-			c.None++
-		default:
-			c.Made++
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("layer %s: %w", name, err)
-	}
-	h.recent.add(name, m)
-	return nil
-}
-
-// make finds out all of a layer, and keeps it.
-func (h *Hub) make(ctx context.Context, name digest.Digest, layer Layer) (*made, error) {
-	var how *recipe.Recipe
-	if o, err := h.keptOffer(ctx, name); err == nil { // and it is the index that was lost
-		how = o.Recipe
-	}
-	m, err := makeOffer(ctx, layer, layer.Size, how)
-	if err == nil {
-		err = h.keep(ctx, name, m)
-	}
-	if err == nil || ctx.Err() != nil {
-		return m, err
-	}
-	reason, never := noneBecause(err)
-	if !never {
-		return nil, err
-	}
-	h.cfg.Offers.Put(ctx, name, append([]byte{isNone}, reason...))
-	return &made{none: reason}, nil
-}
-
-// keep keeps an offer and its index, of whose table no more is needed then.
-func (h *Hub) keep(ctx context.Context, name digest.Digest, m *made) error {
-	var b bytes.Buffer
-	if err := m.index.Encode(&b); err != nil {
-		return err
-	}
-	if b.Len() > maxIndex {
-		return fmt.Errorf("%w: an index of %d bytes", toc.ErrLimit, b.Len())
-	}
-	h.cfg.Indexes.Put(ctx, name, b.Bytes())
-	h.cfg.Offers.Put(ctx, name, append([]byte{isOffer}, m.offer...))
-	m.index = pointsOf(m.index)
-	return nil
+	var running sync.WaitGroup
+	running.Go(func() { h.maps.run(ctx) })
+	h.offers.run(ctx)
+	running.Wait()
 }

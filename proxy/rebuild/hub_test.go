@@ -37,11 +37,11 @@ func (s *shelf) Put(_ context.Context, layer digest.Digest, p []byte) { s.all.St
 // bench is a hub over layers in memory.
 type bench struct {
 	*Hub
-	offers, indexes shelf
-	layers          map[digest.Digest][]byte
-	fail            atomic.Bool  // layers cannot be read
-	opened, bytes   atomic.Int64 // of layers
-	reported        atomic.Int64
+	maps, offers, indexes shelf
+	layers                map[digest.Digest][]byte
+	fail                  atomic.Bool  // layers cannot be read
+	opened, bytes         atomic.Int64 // of layers
+	reported              atomic.Int64
 }
 
 var errBroken = errors.New("the disk is broken")
@@ -57,7 +57,7 @@ func newBench(layers ...[]byte) *bench {
 
 // newHub returns another hub with the same shelves, as after a restart.
 func (b *bench) newHub() *Hub {
-	return NewHub(HubConfig{Open: b.open, Offers: &b.offers, Indexes: &b.indexes, Report: func(error) { b.reported.Add(1) }})
+	return NewHub(HubConfig{Open: b.open, Maps: &b.maps, Offers: &b.offers, Indexes: &b.indexes, Report: func(error) { b.reported.Add(1) }})
 }
 
 func (b *bench) open(_ context.Context, layer digest.Digest) (Layer, error) {
@@ -191,42 +191,62 @@ func TestFewContentsTakeLittle(t *testing.T) {
 
 // TestWhatIsLostIsMadeAgain: the index, the offer, or both, and what is kept of another layer does not count.
 func TestWhatIsLostIsMadeAgain(t *testing.T) {
-	p, _ := layer(t, 4, 60_000)
-	other, _ := layer(t, 5, 60_000)
+	p, _ := layer(t, 45, 60_000)
+	other, _ := layer(t, 46, 60_000)
 	b := newBench(p)
 	name := digest.FromBytes(p)
 	// run has what is missing made, and says how often the layer was opened for that.
 	run := func() (offer []byte, opened int64) {
 		h, before := b.newHub(), b.opened.Load()
-		if err := h.do(t.Context(), name); err != nil {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go h.Run(ctx)
+		offer, err := b.offer(ctx, h, name)
+		if err != nil {
 			t.Fatal(err)
 		}
-		return h.recent.get(name).offer, b.opened.Load() - before
+		return offer, b.opened.Load() - before
 	}
 	first, opened := run()
-	if opened != 1 {
+	if opened != 2 {
 		t.Errorf("opened %d times", opened)
 	}
-	foreign, err := b.newHub().make(t.Context(), digest.FromBytes(other), Layer{bytes.NewReader(other), int64(len(other)), nil})
-	if err != nil {
+	foreign := newBench(other)
+	go foreign.Run(t.Context())
+	if _, err := foreign.offer(t.Context(), foreign.Hub, digest.FromBytes(other)); err != nil {
 		t.Fatal(err)
 	}
-	for lost, lose := range map[string]func(){
-		"nothing":         func() {},
-		"the index":       func() { b.indexes.all.Delete(name) },
-		"the offer":       func() { b.offers.all.Delete(name) },
-		"a wrong index":   func() { b.indexes.Put(t.Context(), name, []byte("index")) },
-		"a wrong offer":   func() { b.offers.Put(t.Context(), name, []byte("+offer")) },
-		"another's offer": func() { b.offers.Put(t.Context(), name, append([]byte{isOffer}, foreign.offer...)) },
-		"another's index": func() {
-			p, _ := b.indexes.Get(t.Context(), digest.FromBytes(other))
-			b.indexes.Put(t.Context(), name, p)
-		},
+	anothers := func(from, to *shelf) func() {
+		return func() {
+			p, err := from.Get(t.Context(), digest.FromBytes(other))
+			if err != nil {
+				t.Fatal(err)
+			}
+			to.Put(t.Context(), name, p)
+		}
+	}
+	for lost, lose := range map[string]struct {
+		how    func()
+		opened int64
+	}{
+		"nothing":          {func() {}, 0},
+		"the index":        {func() { b.indexes.all.Delete(name) }, 1},
+		"the map":          {func() { b.maps.all.Delete(name) }, 1},
+		"the offer":        {func() { b.offers.all.Delete(name) }, 1},
+		"all":              {func() { b.indexes.all.Delete(name); b.maps.all.Delete(name); b.offers.all.Delete(name) }, 2},
+		"a wrong index":    {func() { b.indexes.Put(t.Context(), name, []byte("index")) }, 1},
+		"a wrong map":      {func() { b.maps.Put(t.Context(), name, []byte("gmap")) }, 1},
+		"no kind of map":   {func() { b.maps.Put(t.Context(), name, []byte("?map")) }, 1},
+		"zstd without end": {func() { b.maps.Put(t.Context(), name, []byte("z\xff\xff")) }, 1},
+		"a wrong offer":    {func() { b.offers.Put(t.Context(), name, []byte("+offer")) }, 1},
+		"another's offer":  {anothers(&foreign.offers, &b.offers), 1},
+		"another's index":  {anothers(&foreign.indexes, &b.indexes), 1},
+		"another's map":    {anothers(&foreign.maps, &b.maps), 1},
 	} {
-		lose()
+		lose.how()
 		again, opened := run()
-		if !bytes.Equal(again, first) || (opened == 0) != (lost == "nothing") {
-			t.Errorf("%s: made %d times, the same: %v", lost, opened, bytes.Equal(again, first))
+		if !bytes.Equal(again, first) || opened != lose.opened {
+			t.Errorf("%s: opened %d times, the same: %v", lost, opened, bytes.Equal(again, first))
 		}
 	}
 }
@@ -276,13 +296,18 @@ func TestABombIsLeft(t *testing.T) {
 	if err := g.Close(); err != nil {
 		t.Fatal(err)
 	}
-	p := bytes.Repeat(one.Bytes(), 20)
-	l := Layer{bytes.NewReader(p), int64(len(p)), nil}
-	if m, err := newBench(p).make(t.Context(), digest.FromBytes(p), l); err != nil || !strings.Contains(m.none, toc.ErrLimit.Error()) {
-		t.Errorf("%+v, %v", m, err)
+	p := bytes.Repeat(one.Bytes(), 300)
+	b := newBench(p)
+	go b.Run(t.Context())
+	none := new(NoneError)
+	if _, err := b.offer(t.Context(), b.Hub, digest.FromBytes(p)); !errors.As(err, &none) || !strings.Contains(none.Reason, toc.ErrLimit.Error()) {
+		t.Errorf("its offer: %v", err)
 	}
-	if _, _, err := survey(t.Context(), l, l.Size, maxRatio*l.Size); !errors.Is(err, toc.ErrLimit) {
-		t.Errorf("the survey: %v", err)
+	if _, err := b.Map(t.Context(), digest.FromBytes(p), int64(len(p))); !errors.As(err, &none) {
+		t.Errorf("its map: %v", err)
+	}
+	if n := b.bytes.Load(); n > int64(len(p))+1<<20 {
+		t.Errorf("%d bytes were read of %d", n, len(p))
 	}
 }
 
@@ -294,19 +319,19 @@ func TestWhoAsksComesFirst(t *testing.T) {
 	}
 	h.Ahead("small", Least-1)
 	for _, name := range []digest.Digest{"c", "e", "c", "e"} {
-		h.enqueue(name, Least, true)
+		h.offers.enqueue(name, Least, true)
 	}
 	h.Ahead("e", Least)
 	if n := h.Counts().Waiting; n != 5 {
 		t.Errorf("%d wait", n)
 	}
 	var order []digest.Digest
-	for j := h.take(); j != nil; j = h.take() {
+	for j := h.offers.take(); j != nil; j = h.offers.take() {
 		order = append(order, j.layer)
-		if again := h.enqueue(j.layer, Least, true); again != j {
+		if again := h.offers.enqueue(j.layer, Least, true); again != j {
 			t.Errorf("%s is to be looked at again while it is", j.layer)
 		}
-		h.finish(j, nil)
+		h.offers.finish(j, nil)
 		<-j.done
 	}
 	if want := []digest.Digest{"c", "e", "a", "b", "d"}; !slices.Equal(order, want) {

@@ -1,16 +1,13 @@
 package rebuild
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/granary-oci/granary/toc"
-	"github.com/granary-oci/granary/toc/cdc"
-	"github.com/granary-oci/granary/toc/gzip"
+	"github.com/granary-oci/granary/toc/recipe"
 )
 
 // Shelf keeps one kind of what is made of layers, by the layer's digest. It may lose what it keeps.
@@ -20,83 +17,73 @@ type Shelf interface {
 	Put(ctx context.Context, layer digest.Digest, p []byte)
 }
 
-// OfferKind is the kind of what is kept of offers. Its number is to be raised when package recipe knows more
-// encoders, so that layers without a recipe are looked at again.
-const OfferKind = "offer-1"
+// MapKind and OfferKind are the kinds of what is kept of maps and of offers. The latter's number is to be raised when
+// package recipe knows more encoders, so that layers without a recipe are looked at again.
+const (
+	MapKind   = "contents-1"
+	OfferKind = "offer-2"
+)
 
-// What is kept of an offer begins with one of these. Behind it is the offer, as it is sent, or why there is
-// none.
+// What is kept of an offer begins with one of these. Behind it is the recipe, or why there is none.
 const (
 	isOffer = '+'
 	isNone  = '-'
 )
 
-// made is what was made of a layer: its offer, and what its contents are read by; or why there
-// is none. It is not changed.
+// made is what was made of a layer. It is not changed. The zero value is nothing.
 type made struct {
-	none   string
-	offer  []byte // as it is sent
-	chunks *cdc.Map
-	index  *gzip.Index // without its table, once it is kept
+	unreadable string // why its contents are not to be had; "" while that is not known, or they are
+	*contents
+	none  string // why there is no offer; "" while that is not known, or there is one
+	offer []byte // as it is sent; nil while there is none
 }
 
 // takes returns about how many bytes of memory it takes.
 func (m *made) takes() (n int64) {
-	if m.none != "" {
-		return int64(len(m.none))
+	n = int64(len(m.unreadable) + len(m.none) + len(m.offer))
+	if m.contents == nil {
+		return n
 	}
-	n = int64(len(m.offer)) + 100*int64(len(m.chunks.Chunks)+len(m.index.Points))
+	n += int64(len(m.packed)) + 100*int64(len(m.chunks.Chunks)) + m.access.takes()
 	for _, c := range m.chunks.Chunks {
 		n += int64(len(c.Inline))
-	}
-	for _, p := range m.index.Points {
-		n += int64(len(p.Window))
 	}
 	return n
 }
 
-// pointsOf returns an index without its table of files, which would take more memory than the rest.
-func pointsOf(x *gzip.Index) *gzip.Index {
-	points := *x
-	points.Table = new(toc.TOC)
-	return &points
-}
-
-// kept returns what is kept of a layer, or nil unless all of that is there.
+// kept returns what is kept of a layer.
 func (h *Hub) kept(ctx context.Context, layer digest.Digest) *made {
-	p, err := h.cfg.Offers.Get(ctx, layer)
-	if err == nil && len(p) > 1 && p[0] == isNone {
-		return &made{none: string(p[1:])}
-	}
-	o, err := h.keptOffer(ctx, layer)
+	p, err := h.cfg.Maps.Get(ctx, layer)
 	if err != nil {
-		return nil
+		return new(made)
 	}
-	packed, err := h.cfg.Indexes.Get(ctx, layer)
+	if len(p) > 1 && p[0] == isUnreadable {
+		return &made{unreadable: string(p[1:]), none: string(p[1:])}
+	}
+	c, err := readContents(p, func() ([]byte, error) { return h.cfg.Indexes.Get(ctx, layer) })
 	if err != nil {
-		return nil
+		return new(made)
 	}
-	x, err := gzip.Decode(bytes.NewReader(packed))
-	if err != nil || x.Blob != o.Recipe.Blob || x.TarSize != o.Map.Size() {
-		return nil
+	if x, ok := c.access.(*gzipTar); ok && x.Blob.OCI() != layer {
+		return new(made)
 	}
-	return &made{offer: p[1:], chunks: o.Map, index: pointsOf(x)}
+	return h.withOffer(ctx, layer, c)
 }
 
-// keptOffer returns the offer that is kept of a layer.
-func (h *Hub) keptOffer(ctx context.Context, layer digest.Digest) (Offer, error) {
+// withOffer returns contents, and what is kept of an offer with them.
+func (h *Hub) withOffer(ctx context.Context, layer digest.Digest, c *contents) *made {
+	m := &made{contents: c}
 	p, err := h.cfg.Offers.Get(ctx, layer)
-	if err != nil {
-		return Offer{}, err
+	switch {
+	case err != nil || len(p) < 2:
+	case p[0] == isNone:
+		m.none = string(p[1:])
+	default:
+		if how, err := recipe.Decode(p[1:]); err == nil && how.Blob.OCI() == layer {
+			m.offer, _ = EncodeOffer(how, c.chunks) // or it is made again
+		}
 	}
-	if len(p) == 0 || p[0] != isOffer {
-		return Offer{}, toc.ErrFormat
-	}
-	o, err := DecodeOffer(p[1:])
-	if err == nil && o.Recipe.Blob.OCI() != layer {
-		err = toc.ErrMalformed
-	}
-	return o, err
+	return m
 }
 
 // Of what was made so much stays in memory, beside what was used last.

@@ -1,17 +1,18 @@
 package rebuild
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/toc"
-	"github.com/granary-oci/granary/toc/cdc"
 	"github.com/granary-oci/granary/toc/gzip"
 	"github.com/granary-oci/granary/toc/recipe"
-	"github.com/granary-oci/granary/toc/tarball"
 )
 
 const (
@@ -21,61 +22,130 @@ const (
 	// maxRatio is how many times its size a layer may unpack to. What packs better than that is soon
 	// fetched, and was perhaps made to keep somebody busy.
 	maxRatio = 64
+	// mapPace and offerPace are about how many bytes of a layer are looked at in a second.
+	mapPace   = 40 << 20
+	offerPace = 8 << 20
 )
 
-// makeOffer makes an offer of a layer, and the index that its contents are read by. how is its recipe, if that
-// is known. It takes a CPU second for 10 to 30 MB of what the layer unpacks to, most of it to find the recipe.
-func makeOffer(ctx context.Context, layer io.ReaderAt, size int64, how *recipe.Recipe) (m *made, err error) {
-	most := maxRatio * size
-	if how == nil { // which comes first because it fails soon, mostly, if it does
-		if how, err = recipe.FindWithin(ctx, layer, size, most); err != nil {
+// makeMap makes the map of a layer, unless that was done before. It takes a CPU second for 100 MB of what the layer unpacks to.
+func (h *Hub) makeMap(ctx context.Context, name digest.Digest) error {
+	m := h.open(ctx, name)
+	if m.contents != nil || m.unreadable != "" {
+		return nil
+	}
+	return h.look(ctx, name, func(layer Layer) (*made, error) {
+		c, err := survey(ctx, layer)
+		if err == nil {
+			err = h.keepContents(ctx, name, c)
+		}
+		reason, never := noneBecause(err)
+		switch {
+		case err == nil:
+			return h.withOffer(ctx, name, c), nil
+		case !never:
 			return nil, err
 		}
-	}
-	m = new(made)
-	if m.index, m.chunks, err = survey(ctx, layer, size, most); err != nil {
-		return nil, err
-	}
-	m.offer, err = EncodeOffer(how, m.chunks)
-	return m, err
-}
-
-// survey makes the index of a layer and the map of its tar, which has no more than most bytes, in one pass.
-func survey(ctx context.Context, layer io.ReaderAt, size, most int64) (x *gzip.Index, chunks *cdc.Map, err error) {
-	x, err = gzip.Build(io.NewSectionReader(layer, 0, size), func(tar io.Reader) (table *toc.TOC, err error) {
-		out, in := io.Pipe()
-		var cutting sync.WaitGroup
-		defer cutting.Wait()
-		var cut error
-		cutting.Go(func() {
-			chunks, cut = cdc.Of(ctx, out)
-			out.CloseWithError(cut)
-		})
-		table, err = tarball.Scan(io.TeeReader(&bounded{tar, most}, in))
-		in.CloseWithError(err)
-		if cutting.Wait(); err == nil {
-			err = cut
-		}
-		return table, err
+		h.cfg.Maps.Put(ctx, name, append([]byte{isUnreadable}, reason...))
+		return &made{unreadable: reason, none: reason}, nil
 	})
-	return x, chunks, err
 }
 
-// bounded is a reader that fails when there is more to be read.
-type bounded struct {
-	r    io.Reader
-	left int64
-}
-
-func (b *bounded) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, fmt.Errorf("%w: it unpacks to too much", toc.ErrLimit)
+// makeOffer makes the offer of a layer, after its map, unless that was done before. It takes a CPU second for 10 to 30 MB of what
+// the layer unpacks to, to find the recipe.
+func (h *Hub) makeOffer(ctx context.Context, name digest.Digest) error {
+	m, err := h.mapped(ctx, name)
+	if err != nil || m.offer != nil || m.none != "" {
+		return err
 	}
-	return n, err
+	return h.look(ctx, name, func(layer Layer) (*made, error) {
+		how, err := recipe.FindWithin(ctx, layer, layer.Size, maxRatio*layer.Size)
+		offer := []byte(nil)
+		if err == nil {
+			offer, err = EncodeOffer(how, m.chunks)
+		}
+		reason, never := noneBecause(err)
+		switch {
+		case err == nil:
+			h.count(func(c *Counts) { c.Made++ })
+			return &made{contents: m.contents, offer: offer}, h.keepRecipe(ctx, name, how)
+		case !never:
+			return nil, err
+		}
+		h.count(func(c *Counts) { c.None++ })
+		h.cfg.Offers.Put(ctx, name, append([]byte{isNone}, reason...))
+		return &made{contents: m.contents, none: reason}, nil
+	})
 }
 
-// never are the errors that say of a layer that there will never be an offer.
+// mapped returns what is known of a layer once its map is.
+func (h *Hub) mapped(ctx context.Context, name digest.Digest) (*made, error) {
+	m := h.open(ctx, name)
+	if m.contents != nil || m.unreadable != "" {
+		return m, nil
+	}
+	j := h.maps.enqueue(name, 0, true)
+	if j == nil {
+		return nil, &LaterError{longest, "maps of as many layers as can wait are to be made first"}
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-j.done:
+	}
+	if j.err != nil {
+		return nil, j.err
+	}
+	return h.open(ctx, name), nil
+}
+
+// look has something made of a layer, and remembers that.
+func (h *Hub) look(ctx context.Context, name digest.Digest, look func(Layer) (*made, error)) error {
+	layer, err := h.cfg.Open(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer layer.Release()
+	began := time.Now()
+	m, err := look(layer)
+	h.count(func(c *Counts) { c.Seconds += time.Since(began).Seconds() })
+	if err != nil {
+		err = fmt.Errorf("layer %s: %w", name, err)
+		if ctx.Err() == nil {
+			h.count(func(c *Counts) { c.Failed++ })
+			h.cfg.Report(err)
+		}
+		return err
+	}
+	h.recent.add(name, m)
+	return nil
+}
+
+// keepContents keeps a map and what its contents are read by, of whose table no more is needed then.
+func (h *Hub) keepContents(ctx context.Context, name digest.Digest, c *contents) error {
+	if x, ok := c.access.(*gzipTar); ok {
+		var b bytes.Buffer
+		if err := (*gzip.Index)(x).Encode(&b); err != nil {
+			return err
+		}
+		if b.Len() > maxIndex {
+			return fmt.Errorf("%w: an index of %d bytes", toc.ErrLimit, b.Len())
+		}
+		h.cfg.Indexes.Put(ctx, name, b.Bytes())
+		x.Table = new(toc.TOC)
+	}
+	h.cfg.Maps.Put(ctx, name, c.append(nil))
+	return nil
+}
+
+func (h *Hub) keepRecipe(ctx context.Context, name digest.Digest, how *recipe.Recipe) error {
+	p, err := how.Encode()
+	if err == nil {
+		h.cfg.Offers.Put(ctx, name, append([]byte{isOffer}, p...))
+	}
+	return err
+}
+
+// never are the errors that say of a layer that there will never be an offer, or a map.
 var never = []error{recipe.ErrNone, toc.ErrFormat, toc.ErrMalformed, toc.ErrLimit, toc.ErrUnsupported, io.ErrUnexpectedEOF}
 
 const maxReason = 1 << 10 // bytes

@@ -22,7 +22,7 @@ const (
 	Mount                 // /v2/<name>/_granary/mount/<digest>: of an image's manifest, or of a layer
 	Map                   // /v2/<name>/_granary/map/<digest>: of a blob, the digests of its chunks
 	Recipe                // /v2/<name>/_granary/recipe/<digest>: of a layer, by what it is made again
-	Contents              // /v2/<name>/_granary/contents/<digest>?chunks=…: of what a layer unpacks to
+	Contents              // /v2/<name>/_granary/contents/<digest>[?chunks=…]: of what a layer unpacks to
 )
 
 var kindNames = [...]string{"base", "manifest", "blob", "tags", "referrers", "upload", "toc", "file", "mount", "map", "recipe", "contents"}

@@ -13,7 +13,8 @@
 // some byte on. What stands between contents, headers and what fills up blocks, is in the map
 // itself, up to [MaxInline]: what compresses to 20 bytes is not worth 32 bytes of digest, nor
 // being stored and asked for alone, and in one chunk with a content they would make that a
-// new one with each build that sets times.
+// new one with each build that sets times. So a map says what files there are, too: longer runs of
+// headers are rare (with 4 KiB a Debian of 103 MB would have ten, in a map that is 1 % smaller).
 //
 // What is to be fetched then, of nine packages of Debian after a security update, whose
 // times change, and of npm's next 14.2.5 after 14.1.4, whose times do not, maps and all, in

@@ -12,7 +12,7 @@ import (
 
 const (
 	// MaxInline is the size, in bytes, of the largest chunk that a map has inline.
-	MaxInline = 4 << 10
+	MaxInline = 64 << 10
 	// MaxChunks is how many chunks a map may have: 300 MB of memory. Those of Debian's packages
 	// are of 45 KB on average, of which a tar of 180 GB has as many.
 	MaxChunks = 1 << 22

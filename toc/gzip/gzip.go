@@ -78,6 +78,9 @@ func (x *Index) find(out int64) int {
 	return sort.Search(len(x.Points), func(i int) bool { return x.Points[i].Out > out }) - 1
 }
 
+// Before returns the last point that what is at out, 0 ≤ out, in the tar can be inflated from.
+func (x *Index) Before(out int64) Point { return x.Points[x.find(out)] }
+
 // end returns the byte of the layer up to which it is read for the tar up to out.
 func (x *Index) end(out int64) int64 {
 	i := sort.Search(len(x.Points), func(i int) bool { return x.Points[i].Out >= out })
