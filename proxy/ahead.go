@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/profile"
 	"github.com/granary-oci/granary/toc"
@@ -156,6 +157,9 @@ func (m *Mount) fetchPlaces(ctx context.Context, likely []profile.File) {
 	}
 	var g errgroup.Group
 	for _, l := range m.layers {
+		if m.p.unpacks(chunkstore.Whole{Digest: l.Digest, Size: l.Size}) {
+			continue // what is where in its bytes does not matter
+		}
 		for isContents, parts := range map[bool][]part{false: raw[l.Digest], true: contents[l.Digest]} {
 			if len(parts) > 0 {
 				g.Go(func() error { m.note(m.p.fetchPlacesOf(ctx, l.Digest, parts, isContents)); return nil })
@@ -312,7 +316,7 @@ func (m *Mount) fetchRuns(all []*aheadRun) {
 	for _, r := range all {
 		g.Go(func() error {
 			if m.ctx.Err() == nil {
-				r.layer = r.layer.on(withOrder(r.layer.bytes.ctx, r.order()))
+				r.layer = r.layer.on(withOrder(r.layer.bytes.context(), r.order()))
 				m.note(r.fetch())
 			}
 			return nil
@@ -348,7 +352,7 @@ func (l *Layer) keeps(p *part) bool {
 
 // inflatedFromAfar reports whether the places of contents are those of much more: whoever
 // inflates them knows what it takes.
-func (l *Layer) inflatedFromAfar() bool { return l.Format == toc.TarGzip }
+func (l *Layer) inflatedFromAfar() bool { return l.Format == toc.TarGzip && l.Map == nil }
 
 // readPart reads a part, piece by piece.
 func (l *Layer) readPart(p *part) error {

@@ -19,22 +19,36 @@ import (
 type Layer struct {
 	*lazy.Layer
 	blob  *Blob
-	bytes *pieces   // its bytes, as its files are read from
-	files *contents // that are kept, or had from others; nil if nothing is kept
+	bytes layerReader // what its files are read from: its bytes, or those of its tar
+	files *contents   // that are kept, or had from others; nil if nothing is kept
+}
+
+// layerReader is what files of a layer are read from, for as long as a context lives, and as urgently as
+// that says.
+type layerReader interface {
+	io.ReaderAt
+	toc.Expecter
+	context() context.Context
+	on(ctx context.Context) layerReader
 }
 
 // on returns the layer as it is read for as long as another context lives, and as urgently
 // as that says. It is released with l.
 func (l *Layer) on(ctx context.Context) *Layer {
-	bytes := *l.bytes
-	bytes.ctx = ctx
-	other := &Layer{Layer: &lazy.Layer{Layer: l.Layer.Layer.On(&bytes), Format: l.Format, Borrowed: l.Borrowed}, blob: l.blob, bytes: &bytes}
+	other := l.from(l.bytes.on(ctx))
 	if l.files != nil {
 		files := *l.files
 		files.ctx = ctx
 		other.files = &files
 	}
 	return other
+}
+
+// from returns the layer as it is read from somewhere.
+func (l *Layer) from(bytes layerReader) *Layer {
+	opened := *l.Layer
+	opened.Layer = opened.On(bytes)
+	return &Layer{&opened, l.blob, bytes, l.files}
 }
 
 // Release is to be called when the layer has been read.
@@ -51,7 +65,7 @@ func (l *Layer) Content(e *toc.Entry) *toc.Content {
 // expect says that size bytes at off of a file are about to be read, which may be of
 // several extents.
 func (l *Layer) expect(e *toc.Entry, off, size int64) {
-	if l.shared() || len(e.Extents) < 2 || l.keepsWhole(e, off) {
+	if len(e.Extents) < 2 || l.keepsWhole(e, off) {
 		return
 	}
 	var missing []toc.Extent
@@ -60,7 +74,10 @@ func (l *Layer) expect(e *toc.Entry, off, size int64) {
 			missing = append(missing, x)
 		}
 	}
-	if len(missing) > 1 {
+	switch {
+	case l.shared():
+		l.expectShared(e, missing)
+	case len(missing) > 1:
 		toc.Expect(l.bytes, missing[0].Start, missing[len(missing)-1].End)
 	}
 }
@@ -94,16 +111,19 @@ func (p *Repository) Layer(ctx context.Context, d, manifest digest.Digest) (*Lay
 		return nil, err
 	}
 	of := LayerRef{d, manifest}
-	source := layerBytes{p, b}
-	opened, err := p.registry.cfg.Layers.Open(ctx, lazy.Request{Host: p.Host, Layer: desc, Source: source, Complete: b.Proven, Ask: p.askDerived(of)})
+	source, unpacked := layerBytes{p, b}, p.unpacked(b, p.contents(context.WithoutCancel(ctx), of))
+	opened, err := p.registry.cfg.Layers.Open(ctx, lazy.Request{Host: p.Host, Layer: desc, Source: source, Complete: b.Proven, Unpacked: unpacked, Ask: p.askDerived(of)})
 	if err != nil {
 		b.Release()
 		return nil, fmt.Errorf("%s: %w", p, err)
 	}
+	layer := &Layer{opened, b, nil, p.contents(ctx, of)}
+	if opened.Map != nil {
+		return layer.from(unpacked.(unpackable).readerAt(ctx, opened.Map)), nil
+	}
 	bytes := source.readerAt(ctx)
 	bytes.contents = digested(opened.Format)
-	opened = &lazy.Layer{Layer: opened.On(bytes), Format: opened.Format, Borrowed: opened.Borrowed}
-	return &Layer{opened, b, bytes, p.contents(ctx, of)}, nil
+	return layer.from(bytes), nil
 }
 
 // askDerived returns what asks another member for what is derived from a layer, or

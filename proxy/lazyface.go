@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/proxy/content"
+	"github.com/granary-oci/granary/proxy/lazy"
 	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/toc"
 )
@@ -133,11 +134,16 @@ func (h *Handler) checkedFile(w http.ResponseWriter, r *http.Request, p *Reposit
 	}
 	sent, err = h.fileOf(w, r, l, req, m)
 	l.Release()
-	if !l.Borrowed || !layerFault(err) {
+	switch {
+	case errors.Is(err, lazy.ErrUnpacked) || l.Map != nil && !l.Borrowed && layerFault(err):
+		h.registry.report(fmt.Errorf("layer %s is read by its bytes: %w", req.Digest, err))
+		h.registry.cfg.Layers.ReadBytes(req.Digest)
+	case l.Borrowed && layerFault(err):
+		h.registry.report(fmt.Errorf("layer %s: what another node said of it is wrong: %w", req.Digest, err))
+		h.registry.cfg.Layers.Distrust(req.Digest)
+	default:
 		return sent, err
 	}
-	h.registry.report(fmt.Errorf("layer %s: what a member said of it is wrong: %w", req.Digest, err))
-	h.registry.cfg.Layers.Distrust(req.Digest)
 	if sent {
 		return sent, err
 	}
@@ -160,7 +166,7 @@ func (h *Handler) fileOf(w http.ResponseWriter, r *http.Request, l *Layer, req r
 		Size: e.Size,
 		Open: func(part content.Part) (content.Body, error) {
 			if m != nil {
-				m.reading(req.Digest, &e, part.Offset, part.Length)
+				m.reading(l, &e, part.Offset, part.Length)
 			}
 			expect := func(off, size int64) { l.expect(&e, off, size) }
 			body, err := openFile(http.NewResponseController(w), l.Content(&e), part, expect)

@@ -171,10 +171,11 @@ func (m *Mount) manifest() digest.Digest {
 
 // reading takes note that somebody is about to read size bytes at off of a file of a
 // layer, and fetches what is behind if they read on.
-func (m *Mount) reading(layer digest.Digest, e *toc.Entry, off, size int64) {
+func (m *Mount) reading(l *Layer, e *toc.Entry, off, size int64) {
 	m.read.Add(size)
+	layer := l.blob.Digest()
 	if time.Since(m.started) < recordFor {
-		m.recorder.Read(layer, e.Name, off, size, placesOf(e, off, size)...)
+		m.recorder.Read(layer, e.Name, off, size, l.placesOf(e, off, size)...)
 	}
 	m.readOn(fileRef{layer, e.Name}, off, size, e.Size)
 }
@@ -202,11 +203,12 @@ func (m *Mount) readingLayer(layer digest.Digest, off, size int64) {
 
 // opened takes note that somebody reads a file by themselves, nobody knows which parts of
 // it: all of it if it is small, or if it was fetched because others have led to it.
-func (m *Mount) opened(layer digest.Digest, e *toc.Entry) {
+func (m *Mount) opened(l *Layer, e *toc.Entry) {
+	layer := l.blob.Digest()
 	switch {
 	case time.Since(m.started) >= recordFor:
 	case e.Size <= wholeLead || m.trails.has(fileRef{layer, e.Name}):
-		m.recorder.Read(layer, e.Name, 0, e.Size, placesOf(e, 0, e.Size)...)
+		m.recorder.Read(layer, e.Name, 0, e.Size, l.placesOf(e, 0, e.Size)...)
 	default:
 		m.recorder.Opened(layer, e.Name)
 	}
@@ -222,7 +224,10 @@ func (m *Mount) hasRead(layer digest.Digest, e *toc.Entry) {
 
 // placesOf returns where the contents are that a part of a file is read from, if they
 // are by themselves in the layer, and checked by themselves.
-func placesOf(e *toc.Entry, off, size int64) (all []profile.Place) {
+func (l *Layer) placesOf(e *toc.Entry, off, size int64) (all []profile.Place) {
+	if l.Map != nil {
+		return nil // they are those in its tar
+	}
 	for _, x := range e.Extents {
 		if x.Offset >= off+size || off >= x.Offset+x.Size {
 			continue
@@ -259,7 +264,7 @@ func (r *Registry) File(id string, layer digest.Digest, path string) (e toc.Entr
 	if !l.files.May(e.Digest) && (len(e.Extents) == 0 || slices.ContainsFunc(e.Extents, func(x toc.Extent) bool { return !may(x) })) {
 		return e, false
 	}
-	m.opened(layer, &e)
+	m.opened(l, &e)
 	m.hasRead(layer, &e)
 	return e, true
 }

@@ -33,11 +33,15 @@ func (s shelf) Put(ctx context.Context, layer digest.Digest, p []byte) {
 func (r *Registry) newHub() *rebuild.Hub {
 	return rebuild.NewHub(rebuild.HubConfig{
 		Open:    r.openWhole,
-		Maps:    shelf{r.cfg.Layers, rebuild.MapKind},
+		Shelves: r.shelves(),
 		Offers:  shelf{r.cfg.Layers, rebuild.OfferKind},
-		Indexes: shelf{r.cfg.Layers, lazy.KindGzip},
 		Report:  r.report,
 	})
+}
+
+// shelves keep what the contents of layers are read by.
+func (r *Registry) shelves() rebuild.Shelves {
+	return rebuild.Shelves{Maps: shelf{r.cfg.Layers, rebuild.MapKind}, Indexes: shelf{r.cfg.Layers, lazy.KindGzip}}
 }
 
 // MakeOffers makes offers of layers that other sites ask for, and of those of [Registry.OfferLayer], until ctx
@@ -117,20 +121,20 @@ func (h *Handler) change(w http.ResponseWriter, r *http.Request, p *Repository, 
 	}
 	defer layer.Release()
 	if hub == nil {
-		return false, &rebuild.NoneError{Reason: "this node makes none"}
+		return false, &rebuild.NoneError{What: "offer or content map", Reason: "this node makes none"}
 	}
 	var body []byte
-	chunks := r.URL.Query().Get(rebuild.ChunksQuery)
+	query := r.URL.Query()
 	switch {
 	case req.Kind == ref.Recipe:
 		w.Header().Set("Content-Type", rebuild.OfferType)
 		body, err = hub.Offer(r.Context(), req.Digest, layer.Size)
-	case chunks == "":
+	case !query.Has(rebuild.ChunksQuery):
 		w.Header().Set("Content-Type", rebuild.MapType)
 		body, err = hub.Map(r.Context(), req.Digest, layer.Size)
 	default:
 		w.Header().Set("Content-Type", rebuild.ContentsType)
-		body, err = hub.Contents(r.Context(), req.Digest, layer, chunks)
+		body, err = hub.Contents(r.Context(), req.Digest, layer, query.Get(rebuild.ChunksQuery))
 	}
 	if err != nil {
 		return false, err

@@ -192,23 +192,27 @@ func TestSomeContents(t *testing.T) {
 	if resp.StatusCode != http.StatusOK || !bytes.Equal(unzstd(t, body), want) {
 		t.Errorf("%s, not the chunks %v", resp.Status, some)
 	}
-	for _, query := range []string{"", "?chunks=", "?chunks=x", "?chunks=0", "?chunks=1,1", "?chunks=999999", "?chunks=1-999999", "?chunks=" + strings.Repeat("1,", 300)} {
+	for _, query := range []string{"?chunks=", "?chunks=x", "?chunks=0", "?chunks=1,1", "?chunks=999999", "?chunks=1-999999", "?chunks=" + strings.Repeat("1,", 300)} {
 		if resp, body := s.ask(t, "app", rebuild.ContentsPath, d, query); resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("%.30s: %s %s", query, resp.Status, body)
 		}
 	}
 }
 
-// TestLayersWithoutAnOffer says of each why there is none.
+// TestLayersWithoutAnOffer says of each why there is none, and has the contents of those that are tars all the same.
 func TestLayersWithoutAnOffer(t *testing.T) {
+	content := filesOf(t, 5<<19)
 	layers := map[string][]byte{
-		"is no gzip":   filesOf(t, 2<<20),
-		"no tar in it": packedBy(t, byGo, texts(5<<19, 1)),
-		"too small":    packedBy(t, byGo, filesOf(t, 1<<20)),
+		"is no gzip":      content,
+		"in zstd frames":  zstdFrames(t, content, 300_000),
+		"in one of zstd":  zstdFrames(t, filesOf(t, 17<<20), 17<<20),
+		"no tar in it":    packedBy(t, byGo, texts(5<<19, 1)),
+		"neither of them": texts(5<<19, 2),
+		"too small":       packedBy(t, byGo, filesOf(t, 1<<20)),
 	}
 	if program, err := exec.LookPath("gzip"); err == nil {
 		cmd := exec.CommandContext(t.Context(), program, "-9n")
-		cmd.Stdin = bytes.NewReader(filesOf(t, 5<<19))
+		cmd.Stdin = bytes.NewReader(content)
 		if layers["by GNU gzip"], err = cmd.Output(); err != nil {
 			t.Fatal(err)
 		}
@@ -226,13 +230,57 @@ func TestLayersWithoutAnOffer(t *testing.T) {
 				t.Errorf("%s: %s %s", name, resp.Status, body)
 			}
 		}
-		if resp, body := s.ask(t, "app", rebuild.ContentsPath, d, "?chunks=0"); resp.StatusCode != http.StatusNotFound {
-			t.Errorf("%s, contents: %s %s", name, resp.Status, body)
+		resp, body := s.ask(t, "app", rebuild.ContentsPath, d, "")
+		switch name {
+		case "is no gzip", "in zstd frames", "by GNU gzip":
+			if got := s.contentsBy(t, d, body); resp.Header.Get("Content-Type") != rebuild.MapType || !bytes.Equal(got, content) {
+				t.Errorf("%s: %s %.200s, its contents are %d other bytes", name, resp.Status, body, len(got))
+			}
+		default:
+			if resp.StatusCode != http.StatusNotFound || !bytes.Contains(body, []byte("there is no content map of the layer: ")) {
+				t.Errorf("%s, contents: %s %s", name, resp.Status, body)
+			}
 		}
 	}
 	if c := s.registry.Offers(); c.Made != 0 || c.None != int64(len(layers))-1 { // for one is too small to be looked at
 		t.Errorf("counts: %+v", c)
 	}
+}
+
+// zstdFrames packs p in frames of n bytes each.
+func zstdFrames(t *testing.T, p []byte, n int) (all []byte) {
+	t.Helper()
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for some := range slices.Chunk(p, n) {
+		all = z.EncodeAll(some, all)
+	}
+	return all
+}
+
+// contentsBy puts together what a layer's content map names.
+func (s *stack) contentsBy(t *testing.T, d digest.Digest, packed []byte) (all []byte) {
+	t.Helper()
+	m, err := cdc.Unpack(packed)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	for i, c := range m.Chunks {
+		if c.Inline != nil {
+			all = append(all, c.Inline...)
+			continue
+		}
+		resp, body := s.ask(t, "app", rebuild.ContentsPath, d, fmt.Sprint("?chunks=", i))
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("chunk %d: %s %s", i, resp.Status, body)
+			return nil
+		}
+		all = append(all, unzstd(t, body)...)
+	}
+	return all
 }
 
 // TestOffersAreForThoseWhoMayReadTheLayer also once one has been made, and contents were sent.

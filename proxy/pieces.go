@@ -33,6 +33,14 @@ type pieces struct {
 	contents   bool // it is for files' contents, of which each is read once for all
 }
 
+func (r *pieces) context() context.Context { return r.ctx }
+
+func (r *pieces) on(ctx context.Context) layerReader {
+	other := *r
+	other.ctx = ctx
+	return &other
+}
+
 // ReadAt implements [io.ReaderAt].
 func (r *pieces) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {

@@ -161,6 +161,7 @@ type Registry struct {
 	pieces    pieceCache
 	deltas    delta.Blobs
 	rebuilds  flight.Group // of layers
+	tars      tars
 	turns     turns
 	inflating inflating
 	told      told

@@ -201,7 +201,7 @@ func (t *trail) follow(from step) {
 		if !ok {
 			return
 		}
-		ctx := withOrder(l.bytes.ctx, from.order)
+		ctx := withOrder(l.bytes.context(), from.order)
 		if from.Size <= wholeLead {
 			ctx = withTravel(ctx, new(travel)) // it is here, and was counted
 		}
@@ -246,7 +246,7 @@ func (t *trail) lead(found []toc.File, at string) {
 // fetch fetches files, of which the rank is the position in steps, and follows them then.
 func (t *trail) fetch(run *aheadRun, steps []step) {
 	t.m.start(func() {
-		run.layer = run.layer.on(withOrder(run.layer.bytes.ctx, steps[run.rank].order))
+		run.layer = run.layer.on(withOrder(run.layer.bytes.context(), steps[run.rank].order))
 		if err := run.fetch(); err != nil {
 			t.m.note(err)
 			return

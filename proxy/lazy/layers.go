@@ -17,6 +17,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/flight"
 	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/cdc"
 	"github.com/granary-oci/granary/toc/erofs"
 	"github.com/granary-oci/granary/toc/estargz"
 	"github.com/granary-oci/granary/toc/gzip"
@@ -56,6 +57,8 @@ type Request struct {
 	Source Source
 	// Complete reports whether all of them are here. nil is not known.
 	Complete func() bool
+	// Unpacked is what the layer unpacks to, if that may be had without its bytes. nil is for reading these.
+	Unpacked Unpacked
 	// Ask asks another member for what is derived from the layer. nil asks nobody.
 	Ask func(ctx context.Context, kind Kind) ([]byte, error)
 
@@ -66,15 +69,36 @@ type Request struct {
 type Layer struct {
 	*toc.Layer
 	Format toc.Format
-	// Borrowed says that its table is another member's word, see [Layers.Distrust].
+	// Borrowed says that its table is another node's word, see [Layers.Distrust].
 	Borrowed bool
+	// Map is the content map that it is read by; nil if it is read by its bytes. Otherwise places in the table are
+	// those of the tar, which is what the layer is read from, see [Unpacked].
+	Map *cdc.Map
 
 	// table stands for the blob and what was said of where in it the table is: another
 	// manifest may name another table of the same layer.
 	table digest.Digest
 }
 
-func (l *Layer) on(r io.ReaderAt) *Layer { return &Layer{l.On(r), l.Format, l.Borrowed, l.table} }
+// on returns the layer as it is read from r.
+func (l *Layer) on(r io.ReaderAt) *Layer {
+	on := *l
+	on.Layer = l.On(r)
+	return &on
+}
+
+// by returns the layer as it is read by who has asked for it, for as long as ctx lives.
+func (l *Layer) by(ctx context.Context, q Request) *Layer {
+	if l.Map != nil {
+		return l.on(q.Unpacked.ReaderAt(ctx, l.Map))
+	}
+	return l.on(q.Source.ReaderAt(ctx))
+}
+
+// suits reports whether the layer was opened as it still should be: by its bytes, if all of them are here.
+func (l *Layer) suits(q Request) bool {
+	return l.Map == nil || q.Unpacked != nil && (q.Complete == nil || !q.Complete())
+}
 
 // Layers opens layers and remembers them. It is safe for concurrent use.
 type Layers struct {
@@ -85,6 +109,7 @@ type Layers struct {
 	mu         sync.Mutex
 	open       []remembered // the one that was used last is the last
 	distrusted map[digest.Digest]bool
+	byBytes    map[digest.Digest]time.Time // until when they are not read by their chunks
 }
 
 type remembered struct {
@@ -107,12 +132,12 @@ func (l *Layers) Open(ctx context.Context, q Request) (*Layer, error) {
 	}
 	q.table = digest.FromString(strings.Join([]string{string(q.Layer.Digest), annotated.String(), string(toc.Announced(q.Layer)), position(q.Layer)}, "\n"))
 	key := q.Host + "\n" + string(q.table)
-	if layer, ok := l.recall(key); ok {
-		return layer.on(q.Source.ReaderAt(ctx)), nil
+	if layer, ok := l.recall(key); ok && layer.suits(q) {
+		return layer.by(ctx, q), nil
 	}
 	// Members that ask each other for the same must not wait for each other: who asks
 	// nobody waits for nobody who does.
-	opened, err := l.flights.Do(ctx, fmt.Sprintf("%v\n%s", q.Ask != nil, key), openFor, func(ctx context.Context) (any, error) {
+	opened, err := l.flights.Do(ctx, fmt.Sprintf("%v %v\n%s", q.Ask != nil, q.Unpacked != nil, key), openFor, func(ctx context.Context) (any, error) {
 		return l.openOnce(ctx, key, q)
 	})
 	if errors.Is(err, chunk.ErrDenied) { // which binds whoever began, and nobody else
@@ -121,7 +146,7 @@ func (l *Layers) Open(ctx context.Context, q Request) (*Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", q.Layer.Digest, err)
 	}
-	return opened.(*Layer).on(q.Source.ReaderAt(ctx)), nil
+	return opened.(*Layer).by(ctx, q), nil
 }
 
 // openOnce opens a layer and remembers it. One that is complete is checked before it is
@@ -175,7 +200,7 @@ func (l *Layers) remember(key string, blob digest.Digest, layer *Layer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// The reader that it was opened with is not kept: it is somebody's.
-	l.open = append(l.open, remembered{key, blob, layer.on(nil)})
+	l.open = append(slices.DeleteFunc(l.open, func(r remembered) bool { return r.key == key }), remembered{key, blob, layer.on(nil)})
 	total := 0
 	for i := len(l.open) - 1; i >= 0; i-- {
 		total += l.open[i].layer.Len()
@@ -265,6 +290,9 @@ func (l *Layers) openFrom(ctx context.Context, r io.ReaderAt, q Request) (*Layer
 // openFormat opens a layer as one of a format. A table that the layer carries, and
 // that is known to disagree with the rest of it, is passed over.
 func (l *Layers) openFormat(ctx context.Context, f toc.Format, r io.ReaderAt, q Request) (*Layer, error) {
+	if layer, ok := l.openUnpacked(ctx, f, r, q); ok {
+		return layer, nil
+	}
 	if listed(f) && l.derived.disagrees(q.table) {
 		return nil, toc.ErrFormat
 	}
@@ -272,7 +300,7 @@ func (l *Layers) openFormat(ctx context.Context, f toc.Format, r io.ReaderAt, q 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f, err)
 	}
-	return &Layer{layer, f, borrowed, q.table}, nil
+	return &Layer{Layer: layer, Format: f, Borrowed: borrowed, table: q.table}, nil
 }
 
 // listed reports whether layers of a format carry a table of their own.

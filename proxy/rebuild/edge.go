@@ -19,6 +19,7 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/upstream"
 	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/cdc"
 )
 
 const (
@@ -213,12 +214,38 @@ func (j *attempt) old() int64 {
 	return j.want.Old[0].Size
 }
 
-// ask gets an offer, and waits for one that is being made. One that is no smaller than what it could save
-// is none.
+// ask gets an offer. One that is no smaller than what it could save is none.
 func (j *attempt) ask(ctx context.Context, g Giver, patience time.Duration) ([]byte, error) {
-	for until := time.Now().Add(patience); ; {
+	return askMade(ctx, patience, func() ([]byte, error) {
 		p, err := g.Own(ctx, j.want.ref(), OfferPath, nil, OfferType, min(MaxOffer, j.want.Size))
 		j.count(int64(len(p)))
+		return p, err
+	})
+}
+
+// mapPatience is how long a map that is being made is waited for.
+const mapPatience = 30 * time.Second
+
+// Map asks givers for the content map of a layer, as it is packed. It is their word.
+func (e *Edge) Map(ctx context.Context, layer chunk.Ref, givers []Giver) (p []byte, err error) {
+	err = fmt.Errorf("layer %s: nobody is there who could say what it has: %w", layer.Blob, chunk.ErrNotFound)
+	for _, g := range givers {
+		p, err = askMade(ctx, mapPatience, func() ([]byte, error) {
+			p, err := g.Own(ctx, layer, ContentsPath, nil, MapType, min(cdc.MaxPacked, layer.Total))
+			e.noteRead(g.Origin(), 0, int64(len(p)))
+			return p, err
+		})
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return p, err
+}
+
+// askMade asks for something until it is not being made any more, with naps between.
+func askMade(ctx context.Context, patience time.Duration, ask func() ([]byte, error)) ([]byte, error) {
+	for until := time.Now().Add(patience); ; {
+		p, err := ask()
 		wait, making := comeAgain(err)
 		if !making || time.Now().Add(wait).After(until) {
 			return p, err

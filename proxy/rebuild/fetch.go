@@ -14,6 +14,7 @@ import (
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/upstream"
+	"github.com/granary-oci/granary/toc/cdc"
 )
 
 const (
@@ -25,50 +26,65 @@ const (
 	batchAgain    = time.Second
 )
 
-// batches cuts chunks, by their numbers in order, into requests for contents. The blob has packed bytes for
-// each one of its tar.
-func (t *mosaic) batches(chunks []int, packed float64) (all [][]int) {
-	most := int64(MaxContents)
-	if packed > 0 {
-		most = min(most, int64(batchBytes/packed))
-	}
-	first, size := 0, int64(0)
-	for i, c := range chunks {
-		n := t.m.Chunks[c].Size
-		if i > first && (size+n > most || i-first == MaxChunks || Ranges(chunks[first:i+1], t.m) > MaxRanges) {
-			all = append(all, chunks[first:i])
-			first, size = i, 0
-		}
-		size += n
-	}
-	if first < len(chunks) {
-		all = append(all, chunks[first:])
+// line is where contents of a layer come from.
+type line struct {
+	of   chunk.Ref // all of the layer
+	m    *cdc.Map
+	from Giver
+}
+
+// batches cuts chunks, by their numbers in order, into requests for contents.
+func (l *line) batches(chunks []int) (all [][]int) {
+	for len(chunks) > 0 {
+		n := l.fit(chunks, batchBytes)
+		all = append(all, chunks[:n])
+		chunks = chunks[n:]
 	}
 	return all
+}
+
+// fit returns how many of the first of some chunks, by their numbers in order, one request is for, which is to bring no more than
+// most bytes if it can. The blob has as many bytes for each of its tar as all of it.
+func (l *line) fit(chunks []int, most int64) int {
+	if packed := float64(l.of.Total) / float64(l.m.Size()); packed > 0 {
+		most = int64(float64(most) / packed)
+	}
+	most = min(most, MaxContents)
+	size, ranges := int64(0), 0
+	for i, c := range chunks {
+		if i == 0 || !isNext(chunks[i-1], c, l.m) {
+			ranges++
+		}
+		if size += l.m.Chunks[c].Size; i > 0 && (size > most || i == MaxChunks || ranges > MaxRanges) {
+			return i
+		}
+	}
+	return len(chunks)
 }
 
 // fetch gets what is missing. moved is told of bytes that came.
 func (t *mosaic) fetch(ctx context.Context, of chunk.Ref, from Giver, moved func(int64)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(batchesAtOnce)
-	for _, batch := range t.batches(t.absent(), float64(of.Total)/float64(t.m.Size())) {
+	l := &line{of, t.m, from}
+	for _, batch := range l.batches(t.absent()) {
 		g.Go(func() error {
-			p, err := t.ask(ctx, of, from, batch)
+			p, err := l.ask(ctx, batch)
 			moved(int64(len(p)))
 			if err != nil {
 				return err
 			}
-			return t.unpack(from, of, batch, p)
+			return l.unpack(batch, p, func(i int, q []byte) error { return t.put(t.m.Chunks[i].Digest, q) })
 		})
 	}
 	return g.Wait()
 }
 
 // ask asks for contents, and again for as long as that may help.
-func (t *mosaic) ask(ctx context.Context, of chunk.Ref, from Giver, batch []int) (p []byte, err error) {
-	query := url.Values{ChunksQuery: {FormatChunks(batch, t.m)}}
+func (l *line) ask(ctx context.Context, batch []int) (p []byte, err error) {
+	query := url.Values{ChunksQuery: {FormatChunks(batch, l.m)}}
 	for try := 1; ; try++ {
-		p, err = from.Own(ctx, of, ContentsPath, query, ContentsType, t.bytes(batch)+64<<10) // what does not compress becomes a little longer
+		p, err = l.from.Own(ctx, l.of, ContentsPath, query, ContentsType, l.bytes(batch)+64<<10) // what does not compress becomes a little longer
 		if !upstream.Unreachable(err) || try == batchTries {
 			return p, err
 		}
@@ -79,36 +95,37 @@ func (t *mosaic) ask(ctx context.Context, of chunk.Ref, from Giver, batch []int)
 	}
 }
 
-func (t *mosaic) bytes(chunks []int) (n int64) {
+func (l *line) bytes(chunks []int) (n int64) {
 	for _, i := range chunks {
-		n += t.m.Chunks[i].Size
+		n += l.m.Chunks[i].Size
 	}
 	return n
 }
 
-// unpack puts the chunks of an answer. What they are not, from is at fault for.
-func (t *mosaic) unpack(from Giver, of chunk.Ref, batch []int, p []byte) error {
+// unpack gives put the chunks of an answer, each with its number; it is their bytes' only until it returns. What they are
+// not, who gave them is at fault for.
+func (l *line) unpack(batch []int, p []byte, put func(i int, q []byte) error) error {
 	z, err := zstd.NewReader(bytes.NewReader(p), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*MaxContents))
 	if err != nil {
 		return err
 	}
 	defer z.Close()
-	buf := make([]byte, 0, t.bytes(batch))
+	buf := make([]byte, cdc.MaxSize)
 	for _, i := range batch {
-		c := &t.m.Chunks[i]
+		c := &l.m.Chunks[i]
 		q := buf[:c.Size]
 		if _, err := io.ReadFull(z, q); err != nil {
-			return blame(from, of, fmt.Sprintf("contents end before chunk %d of its map: %v", i, err))
+			return blame(l.from, l.of, fmt.Sprintf("contents end before chunk %d of its map: %v", i, err))
 		}
 		if !c.Fits(q) {
-			return blame(from, of, fmt.Sprintf("chunk %d of its map is not what the map says", i))
+			return blame(l.from, l.of, fmt.Sprintf("chunk %d of its map is not what the map says", i))
 		}
-		if err := t.put(c.Digest, q); err != nil {
+		if err := put(i, q); err != nil {
 			return err
 		}
 	}
 	if n, err := io.ReadFull(z, make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
-		return blame(from, of, "contents go on behind what was asked for")
+		return blame(l.from, l.of, "contents go on behind what was asked for")
 	}
 	return nil
 }

@@ -33,9 +33,9 @@ type Layer struct {
 type HubConfig struct {
 	// Open returns a layer, to be read for as long as ctx lives.
 	Open func(ctx context.Context, layer digest.Digest) (Layer, error)
-	// Maps and Offers keep what was made, and Indexes what package toc/gzip reads layers by: others may
-	// keep such of their own there.
-	Maps, Offers, Indexes Shelf
+	Shelves
+	// Offers keeps what is of the kind OfferKind.
+	Offers Shelf
 	// Report is told of layers that could not be looked at.
 	Report func(error)
 }
@@ -57,15 +57,15 @@ type Hub struct {
 // NewHub returns a hub that has made nothing.
 func NewHub(cfg HubConfig) *Hub {
 	h := &Hub{cfg: cfg, turns: semaphore.NewWeighted(atOnce)}
-	h.maps = newQueue("the content map", mapPace, h.makeMap)
-	h.offers = newQueue("the offer", offerPace, h.makeOffer)
+	h.maps = newQueue("content map", mapPace, h.makeMap)
+	h.offers = newQueue("offer", offerPace, h.makeOffer)
 	return h
 }
 
 // NoneError says that there is no offer of a layer, or no map, and will not be.
-type NoneError struct{ Reason string }
+type NoneError struct{ What, Reason string }
 
-func (e *NoneError) Error() string { return "there is none of the layer: " + e.Reason }
+func (e *NoneError) Error() string { return "there is no " + e.What + " of the layer: " + e.Reason }
 
 // LaterError says that something is to be asked for again.
 type LaterError struct {
@@ -113,7 +113,7 @@ func (h *Hub) Offer(ctx context.Context, layer digest.Digest, size int64) ([]byt
 		return nil, err
 	}
 	if m.none != "" {
-		return nil, &NoneError{m.none}
+		return nil, &NoneError{h.offers.what, m.none}
 	}
 	return m.offer, nil
 }
@@ -162,7 +162,7 @@ func (h *Hub) contents(ctx context.Context, layer digest.Digest, size int64) (*c
 		return nil, err
 	}
 	if m.unreadable != "" {
-		return nil, &NoneError{m.unreadable}
+		return nil, &NoneError{h.maps.what, m.unreadable}
 	}
 	return m.contents, nil
 }
@@ -170,7 +170,7 @@ func (h *Hub) contents(ctx context.Context, layer digest.Digest, size int64) (*c
 // find returns what was made of a layer of size bytes, once it suffices, which a queue sees to.
 func (h *Hub) find(ctx context.Context, layer digest.Digest, size int64, by *queue, suffices func(*made) bool) (*made, error) {
 	if size < Least {
-		return nil, &NoneError{fmt.Sprintf("it has less than %d bytes", Least)}
+		return nil, &NoneError{by.what, fmt.Sprintf("it has less than %d bytes", Least)}
 	}
 	m, err := h.known(ctx, layer)
 	if err != nil || suffices(m) {
@@ -182,7 +182,7 @@ func (h *Hub) find(ctx context.Context, layer digest.Digest, size int64, by *que
 	if m := h.recent.get(layer); m != nil && suffices(m) {
 		return m, nil
 	}
-	return nil, &LaterError{1, by.what + " of the layer was made, and has made room for others since"}
+	return nil, &LaterError{1, "the " + by.what + " of the layer was made, and has made room for others since"}
 }
 
 // known returns what was made of a layer, which may be nothing.

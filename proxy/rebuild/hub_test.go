@@ -57,7 +57,7 @@ func newBench(layers ...[]byte) *bench {
 
 // newHub returns another hub with the same shelves, as after a restart.
 func (b *bench) newHub() *Hub {
-	return NewHub(HubConfig{Open: b.open, Maps: &b.maps, Offers: &b.offers, Indexes: &b.indexes, Report: func(error) { b.reported.Add(1) }})
+	return NewHub(HubConfig{Open: b.open, Shelves: Shelves{&b.maps, &b.indexes}, Offers: &b.offers, Report: func(error) { b.reported.Add(1) }})
 }
 
 func (b *bench) open(_ context.Context, layer digest.Digest) (Layer, error) {

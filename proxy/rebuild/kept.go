@@ -1,12 +1,16 @@
 package rebuild
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/gzip"
 	"github.com/granary-oci/granary/toc/recipe"
 )
 
@@ -51,21 +55,54 @@ func (m *made) takes() (n int64) {
 	return n
 }
 
-// kept returns what is kept of a layer.
-func (h *Hub) kept(ctx context.Context, layer digest.Digest) *made {
-	p, err := h.cfg.Maps.Get(ctx, layer)
+// Shelves keep what the contents of layers are read by.
+type Shelves struct {
+	// Maps keeps what is of the kind MapKind, and Indexes what package toc/gzip reads layers by: others may keep such of
+	// their own there.
+	Maps, Indexes Shelf
+}
+
+// contents returns what is kept of a layer's contents; or why they are not to be had, or nothing.
+func (s Shelves) contents(ctx context.Context, layer digest.Digest) (c *contents, unreadable string) {
+	p, err := s.Maps.Get(ctx, layer)
 	if err != nil {
-		return new(made)
+		return nil, ""
 	}
 	if len(p) > 1 && p[0] == isUnreadable {
-		return &made{unreadable: string(p[1:]), none: string(p[1:])}
+		return nil, string(p[1:])
 	}
-	c, err := readContents(p, func() ([]byte, error) { return h.cfg.Indexes.Get(ctx, layer) })
+	c, err = readContents(p, func() ([]byte, error) { return s.Indexes.Get(ctx, layer) })
 	if err != nil {
-		return new(made)
+		return nil, ""
 	}
 	if x, ok := c.access.(*gzipTar); ok && x.Blob.OCI() != layer {
-		return new(made)
+		return nil, ""
+	}
+	return c, ""
+}
+
+// keep keeps a map and what its contents are read by, of whose table no more is needed then.
+func (s Shelves) keep(ctx context.Context, layer digest.Digest, c *contents) error {
+	if x, ok := c.access.(*gzipTar); ok {
+		var b bytes.Buffer
+		if err := (*gzip.Index)(x).Encode(&b); err != nil {
+			return err
+		}
+		if b.Len() > maxIndex {
+			return fmt.Errorf("%w: an index of %d bytes", toc.ErrLimit, b.Len())
+		}
+		s.Indexes.Put(ctx, layer, b.Bytes())
+		x.Table = new(toc.TOC)
+	}
+	s.Maps.Put(ctx, layer, c.append(nil))
+	return nil
+}
+
+// kept returns what is kept of a layer.
+func (h *Hub) kept(ctx context.Context, layer digest.Digest) *made {
+	c, unreadable := h.cfg.contents(ctx, layer)
+	if c == nil {
+		return &made{unreadable: unreadable, none: unreadable}
 	}
 	return h.withOffer(ctx, layer, c)
 }

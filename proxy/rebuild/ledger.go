@@ -79,16 +79,32 @@ func (e *Edge) note(j *attempt, err error, tried bool) {
 			e.remember(j.want.Digest)
 		}
 	}
+	from := ""
+	if j.giver != nil {
+		from = j.giver.Origin()
+	}
+	l.count(from, m)
+}
+
+// count adds what was moved, and by whom unless that is nobody.
+func (l *Ledger) count(from string, m Moved) {
 	l.add(m)
-	if j.giver == nil {
+	if from == "" {
 		return
 	}
 	if l.From == nil {
 		l.From = make(map[string]Moved)
 	}
-	from := l.From[j.giver.Origin()]
-	from.add(m)
-	l.From[j.giver.Origin()] = from
+	sum := l.From[from]
+	sum.add(m)
+	l.From[from] = sum
+}
+
+// noteRead takes note of chunks that were read of a layer, and what crossed the line for them. from is "" where nothing did.
+func (e *Edge) noteRead(from string, asked, moved int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ledger.count(from, Moved{asked, moved, max(asked-moved, 0)})
 }
 
 // remember has a layer not tried again for a while; e.mu is held.

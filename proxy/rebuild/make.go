@@ -1,7 +1,6 @@
 package rebuild
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/toc"
-	"github.com/granary-oci/granary/toc/gzip"
 	"github.com/granary-oci/granary/toc/recipe"
 )
 
@@ -36,7 +34,7 @@ func (h *Hub) makeMap(ctx context.Context, name digest.Digest) error {
 	return h.look(ctx, name, func(layer Layer) (*made, error) {
 		c, err := survey(ctx, layer)
 		if err == nil {
-			err = h.keepContents(ctx, name, c)
+			err = h.cfg.keep(ctx, name, c)
 		}
 		reason, never := noneBecause(err)
 		switch {
@@ -45,6 +43,7 @@ func (h *Hub) makeMap(ctx context.Context, name digest.Digest) error {
 		case !never:
 			return nil, err
 		}
+		h.count(func(c *Counts) { c.None++ })
 		h.cfg.Maps.Put(ctx, name, append([]byte{isUnreadable}, reason...))
 		return &made{unreadable: reason, none: reason}, nil
 	})
@@ -117,23 +116,6 @@ func (h *Hub) look(ctx context.Context, name digest.Digest, look func(Layer) (*m
 		return err
 	}
 	h.recent.add(name, m)
-	return nil
-}
-
-// keepContents keeps a map and what its contents are read by, of whose table no more is needed then.
-func (h *Hub) keepContents(ctx context.Context, name digest.Digest, c *contents) error {
-	if x, ok := c.access.(*gzipTar); ok {
-		var b bytes.Buffer
-		if err := (*gzip.Index)(x).Encode(&b); err != nil {
-			return err
-		}
-		if b.Len() > maxIndex {
-			return fmt.Errorf("%w: an index of %d bytes", toc.ErrLimit, b.Len())
-		}
-		h.cfg.Indexes.Put(ctx, name, b.Bytes())
-		x.Table = new(toc.TOC)
-	}
-	h.cfg.Maps.Put(ctx, name, c.append(nil))
 	return nil
 }
 

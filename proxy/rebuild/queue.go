@@ -71,7 +71,7 @@ func (q *queue) await(ctx context.Context, layer digest.Digest, size int64) erro
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timer.C:
-		return &LaterError{q.remaining(j), q.what + " of the layer is being made"}
+		return &LaterError{q.remaining(j), "the " + q.what + " of the layer is being made"}
 	case <-j.done:
 		return j.err
 	}

@@ -40,7 +40,7 @@ func survey(ctx context.Context, layer Layer) (*contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.packed, err = EncodeMap(c.chunks)
+	c.packed, err = c.chunks.Pack()
 	return c, err
 }
 
@@ -205,7 +205,7 @@ func readContents(p []byte, index func() ([]byte, error)) (*contents, error) {
 		return nil, err
 	}
 	c.packed = p
-	c.chunks, err = DecodeMap(p)
+	c.chunks, err = cdc.Unpack(p)
 	if x, ok := c.access.(*gzipTar); ok && err == nil && x.TarSize != c.chunks.Size() {
 		err = toc.ErrMalformed
 	}

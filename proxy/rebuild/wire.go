@@ -18,7 +18,7 @@ const (
 	// OfferPath is asked for an offer: a body of EncodeOffer of the media type OfferType.
 	OfferPath = "_granary/recipe/"
 	OfferType = "application/vnd.granary.recipe.v1"
-	// ContentsPath is asked for the map of what the layer unpacks to: a body of EncodeMap of the media type MapType.
+	// ContentsPath is asked for the map of what the layer unpacks to: packed, of the media type MapType.
 	ContentsPath = "_granary/contents/"
 	MapType      = "application/vnd.granary.contents-map.v1+zstd"
 	// With a parameter ChunksQuery of FormatChunks it is asked for some of the chunks. The body is
@@ -29,9 +29,8 @@ const (
 
 // Limits of what is asked at once, and of what is answered.
 const (
-	// MaxOffer is how many bytes an offer, or a map, has at the most, as it is sent and as it is decompressed: 64 MiB.
-	// The map of 32 GB of large files has so many, or of a million small ones.
-	MaxOffer = 64 << 20
+	// MaxOffer is how many bytes an offer has at the most, as it is sent and as it is decompressed: a large map.
+	MaxOffer = cdc.MaxPacked
 	// MaxRanges, MaxChunks and MaxContents are how many ranges of chunks, how many chunks, and
 	// how many bytes of them, not compressed, a request for contents may name.
 	MaxRanges   = 256
@@ -62,61 +61,35 @@ func EncodeOffer(r *recipe.Recipe, m *cdc.Map) ([]byte, error) {
 		return nil, fmt.Errorf("offer: %w", err)
 	}
 	p := binary.AppendUvarint(nil, uint64(len(how)))
-	return packUp("offer", m.Append(append(p, how...)))
-}
-
-// packUp compresses what is sent.
-func packUp(what string, p []byte) ([]byte, error) {
+	p = m.Append(append(p, how...))
 	if len(p) > MaxOffer {
-		return nil, fmt.Errorf("%s: %w: %d bytes", what, toc.ErrLimit, len(p))
+		return nil, fmt.Errorf("offer: %w: %d bytes", toc.ErrLimit, len(p))
 	}
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+		return nil, fmt.Errorf("offer: %w", err)
 	}
 	packed := z.EncodeAll(p, nil)
 	if len(packed) > MaxOffer {
-		return nil, fmt.Errorf("%s: %w: %d bytes as it is sent", what, toc.ErrLimit, len(packed))
+		return nil, fmt.Errorf("offer: %w: %d bytes as it is sent", toc.ErrLimit, len(packed))
 	}
 	return packed, nil
-}
-
-// unpackAll is the inverse of packUp.
-func unpackAll(what string, p []byte) ([]byte, error) {
-	if len(p) > MaxOffer {
-		return nil, fmt.Errorf("%s: %w: more than %d bytes", what, toc.ErrLimit, MaxOffer)
-	}
-	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxOffer))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
-	}
-	defer z.Close()
-	p, err = z.DecodeAll(p, nil)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", what, toc.ErrMalformed, err)
-	}
-	return p, nil
-}
-
-// EncodeMap returns a map as it is sent: encoded, in zstd. The error wraps [toc.ErrLimit] when it would be larger than
-// MaxOffer.
-func EncodeMap(m *cdc.Map) ([]byte, error) { return packUp("content map", m.Append(nil)) }
-
-// DecodeMap returns the map that p is the encoding of. Its memory and its errors are those of DecodeOffer.
-func DecodeMap(p []byte) (*cdc.Map, error) {
-	p, err := unpackAll("content map", p)
-	if err != nil {
-		return nil, err
-	}
-	return cdc.Decode(p)
 }
 
 // DecodeOffer returns the offer that p is the encoding of. It takes up to some 400 MB of memory while p is one
 // of MaxOffer. The error wraps [toc.ErrFormat], [toc.ErrLimit] or [toc.ErrMalformed].
 func DecodeOffer(p []byte) (Offer, error) {
-	p, err := unpackAll("offer", p)
+	if len(p) > MaxOffer {
+		return Offer{}, fmt.Errorf("offer: %w: more than %d bytes", toc.ErrLimit, MaxOffer)
+	}
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxOffer))
 	if err != nil {
-		return Offer{}, err
+		return Offer{}, fmt.Errorf("offer: %w", err)
+	}
+	defer z.Close()
+	p, err = z.DecodeAll(p, nil)
+	if err != nil {
+		return Offer{}, fmt.Errorf("offer: %w: %w", toc.ErrMalformed, err)
 	}
 	size, n := binary.Uvarint(p)
 	if n <= 0 || size > uint64(len(p)-n) {
@@ -164,14 +137,6 @@ func FormatChunks(chunks []int, m *cdc.Map) string {
 		chunks = chunks[n:]
 	}
 	return b.String()
-}
-
-// Ranges returns how many ranges FormatChunks gives chunks in.
-func Ranges(chunks []int, m *cdc.Map) (n int) {
-	for ; len(chunks) > 0; n++ {
-		chunks = chunks[rangeOf(chunks, m):]
-	}
-	return n
 }
 
 // rangeOf returns how many of the chunks a range from the first of them on has.

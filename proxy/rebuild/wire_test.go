@@ -6,7 +6,6 @@ import (
 	"errors"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -123,7 +122,7 @@ func TestChunksComeBack(t *testing.T) {
 	} {
 		query := FormatChunks(chunks, m)
 		got, err := ParseChunks(query, m)
-		if query != want || err != nil || !slices.Equal(got, chunks) || Ranges(chunks, m) != strings.Count(want, ",")+1 {
+		if query != want || err != nil || !slices.Equal(got, chunks) {
 			t.Errorf("%v: %s and %v, %v, not %s", chunks, query, got, err, want)
 		}
 	}

@@ -85,7 +85,7 @@ func (f *Frames) begin() error {
 		return err
 	}
 	var h zstd.Header
-	if !isFrame(head) || h.Decode(head) != nil {
+	if !isFrame(head[:min(4, len(head))]) || h.Decode(head) != nil {
 		if f.in == 0 {
 			return toc.ErrFormat
 		}

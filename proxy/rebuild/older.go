@@ -1,0 +1,167 @@
+package rebuild
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/cdc"
+)
+
+// olderPatience is for how long who reads a layer waits for older ones to be looked at.
+const olderPatience = 2 * time.Second
+
+// OldLayer is an older layer, of which all is here.
+type OldLayer struct {
+	Digest digest.Digest
+	Open   func(ctx context.Context) (Layer, error)
+}
+
+// Older are older layers, whose chunks are found by their digests. A nil one has none.
+type Older struct {
+	ready chan struct{} // closed when all were looked at
+	began time.Time
+
+	mu    sync.Mutex
+	where map[toc.Digest]oldChunk
+}
+
+// oldChunk is a chunk of an older layer.
+type oldChunk struct {
+	layer *oldTar
+	chunk int
+}
+
+type oldTar struct {
+	OldLayer
+	*contents
+}
+
+// LookAt looks at older layers, with what is kept of them or else by reading them, until ctx ends. It returns at once.
+func LookAt(ctx context.Context, all []OldLayer, kept Shelves) *Older {
+	o := &Older{ready: make(chan struct{}), began: time.Now(), where: make(map[toc.Digest]oldChunk)}
+	go func() {
+		defer close(o.ready)
+		for _, old := range all[:min(len(all), maxOld)] {
+			if c, err := kept.look(ctx, old); err == nil {
+				o.add(&oldTar{old, c})
+			}
+		}
+	}()
+	return o
+}
+
+// look returns what a layer's contents are read by.
+func (s Shelves) look(ctx context.Context, old OldLayer) (*contents, error) {
+	c, unreadable := s.contents(ctx, old.Digest)
+	if c != nil {
+		return c, nil
+	}
+	if unreadable != "" {
+		return nil, &NoneError{"content map", unreadable}
+	}
+	layer, err := old.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer layer.Release()
+	if c, err = survey(ctx, layer); err != nil {
+		return nil, err
+	}
+	return c, s.keep(ctx, old.Digest, c)
+}
+
+func (o *Older) add(t *oldTar) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range t.chunks.Chunks {
+		c := &t.chunks.Chunks[i]
+		if _, known := o.where[c.Digest]; c.Inline == nil && !known {
+			o.where[c.Digest] = oldChunk{t, i}
+		}
+	}
+}
+
+// wait waits until all layers were looked at, or for a little.
+func (o *Older) wait(ctx context.Context) {
+	if o == nil {
+		return
+	}
+	ctx, cancel := context.WithDeadline(ctx, o.began.Add(olderPatience))
+	defer cancel()
+	select {
+	case <-o.ready:
+	case <-ctx.Done():
+	}
+}
+
+// has reports whether an older layer has a chunk.
+func (o *Older) has(d toc.Digest) bool {
+	if o == nil {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.where[d]
+	return ok
+}
+
+func (o *Older) find(d toc.Digest) oldChunk {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.where[d]
+}
+
+// forget forgets a chunk that is not what it should be, or whose layer has gone.
+func (o *Older) forget(d toc.Digest) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.where, d)
+}
+
+// read gives each of some chunks of m, by their numbers in order, to take; nil if it cannot be read.
+func (o *Older) read(ctx context.Context, m *cdc.Map, chunks []int, take func(i int, p []byte)) {
+	open := make(map[*oldTar]*tape)
+	defer func() {
+		for _, t := range open {
+			t.close()
+			t.layer.Release()
+		}
+	}()
+	for _, i := range chunks {
+		c := &m.Chunks[i]
+		p, err := readOld(ctx, open, o.find(c.Digest), c)
+		if err != nil {
+			o.forget(c.Digest)
+			p = nil
+		}
+		take(i, p)
+	}
+}
+
+func readOld(ctx context.Context, open map[*oldTar]*tape, at oldChunk, c *cdc.Chunk) ([]byte, error) {
+	if at.layer == nil {
+		return nil, io.ErrUnexpectedEOF
+	}
+	t := open[at.layer]
+	if t == nil {
+		layer, err := at.layer.Open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		t = &tape{contents: at.layer.contents, layer: layer}
+		open[at.layer] = t
+	}
+	p := make([]byte, at.layer.chunks.Chunks[at.chunk].Size)
+	if err := t.read(p, at.chunk); err != nil {
+		return nil, err
+	}
+	if !c.Fits(p) {
+		return nil, errOther
+	}
+	return p, nil
+}

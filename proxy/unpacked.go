@@ -1,0 +1,273 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore"
+	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/lazy"
+	"github.com/granary-oci/granary/proxy/rebuild"
+	"github.com/granary-oci/granary/toc"
+	"github.com/granary-oci/granary/toc/cdc"
+)
+
+// unpacks reports whether a layer may be read by the chunks that it unpacks to, of which a parent has those that are not
+// here, see package rebuild: by its bytes more would come.
+func (p *Repository) unpacks(w chunkstore.Whole) bool {
+	r := p.registry
+	m, _ := r.cfg.Catalog.Member(p.String(), w.Digest)
+	known := m.MediaType != "" && m.MediaType != "application/octet-stream"
+	return r.cfg.Edge != nil && r.cfg.Direct == nil && w.Size >= rebuild.Least && w.Digest.Algorithm() == digest.SHA256 &&
+		(!known || strings.Contains(m.MediaType, "tar")) && !r.Stored(w.Digest, w.Size)
+}
+
+// unpackable implements [lazy.Unpacked] for a layer as the repository's caller reads it.
+type unpackable struct {
+	repository *Repository
+	blob       *Blob
+	files      *contents // for as long as the node runs; nil if nothing is kept
+}
+
+// unpacked returns what a layer unpacks to, nil if it is to be read by its bytes.
+func (p *Repository) unpacked(b *Blob, files *contents) lazy.Unpacked {
+	if b.kept != nil || b.Proven() || !p.unpacks(chunkstore.Whole{Digest: b.Digest(), Size: b.Size()}) {
+		return nil
+	}
+	return unpackable{p, b, files}
+}
+
+func (u unpackable) ref() chunk.Ref {
+	return chunk.Ref{Blob: u.blob.Digest(), Total: u.blob.Size(), Size: u.blob.Size()}
+}
+
+// Map implements [lazy.Unpacked].
+func (u unpackable) Map(ctx context.Context) ([]byte, error) {
+	return u.repository.registry.cfg.Edge.Map(ctx, u.ref(), u.repository.givers())
+}
+
+// ReaderAt implements [lazy.Unpacked].
+func (u unpackable) ReaderAt(ctx context.Context, m *cdc.Map) io.ReaderAt { return u.readerAt(ctx, m) }
+
+func (u unpackable) readerAt(ctx context.Context, m *cdc.Map) *unpackedBytes {
+	return &unpackedBytes{u, u.repository.registry.tars.of(u, m), ctx}
+}
+
+// reader is who reads the layer.
+func (u unpackable) reader() *rebuild.Reader {
+	as := u.repository.identities()[0]
+	return &rebuild.Reader{
+		Name:   u.repository.String() + "\n" + as.Authorization(),
+		Givers: u.repository.givers(),
+		Has: func(c *cdc.Chunk) bool {
+			return u.files != nil && u.files.Has(c.Digest, c.Size) && u.files.May(c.Digest)
+		},
+		Keep: func(c *cdc.Chunk, p []byte) {
+			if u.files != nil {
+				u.repository.registry.report(u.files.Keep(c.Digest, c.Size, bytes.NewReader(p)))
+			}
+		},
+	}
+}
+
+// older returns layers of the repository that are here and may have much in common with this one.
+func (u unpackable) older(ctx context.Context) (all []rebuild.OldLayer) {
+	p := u.repository
+	for _, o := range p.older(ctx, chunkstore.Whole{Digest: u.blob.Digest(), Size: u.blob.Size()}) {
+		all = append(all, rebuild.OldLayer{Digest: o.Digest, Open: func(ctx context.Context) (rebuild.Layer, error) { return p.registry.openWhole(ctx, o.Digest) }})
+	}
+	return all
+}
+
+// unpackedBytes are the bytes of the tar of a layer, of which the chunks are had one by one.
+type unpackedBytes struct {
+	unpackable
+	tar *rebuild.Tar
+	ctx context.Context
+}
+
+func (u *unpackedBytes) context() context.Context { return u.ctx }
+
+func (u *unpackedBytes) on(ctx context.Context) layerReader {
+	other := *u
+	other.ctx = ctx
+	return &other
+}
+
+// chunks returns the numbers of those chunks from one byte of the tar to another that are not inline.
+func (u *unpackedBytes) chunks(start, end int64) (all []int) {
+	m := u.tar.Map
+	for i := m.Find(start); i < len(m.Chunks) && m.Chunks[i].Offset < end; i++ {
+		if m.Chunks[i].Inline == nil {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+// ReadAt implements [io.ReaderAt].
+func (u *unpackedBytes) ReadAt(p []byte, off int64) (n int, err error) {
+	m := u.tar.Map
+	if off < 0 {
+		return 0, fmt.Errorf("layer %s: read at %d", u.blob.Digest(), off)
+	}
+	want := p[:max(0, min(int64(len(p)), m.Size()-off))]
+	if len(want) > 0 {
+		numbers := u.chunks(off, off+int64(len(want)))
+		got, err := u.get(numbers)
+		if err != nil {
+			return 0, err
+		}
+		for i := m.Find(off); n < len(want); i++ {
+			c := &m.Chunks[i]
+			from := c.Inline
+			if from == nil {
+				from, got = got[0], got[1:]
+			}
+			n += copy(want[n:], from[off+int64(n)-c.Offset:])
+		}
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// get gets chunks in their turn. Who waits for some that are near each other gets more of what is near.
+func (u *unpackedBytes) get(chunks []int) ([][]byte, error) {
+	if len(chunks) == 0 {
+		return nil, nil
+	}
+	r := u.repository.registry
+	bytes := int64(0)
+	for _, i := range chunks {
+		if u.tar.Away(i) {
+			bytes += u.tar.Share(i)
+		}
+	}
+	source := "disk"
+	if bytes > 0 {
+		source = "upstream"
+		done, err := r.turns.begin(u.ctx, bytes)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		u.expectNear(chunks)
+	}
+	waited := r.turns.wait(u.ctx)
+	got, err := u.tar.Get(u.ctx, u.reader(), chunks)
+	waited()
+	if err != nil {
+		if cause := u.ctx.Err(); cause != nil {
+			return nil, cause
+		}
+		return nil, fmt.Errorf("layer %s: %w: %w", u.blob.Digest(), lazy.ErrUnpacked, err)
+	}
+	for _, i := range chunks {
+		travelled(u.ctx, source, int(u.tar.Share(i)))
+	}
+	r.turns.arrived(int(bytes))
+	return got, nil
+}
+
+// expectNear has what is behind chunks come with them, the more has been read here and there near them: files that are
+// read together are near each other in a layer.
+func (u *unpackedBytes) expectNear(chunks []int) {
+	if urgencyOf(u.ctx) != demanded {
+		return
+	}
+	last := &u.tar.Map.Chunks[chunks[len(chunks)-1]]
+	near := u.repository.registry.pieces.miss(pieceKey{u.repository.Host, u.blob.Digest() + "\ntar", last.Offset}, reach)
+	if near < 2 {
+		return
+	}
+	end := last.Offset + last.Size
+	u.Expect(end, min(end+min(int64(pieceSize)<<near, reach), u.tar.Map.Size()))
+}
+
+// Expect implements [toc.Expecter]: what is neither here nor on its way comes in its turn.
+func (u *unpackedBytes) Expect(start, end int64) {
+	if start >= end || start >= u.tar.Map.Size() {
+		return
+	}
+	by := u.reader()
+	missing := slices.DeleteFunc(u.chunks(start, end), func(i int) bool { return u.tar.Coming(i) || by.Has(&u.tar.Map.Chunks[i]) })
+	for _, batch := range u.tar.Batches(missing) {
+		go u.expect(by, batch)
+	}
+}
+
+func (u *unpackedBytes) expect(by *rebuild.Reader, chunks []int) {
+	bytes := int64(0)
+	for _, i := range chunks {
+		bytes += u.tar.Share(i)
+	}
+	r := u.repository.registry
+	done, err := r.turns.begin(u.ctx, bytes)
+	if err != nil {
+		return
+	}
+	defer done()
+	u.tar.Expect(u.ctx, by, chunks)
+	r.turns.arrived(int(bytes))
+}
+
+// tars are the layers that are read by their chunks, of those that were read last. The zero value is ready to use.
+type tars struct {
+	mu  sync.Mutex
+	all []*openTar // the one that was used last is the last
+}
+
+// maxTars is how many layers are remembered so: their maps take about 200 KB for each 100 MB.
+const maxTars = 64
+
+type openTar struct {
+	host  string
+	blob  digest.Digest
+	older *rebuild.Older
+	tar   *rebuild.Tar
+}
+
+// of returns the tar of a layer with a map.
+func (t *tars) of(u unpackable, m *cdc.Map) *rebuild.Tar {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	edge := u.repository.registry.cfg.Edge
+	i := slices.IndexFunc(t.all, func(o *openTar) bool { return o.host == u.repository.Host && o.blob == u.blob.Digest() })
+	var o *openTar
+	if i >= 0 {
+		o = t.all[i]
+		t.all = slices.Delete(t.all, i, i+1)
+	} else {
+		o = &openTar{host: u.repository.Host, blob: u.blob.Digest(), older: rebuild.LookAt(edge.Life(), u.older(edge.Life()), u.repository.registry.shelves())}
+	}
+	t.all = append(t.all[max(0, len(t.all)-maxTars+1):], o)
+	if o.tar == nil || o.tar.Map != m {
+		o.tar = edge.Tar(u.ref(), m, o.older)
+	}
+	return o.tar
+}
+
+// expectShared has parts of a file come that other members are to have fetched, several at a time.
+func (l *Layer) expectShared(e *toc.Entry, missing []toc.Extent) {
+	if l.Map == nil {
+		return
+	}
+	slots := make(chan struct{}, sharedAtOnce)
+	c := l.Content(e)
+	for _, x := range missing {
+		go func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			_, _ = c.ReadAt(make([]byte, 1), x.Offset) // who reads the file is told of errors
+		}()
+	}
+}
