@@ -105,6 +105,9 @@ func (p *Repository) whole(ctx context.Context, d digest.Digest) (l rebuild.Laye
 		return r.wholeFrom(ctx, d, size, r.cfg.Store)
 	}
 	kept, err := r.lentKept(ctx, p.Host, d, size)
+	if err != nil && r.cfg.Keeps == nil && r.cfg.Store.Proven(d) && r.mayShare(p.Host, d) {
+		return l, &rebuild.LaterError{After: 1, Reason: "the layer is being written to disk"}
+	}
 	if err != nil {
 		return l, fmt.Errorf("layer %s: not all of it is stored here and has matched its digest: %w", d, err)
 	}

@@ -270,6 +270,10 @@ func (l *Layers) openFrom(ctx context.Context, r io.ReaderAt, q Request) (*Layer
 		if err == nil || !errors.Is(err, toc.ErrFormat) {
 			return layer, err
 		}
+	} else if d, _ := toc.AnnotatedDigest(q.Layer.Annotations); !d.Known() { // or its own table is worth more than a map
+		if layer, ok := l.openUnpacked(ctx, packing(q.Layer.MediaType), r, q); ok {
+			return layer, nil
+		}
 	}
 	formats, err := toc.Recognize(r, q.Layer.Size)
 	if err != nil {
@@ -287,11 +291,24 @@ func (l *Layers) openFrom(ctx context.Context, r io.ReaderAt, q Request) (*Layer
 	return nil, fmt.Errorf("%w: the layer, of type %q, is of no format that is known", toc.ErrUnsupported, q.Layer.MediaType)
 }
 
+// packing returns how a tar is packed by its media type: in gzip, if that does not say.
+func packing(mediaType string) toc.Format {
+	switch {
+	case strings.HasSuffix(mediaType, "zstd"):
+		return toc.TarZstd
+	case strings.HasSuffix(mediaType, "tar"):
+		return toc.Tar
+	}
+	return toc.TarGzip
+}
+
 // openFormat opens a layer as one of a format. A table that the layer carries, and
 // that is known to disagree with the rest of it, is passed over.
 func (l *Layers) openFormat(ctx context.Context, f toc.Format, r io.ReaderAt, q Request) (*Layer, error) {
-	if layer, ok := l.openUnpacked(ctx, f, r, q); ok {
-		return layer, nil
+	if f == toc.Announced(q.Layer) {
+		if layer, ok := l.openUnpacked(ctx, f, r, q); ok {
+			return layer, nil
+		}
 	}
 	if listed(f) && l.derived.disagrees(q.table) {
 		return nil, toc.ErrFormat
