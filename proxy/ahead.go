@@ -452,13 +452,14 @@ func (m *Mount) FetchRest() {
 func (m *Mount) setRest(s string) { m.rest.Store(&s) }
 
 // fetchStripes fetches what is missing of a blob, several stripes at a time, each in its
-// turn.
+// turn, unless it can be made of what is here.
 func (p *Repository) fetchStripes(ctx context.Context, d digest.Digest) error {
 	b, err := p.Blob(ctx, d)
 	if err != nil {
 		return err
 	}
 	defer b.Release()
+	p.rebuild(ctx, b)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(restAtOnce)
 	for off := int64(0); off < b.Size(); off += chunk.StripeSize {

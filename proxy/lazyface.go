@@ -61,6 +61,10 @@ func (h *Handler) toc(w http.ResponseWriter, r *http.Request, p *Repository, req
 	if r.Method == http.MethodHead {
 		return true, nil
 	}
+	table, err := l.published()
+	if err != nil {
+		return false, err
+	}
 	out := io.Writer(&paced{w: w, client: http.NewResponseController(w)})
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		header.Set("Content-Encoding", "gzip")
@@ -68,12 +72,24 @@ func (h *Handler) toc(w http.ResponseWriter, r *http.Request, p *Repository, req
 		if err != nil {
 			return false, err
 		}
-		if err := toc.EncodeJSON(z, l.TOC); err != nil {
+		if err := toc.EncodeJSON(z, table); err != nil {
 			return true, err
 		}
 		return true, z.Close()
 	}
-	return true, toc.EncodeJSON(out, l.TOC)
+	return true, toc.EncodeJSON(out, table)
+}
+
+// published returns the table for others, who do not read the layer by its chunks: what it unpacks to begins
+// with its first byte.
+func (l *Layer) published() (*toc.TOC, error) {
+	if l.Map == nil {
+		return l.TOC, nil
+	}
+	return l.Cut(func(x toc.Extent) []toc.Extent {
+		x.Start, x.End, x.Inner = 0, l.blob.Size(), x.Start
+		return []toc.Extent{x}
+	})
 }
 
 func whiteoutKind(overlayfs bool) string {

@@ -256,6 +256,13 @@ func (t *tars) of(u unpackable, m *cdc.Map) *rebuild.Tar {
 	return o.tar
 }
 
+// has reports whether a layer was read by its chunks lately.
+func (t *tars) has(host string, d digest.Digest) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.all, func(o *openTar) bool { return o.host == host && o.blob == d })
+}
+
 // expectShared has parts of a file come that other members are to have fetched, several at a time.
 func (l *Layer) expectShared(e *toc.Entry, missing []toc.Extent) {
 	if l.Map == nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,11 @@ type Wanted struct {
 	Size       int64
 	Givers     []Giver // in order of preference
 	Old        []Old   // the likeliest first; a few are read
+	// Kept returns a chunk that is kept by itself, nil if it is not. It may be nil.
+	Kept func(c *cdc.Chunk) []byte
+	// Turn waits until it is the turn of a request that brings about so many bytes, and returns what is to be called
+	// when they are there. It may be nil.
+	Turn func(ctx context.Context, bytes int64) (done func(), err error)
 	// Keep keeps the layer, of which r has all. It matches its digest.
 	Keep func(ctx context.Context, r io.Reader) error
 }
@@ -200,7 +206,7 @@ func (j *attempt) with(ctx context.Context, g Giver) error {
 	if err := d.follow(j.Recipe, int64(len(offer)), j.tar.left()); err != nil {
 		return err
 	}
-	if err := j.tar.fetch(ctx, j.want.ref(), g, j.count); err != nil {
+	if err := j.fetch(ctx, g); err != nil {
 		return err
 	}
 	return j.make(ctx, g)
@@ -334,8 +340,17 @@ func (e *Edge) scratch() (*os.File, error) {
 	return f, nil
 }
 
-// sift takes from the older layers what they have. One that cannot be read, as it has been evicted, has nothing.
+// sift takes what is kept, and from the older layers what they have. One that cannot be read, as it has been evicted, has nothing.
 func (j *attempt) sift(ctx context.Context) error {
+	for _, i := range j.tar.absent() {
+		if c := &j.Map.Chunks[i]; j.want.Kept != nil {
+			if p := j.want.Kept(c); c.Fits(p) {
+				if err := j.tar.put(c.Digest, p); err != nil {
+					return err
+				}
+			}
+		}
+	}
 	for _, old := range j.want.Old[:min(len(j.want.Old), maxOld)] {
 		r := old.Open(ctx)
 		err := j.tar.sift(ctx, r, oldTimes*max(j.Recipe.TarSize(), Least))
@@ -346,6 +361,33 @@ func (j *attempt) sift(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// fetch gets what is missing.
+func (j *attempt) fetch(ctx context.Context, g Giver) error {
+	turn := j.want.Turn
+	if turn == nil {
+		turn = func(context.Context, int64) (func(), error) { return func() {}, nil }
+	}
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(batchesAtOnce)
+	l := &line{j.want.ref(), j.Map, g}
+	for _, batch := range l.batches(j.tar.absent()) {
+		all.Go(func() error {
+			done, err := turn(ctx, l.share(batch))
+			if err != nil {
+				return err
+			}
+			defer done()
+			p, err := l.ask(ctx, batch)
+			j.count(int64(len(p)))
+			if err != nil {
+				return err
+			}
+			return l.unpack(batch, p, func(i int, q []byte) error { return j.tar.put(j.Map.Chunks[i].Digest, q) })
+		})
+	}
+	return all.Wait()
 }
 
 // make makes the layer of its tar, and has it kept. If it is another one, who has said how is at fault.

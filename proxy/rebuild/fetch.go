@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/upstream"
@@ -43,6 +42,11 @@ func (l *line) batches(chunks []int) (all [][]int) {
 	return all
 }
 
+// share returns about how many bytes of the layer chunks take.
+func (l *line) share(chunks []int) int64 {
+	return int64(float64(l.bytes(chunks)) * float64(l.of.Total) / float64(l.m.Size()))
+}
+
 // fit returns how many of the first of some chunks, by their numbers in order, one request is for, which is to bring no more than
 // most bytes if it can. The blob has as many bytes for each of its tar as all of it.
 func (l *line) fit(chunks []int, most int64) int {
@@ -60,24 +64,6 @@ func (l *line) fit(chunks []int, most int64) int {
 		}
 	}
 	return len(chunks)
-}
-
-// fetch gets what is missing. moved is told of bytes that came.
-func (t *mosaic) fetch(ctx context.Context, of chunk.Ref, from Giver, moved func(int64)) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(batchesAtOnce)
-	l := &line{of, t.m, from}
-	for _, batch := range l.batches(t.absent()) {
-		g.Go(func() error {
-			p, err := l.ask(ctx, batch)
-			moved(int64(len(p)))
-			if err != nil {
-				return err
-			}
-			return l.unpack(batch, p, func(i int, q []byte) error { return t.put(t.m.Chunks[i].Digest, q) })
-		})
-	}
-	return g.Wait()
 }
 
 // ask asks for contents, and again for as long as that may help.

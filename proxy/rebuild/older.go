@@ -123,8 +123,8 @@ func (o *Older) forget(d toc.Digest) {
 	delete(o.where, d)
 }
 
-// read gives each of some chunks of m, by their numbers in order, to take; nil if it cannot be read.
-func (o *Older) read(ctx context.Context, m *cdc.Map, chunks []int, take func(i int, p []byte)) {
+// read gives each of some chunks of m, in order, to take; nil if it cannot be read.
+func (o *Older) read(ctx context.Context, m *cdc.Map, chunks []*arrival, take func(a *arrival, p []byte)) {
 	open := make(map[*oldTar]*tape)
 	defer func() {
 		for _, t := range open {
@@ -132,14 +132,14 @@ func (o *Older) read(ctx context.Context, m *cdc.Map, chunks []int, take func(i 
 			t.layer.Release()
 		}
 	}()
-	for _, i := range chunks {
-		c := &m.Chunks[i]
+	for _, a := range chunks {
+		c := &m.Chunks[a.chunk]
 		p, err := readOld(ctx, open, o.find(c.Digest), c)
 		if err != nil {
 			o.forget(c.Digest)
 			p = nil
 		}
-		take(i, p)
+		take(a, p)
 	}
 }
 

@@ -30,8 +30,8 @@ type Tar struct {
 
 	mu     sync.Mutex
 	coming map[int]*arrival
-	wanted []want // to be asked for, in the order in which they were wanted
-	active int    // batches
+	wanted []*arrival // to be asked for, in the order in which they were wanted
+	active int        // batches
 }
 
 // Reader is who reads a layer.
@@ -45,16 +45,13 @@ type Reader struct {
 	Keep func(c *cdc.Chunk, p []byte)
 }
 
-// want is a chunk that somebody wants.
-type want struct {
-	chunk int
-	by    *Reader
-}
-
 // arrival is a chunk that is on its way.
 type arrival struct {
-	done chan struct{} // closed when it is there, or will not come
-	now  bool          // somebody waits for it
+	chunk int
+	by    *Reader       // who wanted it first
+	done  chan struct{} // closed when it is there, or will not come
+	now   bool          // somebody waits for it
+	over  bool          // done is closed
 	// Written before done is closed.
 	bytes []byte
 	err   error
@@ -105,7 +102,7 @@ func (t *Tar) Coming(i int) bool {
 
 // Batches cuts chunks, by their numbers in order, into what is got with one request.
 func (t *Tar) Batches(chunks []int) [][]int {
-	return (&line{of: t.of, m: t.Map}).batches(chunks)
+	return t.line(nil).batches(chunks)
 }
 
 // Away reports whether a chunk is neither on its way nor in older layers.
@@ -119,141 +116,128 @@ func (t *Tar) Away(i int) bool {
 func (t *Tar) want(by *Reader, chunks []int, now bool) []*arrival {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all := make([]*arrival, len(chunks))
-	var here []int
-	for k, i := range chunks {
+	var all, here []*arrival
+	for _, i := range chunks {
 		a := t.coming[i]
 		if a == nil {
-			a = &arrival{done: make(chan struct{})}
+			a = &arrival{chunk: i, by: by, done: make(chan struct{})}
 			t.coming[i] = a
 			if t.older.has(t.Map.Chunks[i].Digest) {
-				here = append(here, i)
+				here = append(here, a)
 			} else {
-				t.wanted = append(t.wanted, want{i, by})
+				t.wanted = append(t.wanted, a)
 			}
 		}
 		a.now = a.now || now
-		all[k] = a
+		all = append(all, a)
 	}
 	if len(here) > 0 {
-		go t.takeFrom(here, by)
+		go t.takeFrom(here)
 	}
 	t.send()
 	return all
 }
 
 // takeFrom takes chunks from older layers. Those that are wrong there are asked for.
-func (t *Tar) takeFrom(chunks []int, by *Reader) {
-	var not []int
-	t.older.read(t.edge.ctx, t.Map, chunks, func(i int, p []byte) {
+func (t *Tar) takeFrom(chunks []*arrival) {
+	var not []*arrival
+	t.older.read(t.edge.ctx, t.Map, chunks, func(a *arrival, p []byte) {
 		if p == nil {
-			not = append(not, i)
+			not = append(not, a)
 			return
 		}
-		t.settle(i, by, p, nil)
-		t.edge.noteRead("", t.Share(i), 0)
+		t.settle(a, p, nil)
+		t.edge.noteRead("", t.Share(a.chunk), 0)
 	})
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, i := range not {
-		t.wanted = append(t.wanted, want{i, by})
-	}
+	t.wanted = append(t.wanted, not...)
 	t.send()
 }
 
 // Share is about how many bytes of the layer a chunk takes.
 func (t *Tar) Share(i int) int64 {
-	return int64(float64(t.Map.Chunks[i].Size) * float64(t.of.Total) / float64(t.Map.Size()))
+	return t.line(nil).share([]int{i})
 }
 
 // send begins batches while there may be more. t.mu is held.
 func (t *Tar) send() {
 	for len(t.wanted) > 0 {
-		batch, by := t.batch()
+		batch := t.batch()
 		if batch == nil {
 			return
 		}
 		t.active++
-		go t.fetch(batch, by)
+		go t.fetch(batch)
 	}
 }
 
 // batch returns the next batch, or nil when it is to wait. What is waited for comes first. t.mu is held.
-func (t *Tar) batch() (chunks []int, by *Reader) {
-	waitedFor := func(w want) bool { return t.coming[w.chunk].now }
-	first := slices.IndexFunc(t.wanted, waitedFor)
+func (t *Tar) batch() []*arrival {
+	first := slices.IndexFunc(t.wanted, func(a *arrival) bool { return a.now })
 	now := first >= 0
-	if !now {
-		first = 0
-	}
 	if now && t.active >= soonAtOnce || !now && t.active >= batchesAtOnce {
-		return nil, nil
+		return nil
 	}
-	by = t.wanted[first].by
-	l, most := &line{of: t.of, m: t.Map}, int64(batchBytes)
-	soon := t.numbers(by, waitedFor)
+	by := t.wanted[max(first, 0)].by
+	l, most := t.line(nil), int64(batchBytes)
+	chunks := t.numbers(by, true)
 	if now {
-		if n := l.fit(soon, batchBytes); n < len(soon) {
-			return t.take(soon[:n]), by
+		if n := l.fit(chunks, batchBytes); n < len(chunks) {
+			return t.take(chunks[:n])
 		}
-		most = max(soonBytes, int64(float64(l.bytes(soon))*float64(t.of.Total)/float64(t.Map.Size())))
+		most = max(soonBytes, l.share(chunks))
 	}
-	for _, i := range t.numbers(by, func(w want) bool { return !waitedFor(w) }) {
-		at, _ := slices.BinarySearch(soon, i)
-		more := slices.Insert(slices.Clone(soon), at, i)
+	for _, i := range t.numbers(by, false) {
+		at, _ := slices.BinarySearch(chunks, i)
+		more := slices.Insert(slices.Clone(chunks), at, i)
 		if l.fit(more, most) < len(more) {
 			break
 		}
-		soon = more
+		chunks = more
 	}
-	return t.take(soon), by
+	return t.take(chunks)
 }
 
-// numbers returns which chunks of some kind somebody wants, in order. t.mu is held.
-func (t *Tar) numbers(by *Reader, of func(want) bool) (all []int) {
-	for _, w := range t.wanted {
-		if w.by.Name == by.Name && of(w) {
-			all = append(all, w.chunk)
+// numbers returns which chunks somebody wants, those that are waited for or the others, in order. t.mu is held.
+func (t *Tar) numbers(by *Reader, now bool) (all []int) {
+	for _, a := range t.wanted {
+		if a.by.Name == by.Name && a.now == now {
+			all = append(all, a.chunk)
 		}
 	}
 	slices.Sort(all)
 	return all
 }
 
-// take takes chunks out of what is to be asked for. t.mu is held.
-func (t *Tar) take(chunks []int) []int {
-	t.wanted = slices.DeleteFunc(t.wanted, func(w want) bool {
-		_, in := slices.BinarySearch(chunks, w.chunk)
+// take takes chunks, by their numbers in order, out of what is to be asked for. t.mu is held.
+func (t *Tar) take(chunks []int) (batch []*arrival) {
+	t.wanted = slices.DeleteFunc(t.wanted, func(a *arrival) bool {
+		_, in := slices.BinarySearch(chunks, a.chunk)
+		if in {
+			batch = append(batch, a)
+		}
 		return in
 	})
-	return chunks
+	slices.SortFunc(batch, func(a, b *arrival) int { return a.chunk - b.chunk })
+	return batch
 }
 
+func (t *Tar) line(from Giver) *line { return &line{t.of, t.Map, from} }
+
 // fetch gets a batch from the first giver that has it.
-func (t *Tar) fetch(batch []int, by *Reader) {
+func (t *Tar) fetch(batch []*arrival) {
 	ctx, cancel := context.WithTimeout(t.edge.ctx, batchFor)
 	defer cancel()
 	err := errors.New("nobody is there who could give them")
-	for _, g := range by.Givers {
-		l := &line{t.of, t.Map, g}
-		var p []byte
-		p, err = l.ask(ctx, batch)
-		asked := int64(0)
-		if err == nil {
-			err = l.unpack(batch, p, func(i int, q []byte) error {
-				asked += t.Share(i)
-				t.settle(i, by, slices.Clone(q), nil)
-				return nil
-			})
-		}
-		t.edge.noteRead(g.Origin(), asked, int64(len(p)))
-		if err == nil || ctx.Err() != nil {
+	for _, g := range batch[0].by.Givers {
+		if err = t.fetchFrom(ctx, g, batch); err == nil || ctx.Err() != nil {
 			break
 		}
-		batch = t.missing(batch)
+		batch = slices.DeleteFunc(batch, func(a *arrival) bool { return a.over })
 	}
-	for _, i := range t.missing(batch) {
-		t.settle(i, by, nil, err)
+	for _, a := range batch {
+		t.settle(a, nil, err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -261,25 +245,38 @@ func (t *Tar) fetch(batch []int, by *Reader) {
 	t.send()
 }
 
-// missing returns those of a batch that have not come.
-func (t *Tar) missing(batch []int) []int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(batch), func(i int) bool { return t.coming[i] == nil })
+func (t *Tar) fetchFrom(ctx context.Context, g Giver, batch []*arrival) error {
+	var chunks []int
+	for _, a := range batch {
+		chunks = append(chunks, a.chunk)
+	}
+	l, came := t.line(g), 0
+	p, err := l.ask(ctx, chunks)
+	if err == nil {
+		err = l.unpack(chunks, p, func(_ int, q []byte) error {
+			t.settle(batch[came], slices.Clone(q), nil)
+			came++
+			return nil
+		})
+	}
+	t.edge.noteRead(g.Origin(), l.share(chunks[:came]), int64(len(p)))
+	return err
 }
 
-// settle says that a chunk is there, or will not come. What nobody waits for is kept before it is forgotten.
-func (t *Tar) settle(i int, by *Reader, p []byte, err error) {
+// settle says that a chunk is there, or will not come, unless that was said. What nobody waits for is kept before it is forgotten.
+func (t *Tar) settle(a *arrival, p []byte, err error) {
 	t.mu.Lock()
-	a := t.coming[i]
-	keep := !a.now && err == nil
+	over, keep := a.over, !a.now && err == nil
 	t.mu.Unlock()
+	if over {
+		return
+	}
 	if keep {
-		by.Keep(&t.Map.Chunks[i], p)
+		a.by.Keep(&t.Map.Chunks[a.chunk], p)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.coming, i)
-	a.bytes, a.err = p, err
+	delete(t.coming, a.chunk)
+	a.over, a.bytes, a.err = true, p, err
 	close(a.done)
 }
