@@ -17,7 +17,7 @@ import (
 
 // WANConfig says what is done to save the lines between sites.
 type WANConfig struct {
-	WAN string `name:"wan" default:"time" enum:"time,bytes,off" placeholder:"WHAT" help:"How a new version of a gzip layer comes from a parent: by what has changed in it, and made again here of that and of older layers, where that takes less time than fetching it (time), or whenever it saves a tenth of the bytes (bytes), or never (off), and then children get none so, either."`
+	WAN string `name:"wan" default:"time" enum:"time,bytes,off" placeholder:"WHAT" help:"How a new version of a gzip layer comes from a parent: by what has changed in it, and made again here of that and of older layers, where that takes less time than fetching it (time), or whenever it saves a tenth of the bytes (bytes), or never (off), and then files of layers are not read by what has changed in these, and children get none so, either."`
 }
 
 // What new versions of layers save.
