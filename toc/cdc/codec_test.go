@@ -9,6 +9,8 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/granary-oci/granary/toc"
 )
 
@@ -90,4 +92,36 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("another map, %v", err)
 		}
 	})
+}
+
+// TestPack: what is packed is the same again, and what is not sound is refused.
+func TestPack(t *testing.T) {
+	m := mapOf(t, layer(t, 0))
+	p, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Unpack(p)
+	if err != nil || !reflect.DeepEqual(again, m) {
+		t.Errorf("it is another one: %v", err)
+	}
+	for at := int64(0); at < m.Size(); at += 1000 {
+		if c := m.Chunks[m.Find(at)]; at < c.Offset || at >= c.Offset+c.Size {
+			t.Errorf("byte %d is not in %+v", at, c)
+		}
+	}
+	for name, p := range map[string][]byte{"nothing": nil, "cut": p[:len(p)/2], "no zstd": []byte("GRNCMAP"), "no map": zstdOf(t, []byte("map")), "a bomb": zstdOf(t, make([]byte, MaxPacked+1)), "too much": make([]byte, MaxPacked+1)} {
+		if _, err := Unpack(p); err == nil {
+			t.Errorf("%s is a map", name)
+		}
+	}
+}
+
+func zstdOf(t *testing.T, p []byte) []byte {
+	t.Helper()
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z.EncodeAll(p, nil)
 }
