@@ -22,6 +22,7 @@ type Blob struct {
 	near    ours
 	kept    Kept        // nil unless it is read from beside the store
 	strict  *chunk.Blob // for parts of what is not proven; nil for the same
+	image   Image
 }
 
 // part returns the blob as it is read for a section, and whether that may be sent
@@ -92,7 +93,7 @@ func (p *Repository) open(ctx context.Context, d digest.Digest, near ours) (*Blo
 		cfg.Run = chunk.StripeSize // each is another member's
 	}
 	b := chunk.NewBlob(m, src, cfg)
-	opened := &Blob{Blob: b, release: r.cfg.Store.Retain(d, size), near: near, kept: kept}
+	opened := &Blob{Blob: b, release: r.cfg.Store.Retain(d, size), near: near, kept: kept, image: p.image(ctx, d)}
 	if r.cfg.Peers != nil && r.cfg.Direct != nil {
 		direct, err := p.from(r.cfg.Direct, d)
 		if err != nil {
@@ -135,7 +136,7 @@ func (p *Repository) from(upstream func(ref.Repository, string) (Upstream, error
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, &heeded{timed{up.Blob(), p}, func(err error) {
+		all = append(all, &heeded{timed{p.tallied(up.Blob(), fromAnybody), p}, func(err error) {
 			p.heed(as, err, up, "")
 			if chunk.IsCorrupt(err) || errors.Is(err, chunk.ErrNotFound) {
 				p.forget(d)

@@ -33,14 +33,14 @@ func (h *Handler) open(ctx context.Context, client *http.ResponseController, rep
 	from, lendable := b.part(p.Complete)
 	if lendable {
 		if f, ok := b.lend(ctx, p.Offset, p.Length); ok {
-			return &fileBody{ctx, h, client, f, p.Offset, p.Length, went}, nil
+			return &fileBody{ctx, h, client, b.image, f, p.Offset, p.Length, went}, nil
 		}
 	}
 	if !p.Complete && !p.OpenEnd && p.Length < smallPart {
 		return h.openSmall(ctx, repository, b, p, m)
 	}
 	rd := from.OpenSection(ctx, chunk.Section{Offset: p.Offset, Length: p.Length, OnDemand: p.OpenEnd, Complete: p.Complete})
-	body := &chunkBody{ctx: ctx, h: h, client: client, rd: rd, went: went}
+	body := &chunkBody{ctx: ctx, h: h, client: client, image: b.image, rd: rd, went: went}
 	if body.first, body.source, body.err = rd.Next(); body.err != nil && body.err != io.EOF {
 		rd.Close()
 		return nil, body.err
@@ -48,9 +48,9 @@ func (h *Handler) open(ctx context.Context, client *http.ResponseController, rep
 	return body, nil
 }
 
-// sent counts bytes that went to a client, by the source that they came from.
-func (h *Handler) sent(ctx context.Context, source string, n int64) {
-	h.registry.cfg.Served("http", source, n)
+// sent counts bytes of an image that went to a client, by the source that they came from.
+func (h *Handler) sent(ctx context.Context, image Image, source string, n int64) {
+	h.registry.cfg.Served(image, "http", source, n)
 	trace.Count(ctx, "granary.bytes."+source, n)
 }
 
@@ -66,7 +66,7 @@ func (h *Handler) openSmall(ctx context.Context, repository *Repository, b *Blob
 	if _, err := r.ReadAt(buf, p.Offset); err != nil {
 		return nil, err
 	}
-	return smallBody{bytesBody{bytes.NewReader(buf)}, t, func(n int64) { h.registry.served(m, t, n) }}, nil
+	return smallBody{bytesBody{bytes.NewReader(buf)}, t, func(n int64) { h.registry.served(b.image, m, t, n) }}, nil
 }
 
 // smallBody sends bytes that are in memory, and counts them.
@@ -89,6 +89,7 @@ type chunkBody struct {
 	ctx    context.Context // of the request
 	h      *Handler
 	client *http.ResponseController
+	image  Image
 	rd     *chunk.Reader
 	went   func(n int64)
 
@@ -105,7 +106,7 @@ func (c *chunkBody) WriteTo(w io.Writer) (sent int64, err error) {
 		extend(c.client, len(p))
 		n, werr := w.Write(p)
 		sent += int64(n)
-		c.h.sent(c.ctx, source, int64(n))
+		c.h.sent(c.ctx, c.image, source, int64(n))
 		c.went(int64(n))
 		if werr != nil {
 			return sent, fmt.Errorf("send: %w", werr)
@@ -125,6 +126,7 @@ type fileBody struct {
 	ctx    context.Context // of the request
 	h      *Handler
 	client *http.ResponseController
+	image  Image
 	f      *os.File
 	off, n int64
 	went   func(n int64)
@@ -142,7 +144,7 @@ func (b *fileBody) WriteTo(w io.Writer) (sent int64, err error) {
 		var k int64
 		k, err = io.CopyN(w, b.f, min(b.n-sent, lendBytes))
 		sent += k
-		b.h.sent(b.ctx, "disk", k)
+		b.h.sent(b.ctx, b.image, "disk", k)
 		b.went(k)
 	}
 	if err != nil {

@@ -172,7 +172,6 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, p *Repository
 	if err != nil {
 		return false, err
 	}
-	h.registry.reads.manifest(p.Repository, req.Tag, res.Digest)
 	desc, body := res.Descriptor, []byte(nil)
 	if r.Method == http.MethodGet || desc.MediaType == "" || desc.Size <= 0 {
 		m, err := p.Manifest(r.Context(), desc.Digest)
@@ -181,6 +180,7 @@ func (h *Handler) manifest(w http.ResponseWriter, r *http.Request, p *Repository
 		}
 		desc, body = m.Descriptor, m.Bytes
 	}
+	h.registry.wasTold(p.Repository, req.Tag, res.Digest, body)
 	for _, text := range res.Warnings {
 		addWarning(w, text)
 	}

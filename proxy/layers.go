@@ -229,6 +229,7 @@ func (p *Repository) contents(ctx context.Context, of LayerRef) *contents {
 	c := &contents{Readable: kept, ctx: ctx, of: of, origin: origin, turns: &p.registry.turns, inflating: &p.registry.inflating}
 	if peers := p.peers(); peers != nil && !peers.Alone() && !p.maker {
 		c.peers, c.in = peers, p.in(p.identities()[0])
+		c.came = func(n int64) { p.registry.cfg.Came(p.image(ctx, of.Layer), "peer", n) }
 	}
 	return c
 }
@@ -244,6 +245,7 @@ type contents struct {
 	inflating *inflating
 	peers     Peers // nil without others that are to be asked
 	in        In
+	came      func(n int64) // is told of bytes that other members have sent
 }
 
 // shared reports whether other members are asked for what is not kept here.
@@ -271,6 +273,7 @@ func (c *contents) Fetch(e *toc.Entry, x toc.Extent) ([]byte, error) {
 	b, err := c.peers.Content(c.ctx, c.in, c.of, e.Name, x)
 	if err == nil {
 		travelled(c.ctx, "peer", len(b))
+		c.came(int64(len(b)))
 		c.turns.arrived(len(b))
 	}
 	return b, err

@@ -122,7 +122,15 @@ func (h *Handler) file(w http.ResponseWriter, r *http.Request, p *Repository, re
 	from, m := new(travel), h.registry.mountFor(r.Header.Get(MountHeader), p)
 	r = r.WithContext(withTravel(r.Context(), from))
 	out := &counted{ResponseWriter: w}
-	defer func() { h.registry.served(m, from, out.n) }()
+	defer func() {
+		image := Image{}
+		if m != nil {
+			image = m.of
+		} else if out.n > 0 {
+			image = p.image(r.Context(), req.Digest)
+		}
+		h.registry.served(image, m, from, out.n)
+	}()
 	return h.checkedFile(out, r, p, req, m)
 }
 

@@ -27,6 +27,7 @@ type Mount struct {
 	about      MountRequest
 	p          *Repository // as whoever has mounted it reads it
 	image      digest.Digest
+	of         Image
 	layers     []ocispec.Descriptor
 	configured ocispec.Descriptor // the image's configuration; "" is none
 	started    time.Time
@@ -103,12 +104,14 @@ func (p *Repository) Mount(ctx context.Context, q MountRequest) (*Mount, error) 
 			return nil, err
 		}
 		m.image, m.layers = q.Layer, []ocispec.Descriptor{{Digest: q.Layer, Size: size}}
+		m.of = p.image(ctx, q.Layer)
 	} else {
 		image, err := p.imageManifest(ctx, q.Image)
 		if err != nil {
 			return nil, err
 		}
 		m.layers, m.configured = image.Layers, image.Config
+		m.of = p.imageOf(ctx, q.Image)
 	}
 	if !p.registry.mounts.add(q.ID, m) {
 		return nil, errMounts
@@ -388,6 +391,7 @@ func (p *Repository) imageManifest(ctx context.Context, d digest.Digest) (image 
 	if err := json.Unmarshal(m.Bytes, &image); err != nil {
 		return image, fmt.Errorf("%s@%s: %w", p, d, err)
 	}
+	p.registry.wasTold(p.Repository, "", d, m.Bytes) // by whoever answered this caller, which may have been another process
 	return image, nil
 }
 

@@ -101,14 +101,14 @@ func (r *Registry) mountFor(id string, p *Repository) *Mount {
 	return m
 }
 
-// served counts what a mount, or another client, was given of a file.
-func (r *Registry) served(m *Mount, t *travel, n int64) {
+// served counts what a mount, or another client, was given of a file of an image.
+func (r *Registry) served(image Image, m *Mount, t *travel, n int64) {
 	from, face := t.sum(), "http"
 	if m != nil {
 		m.demanded.addAll(from)
 		face = "fuse"
 	}
 	if n > 0 {
-		r.cfg.Served(face, from.Source(), n)
+		r.cfg.Served(image, face, from.Source(), n)
 	}
 }

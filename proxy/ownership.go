@@ -114,13 +114,13 @@ func (p *Repository) source(d digest.Digest, near ours, owned bool, far chunk.So
 	held := r.cfg.Peers.Held(p.Host)
 	far, flight := patient{chunk.First(held, fetched), held, r.cfg.Peers}, r.flights.of(flightKey{p.Host, fromUpstream})
 	if p.lent {
-		return chunk.Cache(lendable{near, r.cfg.Peers, p.Host}, far, flight, r.cfg.Report), proofs
+		return chunk.Cache(lendable{near, r.cfg.Peers, p.Host}, p.tallied(far, fromMembers), flight, r.cfg.Report), proofs
 	}
 	// The flights of what this node gets as an owner are apart from those of its
 	// readers: with one for both, two nodes that take each other for the owner
 	// would wait for each other.
 	src := r.cfg.Peers.Source(p.in(p.caller), chunk.Cache(near, far, flight, r.cfg.Report))
-	return chunk.Cache(near, p.alike(src), r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
+	return chunk.Cache(near, p.tallied(p.alike(src), fromMembers), r.flights.of(flightKey{p.Host, fromOwners}), r.cfg.Report), proofs
 }
 
 // near returns the store as far as what is in it of a blob is the host's.

@@ -283,6 +283,7 @@ func (r *pieces) fetch(ctx context.Context, run []*piece) {
 				return err
 			}
 			travelled(ctx, body.source, len(b))
+			r.repository.registry.cfg.Came(r.blob.image, body.source, int64(len(b)))
 			r.repository.registry.turns.arrived(len(b))
 			if run[0].source = source; source != body.source {
 				run[0].source = "" // it is of both

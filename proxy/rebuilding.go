@@ -156,6 +156,8 @@ func (p *Repository) doRebuild(ctx context.Context, want chunkstore.Whole, old [
 	if len(w.Givers) == 0 {
 		return nil
 	}
+	image := p.image(ctx, want.Digest)
+	w.Came = func(from string, n int64) { p.registry.cfg.Came(image, from, n) }
 	for _, o := range old {
 		w.Old = append(w.Old, rebuild.Old{Digest: o.Digest, Size: o.Size, Open: func(ctx context.Context) io.ReadCloser { return p.openOlder(ctx, o) }})
 	}

@@ -139,9 +139,12 @@ type Config struct {
 	// Offers says that other sites get layers by what changed in them, as [Registry.MakeOffers] makes
 	// ready.
 	Offers bool
-	// Served is told of bytes that left the node: to whom ("http" or "fuse"), and which
+	// Served is told of bytes of an image that left the node: to whom ("http" or "fuse"), and which
 	// source they came from. nil ignores them.
-	Served func(face, source string, n int64)
+	Served func(image Image, face, source string, n int64)
+	// Came is told of bytes of an image's blobs that came to the node: from "peer", which is another member, or
+	// from a parent, layout or upstream. nil ignores them.
+	Came func(image Image, source string, n int64)
 	// Asked is told of each request of a client for a manifest or a blob. nil ignores them.
 	Asked func(host, method string, kind ref.Kind)
 }
@@ -187,7 +190,10 @@ func NewRegistry(cfg Config) *Registry {
 		cfg.Beside = nobody{}
 	}
 	if cfg.Served == nil {
-		cfg.Served = func(string, string, int64) {}
+		cfg.Served = func(Image, string, string, int64) {}
+	}
+	if cfg.Came == nil {
+		cfg.Came = func(Image, string, int64) {}
 	}
 	if cfg.Asked == nil {
 		cfg.Asked = func(string, string, ref.Kind) {}

@@ -26,6 +26,7 @@ const (
 	maxMembers = 32 << 10        // references of all manifests that are remembered, of some 200 bytes each
 	maxRefsOf  = 1024            // references of one that is remembered
 	maxLinger  = 1024            // blobs that have ended and are shown
+	maxNested  = 4               // indexes that lead to a manifest
 	unnamed    = "blobs whose manifest is not known"
 )
 
@@ -67,8 +68,8 @@ type member struct {
 }
 
 type readingKey struct {
-	repository string
-	blob       digest.Digest
+	ref.Repository
+	blob digest.Digest
 }
 
 // reading is a blob that is being read by clients.
@@ -102,6 +103,15 @@ func (rs *readings) manifest(repo ref.Repository, tag string, d digest.Digest) {
 	rs.recent = rs.recent[max(0, len(rs.recent)-maxAsked):]
 }
 
+// wasTold notes that a client was told of a manifest, and what it refers to if raw are its bytes and not nil: they are not
+// stored yet when its blobs are asked for, or never.
+func (r *Registry) wasTold(repo ref.Repository, tag string, d digest.Digest, raw []byte) {
+	r.reads.manifest(repo, tag, d)
+	if _, known := r.reads.refs(d); !known && raw != nil {
+		r.reads.learn(d, raw)
+	}
+}
+
 // begin notes that a client reads a blob, until end is called.
 func (rs *readings) begin(repo ref.Repository, d digest.Digest, size int64) (r *reading, end func()) {
 	rs.mu.Lock()
@@ -109,7 +119,7 @@ func (rs *readings) begin(repo ref.Repository, d digest.Digest, size int64) (r *
 	if rs.open == nil {
 		rs.open = make(map[readingKey]*reading)
 	}
-	k := readingKey{repo.String(), d}
+	k := readingKey{repo, d}
 	if r = rs.open[k]; r == nil {
 		r = &reading{size: size}
 		rs.open[k] = r
@@ -153,9 +163,9 @@ func (r *Registry) UnderWay(ctx context.Context) []ImageUnderWay {
 	images := make(map[string]*ImageUnderWay)
 	for k := range open {
 		a, refs := r.namedBy(ctx, recent, k)
-		name := a.name(recent, func(d digest.Digest) []member { return r.refsOf(ctx, d) })
+		name := r.rootOf(ctx, recent, a).name()
 		if a.manifest == "" {
-			name = k.repository + ": " + unnamed
+			name = k.String() + ": " + unnamed
 		}
 		i := images[name+string(a.manifest)]
 		if i == nil {
@@ -163,11 +173,11 @@ func (r *Registry) UnderWay(ctx context.Context) []ImageUnderWay {
 			images[name+string(a.manifest)] = i
 			for _, l := range refs {
 				if l.role == graph.Layer || l.role == graph.Config {
-					i.add(r.layerUnderWay(open, k.repository, l.digest, l.mediaType, l.size))
+					i.add(r.layerUnderWay(open, k.Repository, l.digest, l.mediaType, l.size))
 				}
 			}
 		}
-		i.add(r.layerUnderWay(open, k.repository, k.blob, "", open[k].size)) // if it is no layer, but nested, say
+		i.add(r.layerUnderWay(open, k.Repository, k.blob, "", open[k].size)) // if it is no layer, but nested, say
 	}
 	all := make([]ImageUnderWay, 0, len(images))
 	for _, i := range images {
@@ -194,6 +204,18 @@ type seen struct {
 	clients        int
 }
 
+// of returns the manifests of a repository that were asked for lately, the latest last.
+func (rs *readings) of(repo ref.Repository) (recent []asked) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, a := range rs.recent {
+		if a.Repository == repo {
+			recent = append(recent, a)
+		}
+	}
+	return recent
+}
+
 func (rs *readings) now() (map[readingKey]seen, []asked) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -205,7 +227,7 @@ func (rs *readings) now() (map[readingKey]seen, []asked) {
 	return open, slices.Clone(rs.recent)
 }
 
-func (r *Registry) layerUnderWay(open map[readingKey]seen, repository string, d digest.Digest, mediaType string, size int64) LayerUnderWay {
+func (r *Registry) layerUnderWay(open map[readingKey]seen, repository ref.Repository, d digest.Digest, mediaType string, size int64) LayerUnderWay {
 	s := open[readingKey{repository, d}]
 	l := LayerUnderWay{Digest: d, MediaType: mediaType, Size: size, Here: s.furthest, Clients: s.clients}
 	if info, err := r.cfg.Store.Stat(d); err == nil {
@@ -219,30 +241,42 @@ func (r *Registry) layerUnderWay(open map[readingKey]seen, repository string, d 
 // what it refers to.
 func (r *Registry) namedBy(ctx context.Context, recent []asked, k readingKey) (asked, []member) {
 	for _, a := range slices.Backward(recent) {
-		if a.String() != k.repository {
+		if a.Repository != k.Repository {
 			continue
 		}
 		refs := r.refsOf(ctx, a.manifest)
-		if slices.ContainsFunc(refs, func(l member) bool { return l.digest == k.blob }) {
+		if find(refs, k.blob) >= 0 {
 			return a, refs
 		}
 	}
 	return asked{}, nil
 }
 
-// name is what people call a manifest: by its tag, or that of an index that names it.
-func (a asked) name(recent []asked, refsOf func(digest.Digest) []member) string {
-	tag := a.tag
-	for _, index := range slices.Backward(recent) {
-		if tag != "" {
+// rootOf returns what somebody asked for who came to a manifest: the index that names it, if it has no tag itself.
+func (r *Registry) rootOf(ctx context.Context, recent []asked, a asked) asked {
+	for nested := 0; a.tag == "" && nested < maxNested; nested++ {
+		i := len(recent) - 1
+		for ; i >= 0 && !(recent[i].Repository == a.Repository && r.leadsTo(ctx, recent[i].manifest, a.manifest)); i-- {
+		}
+		if i < 0 {
 			break
 		}
-		if index.Repository == a.Repository && index.tag != "" && slices.ContainsFunc(refsOf(index.manifest), func(m member) bool { return m.digest == a.manifest }) {
-			tag = index.tag
-		}
+		a = recent[i]
 	}
-	named := ref.Reference{Repository: a.Repository, Tag: tag}
-	if tag == "" {
+	return a
+}
+
+// leadsTo reports whether a manifest consists of another: it does not of one that it is only about.
+func (r *Registry) leadsTo(ctx context.Context, index, d digest.Digest) bool {
+	refs := r.refsOf(ctx, index)
+	i := find(refs, d)
+	return i >= 0 && refs[i].role != graph.Subject
+}
+
+// name is what people call a manifest: by its tag, if it has one.
+func (a asked) name() string {
+	named := ref.Reference{Repository: a.Repository, Tag: a.tag}
+	if a.tag == "" {
 		named.Digest = a.manifest
 	}
 	return named.String()
@@ -251,11 +285,7 @@ func (a asked) name(recent []asked, refsOf func(digest.Digest) []member) string 
 // refsOf returns what a stored manifest refers to. What is not stored, or is no manifest, refers
 // to nothing that is known.
 func (r *Registry) refsOf(ctx context.Context, d digest.Digest) []member {
-	rs := &r.reads
-	rs.mu.Lock()
-	refs, known := rs.parsed[d]
-	rs.mu.Unlock()
-	if known {
+	if refs, known := r.reads.refs(d); known {
 		return refs
 	}
 	info, err := r.cfg.Store.Stat(d)
@@ -266,6 +296,29 @@ func (r *Registry) refsOf(ctx context.Context, d digest.Digest) []member {
 	if err != nil {
 		return nil
 	}
+	return r.reads.learn(d, raw)
+}
+
+// refs returns what is remembered of a manifest.
+func (rs *readings) refs(d digest.Digest) (all []member, known bool) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	all, known = rs.parsed[d]
+	return all, known
+}
+
+// find returns where a digest is among references, or -1.
+func find(refs []member, d digest.Digest) int {
+	for i := range refs {
+		if refs[i].digest == d {
+			return i
+		}
+	}
+	return -1
+}
+
+// learn returns what a manifest refers to, and remembers it.
+func (rs *readings) learn(d digest.Digest, raw []byte) (refs []member) {
 	all, _ := graph.References(raw) // one with too many was not served
 	for _, l := range all {
 		if !l.Malformed {

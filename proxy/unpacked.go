@@ -50,7 +50,14 @@ func (u unpackable) ref() chunk.Ref {
 
 // Map implements [lazy.Unpacked].
 func (u unpackable) Map(ctx context.Context) ([]byte, error) {
-	return u.repository.registry.cfg.Edge.Map(ctx, u.ref(), u.repository.givers())
+	return u.repository.registry.cfg.Edge.Map(ctx, u.ref(), u.repository.givers(), u.came)
+}
+
+// came counts what comes for the layer.
+func (u unpackable) came(origin string, n int64) {
+	if n > 0 {
+		u.repository.registry.cfg.Came(u.blob.image, origin, n)
+	}
 }
 
 // ReaderAt implements [lazy.Unpacked].
@@ -66,6 +73,7 @@ func (u unpackable) reader() *rebuild.Reader {
 	return &rebuild.Reader{
 		Name:   u.repository.String() + "\n" + as.Authorization(),
 		Givers: u.repository.givers(),
+		Came:   u.came,
 		Has: func(c *cdc.Chunk) bool {
 			return u.files != nil && u.files.Has(c.Digest, c.Size) && u.files.May(c.Digest)
 		},

@@ -70,7 +70,7 @@ func (r *Registry) Warm(ctx context.Context, want ref.Reference, caller access.C
 	root := m.Descriptor
 	root.Data = m.Bytes
 	w.set(func() { w.root = root.Digest })
-	r.reads.manifest(want.Repository, want.Tag, root.Digest)
+	r.wasTold(want.Repository, want.Tag, root.Digest, m.Bytes)
 	g, err := graph.Walk(ctx, graphSource{p}, []ocispec.Descriptor{root}, graph.Options{Platform: platform})
 	if err != nil {
 		return fmt.Errorf("%s: %w", want, err)
@@ -87,7 +87,7 @@ func (w *Warming) bring(ctx context.Context, p *Repository, want ref.Reference, 
 	for _, m := range found.Manifests() {
 		w.done.Add(m.Size)
 		if hasLayers(m) {
-			p.registry.reads.manifest(want.Repository, "", m.Digest)
+			p.registry.wasTold(want.Repository, "", m.Digest, m.Content)
 		}
 	}
 	w.fromSwarm(ctx, p, found.Blobs())

@@ -211,6 +211,14 @@ func printSites(w io.Writer, s node.Status) {
 	for _, l := range s.Links {
 		fmt.Fprintf(w, "link %s\tin %s, out %s\n", printable(l.Link),
 			spans(l.Hour.In, l.Today.In, l.Month.In), spans(l.Hour.Out, l.Today.Out, l.Month.Out))
+		if l.Month.Asked > 0 {
+			fmt.Fprintf(w, "\tasked for %s, saved %s\n",
+				spans(l.Hour.Asked, l.Today.Asked, l.Month.Asked), spans(l.Hour.Saved, l.Today.Saved, l.Month.Saved))
+		}
+	}
+	for _, i := range s.Images {
+		fmt.Fprintf(w, "image %s\t%s asked for, %s moved, %s saved; %s came from parents, %s from registries, %s from members\n", printable(i.Ref()),
+			bytesText(i.Asked), bytesText(i.Moved), bytesText(i.Saved), bytesText(i.Parents), bytesText(i.Registry), bytesText(i.Members))
 	}
 }
 

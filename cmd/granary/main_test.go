@@ -238,6 +238,30 @@ func TestStatusSaysWhatBlobsShareOnDisk(t *testing.T) {
 	}
 }
 
+// TestStatusSaysWhatWasSpared of a link and of images, whatever these are called.
+func TestStatusSaysWhatWasSpared(t *testing.T) {
+	carried := node.Carried{In: 3 << 20, Asked: 100 << 20, Saved: 97 << 20}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(node.Status{
+			Links: []node.Link{{Link: "parent hub", Today: carried, Month: carried}, {Link: "child thin", Month: node.Carried{Out: 1 << 20}}},
+			Images: []node.ImageAccount{
+				{Repository: "ghcr.io/app", Tag: "v1", Asked: 9 << 20, Moved: 2 << 20, Saved: 7 << 20, Parents: 2 << 20, Members: 4 << 20},
+				{Repository: "ghcr.io/\x1b[31m", Registry: 5 << 20},
+			},
+		})
+	}))
+	defer s.Close()
+	status, out, errs := granary(t, "status", "--node", s.URL)
+	for _, want := range []string{
+		"asked for 0 B this hour, 100 MiB today, 100 MiB in 31 days, saved 0 B this hour, 97 MiB today, 97 MiB in 31 days\n",
+		"9.0 MiB asked for, 2.0 MiB moved, 7.0 MiB saved; 2.0 MiB came from parents, 0 B from registries, 4.0 MiB from members\n",
+	} {
+		if status != 0 || strings.Count(out, want) != 1 || strings.Contains(out, "\x1b") {
+			t.Errorf("status: %d, %q%s", status, out, errs)
+		}
+	}
+}
+
 func TestStatusAndFsckThroughANode(t *testing.T) {
 	dir := t.TempDir()
 	n := testNode(t, node.Config{DataConfig: node.DataConfig{DataDir: dir, CacheSize: 1 << 30}})

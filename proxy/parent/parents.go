@@ -139,23 +139,43 @@ func (ps *Parents) Close() {
 	}
 }
 
+// First returns the name of the first parent that is asked now and answers, as far as is known. If none does it is the first
+// of all, "" without any.
+func (ps *Parents) First() (name string, answers bool) {
+	for _, p := range ps.all {
+		if p.answers() {
+			return p.name, true
+		}
+	}
+	if len(ps.all) == 0 {
+		return "", false
+	}
+	return ps.all[0].name, false
+}
+
+// named returns the parent of a name that settings give, or nil.
+func (ps *Parents) named(name string) *Parent {
+	i := slices.IndexFunc(ps.all, func(p *Parent) bool { return p.name == name })
+	if i < 0 {
+		return nil
+	}
+	return ps.all[i]
+}
+
+// Configured reports whether a parent is of the settings, and no site that was found.
+func (ps *Parents) Configured(name string) bool { return ps.named(name) != nil }
+
 // Blame puts the parent of a name at fault, which another member has found.
 func (ps *Parents) Blame(name string, err error) {
-	for _, p := range ps.all {
-		if p.name == name {
-			ps.fault(p, err)
-		}
+	if p := ps.named(name); p != nil {
+		ps.fault(p, err)
 	}
 }
 
 // Believed reports whether there is a parent of that name which is not at fault.
 func (ps *Parents) Believed(name string) bool {
-	for _, p := range ps.all {
-		if p.name == name {
-			return p.usable() == nil
-		}
-	}
-	return false
+	p := ps.named(name)
+	return p != nil && p.usable() == nil
 }
 
 func (ps *Parents) fault(p *Parent, err error) {
@@ -267,6 +287,16 @@ func (p *Parent) usable() error {
 		return &upstream.NoAnswerError{Subject: p.origin, Err: fmt.Errorf("it is at fault and not asked before %s: %w", p.until.UTC().Format(time.RFC3339), quiet(p.last))}
 	}
 	return nil
+}
+
+// answers reports whether the parent is asked now, and has answered when it was asked last.
+func (p *Parent) answers() bool {
+	if p.usable() != nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failed == nil
 }
 
 // quiet is err as text alone: what a parent once did wrong is not what is wrong now.

@@ -78,6 +78,8 @@ type Wanted struct {
 	Turn func(ctx context.Context, bytes int64) (done func(), err error)
 	// Keep keeps the layer, of which r has all. It matches its digest.
 	Keep func(ctx context.Context, r io.Reader) error
+	// Came is told of bytes that came for the layer from a giver of that origin, in vain too. nil ignores them.
+	Came func(origin string, n int64)
 }
 
 func (w *Wanted) ref() chunk.Ref { return chunk.Ref{Blob: w.Digest, Total: w.Size, Size: w.Size} }
@@ -173,8 +175,11 @@ func (j *attempt) close() {
 
 func (j *attempt) count(n int64) {
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.moved += n
+	j.mu.Unlock()
+	if j.want.Came != nil {
+		j.want.Came(j.giver.Origin(), n)
+	}
 }
 
 // another reports whether another giver may do better than one that err came of.
@@ -232,13 +237,14 @@ func (j *attempt) ask(ctx context.Context, g Giver, patience time.Duration) ([]b
 // mapPatience is how long a map that is being made is waited for.
 const mapPatience = 30 * time.Second
 
-// Map asks givers for the content map of a layer, as it is packed. It is their word.
-func (e *Edge) Map(ctx context.Context, layer chunk.Ref, givers []Giver) (p []byte, err error) {
+// Map asks givers for the content map of a layer, as it is packed. It is their word. came is told of bytes that came from one of an origin.
+func (e *Edge) Map(ctx context.Context, layer chunk.Ref, givers []Giver, came func(origin string, n int64)) (p []byte, err error) {
 	err = fmt.Errorf("layer %s: nobody is there who could say what it has: %w", layer.Blob, chunk.ErrNotFound)
 	for _, g := range givers {
 		p, err = askMade(ctx, mapPatience, func() ([]byte, error) {
 			p, err := g.Own(ctx, layer, ContentsPath, nil, MapType, min(cdc.MaxPacked, layer.Total))
-			e.noteRead(g.Origin(), 0, int64(len(p)))
+			e.noteRead(0, int64(len(p)))
+			came(g.Origin(), int64(len(p)))
 			return p, err
 		})
 		if err == nil || ctx.Err() != nil {

@@ -1,7 +1,6 @@
 package rebuild
 
 import (
-	"maps"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -39,9 +38,8 @@ type NotMade struct {
 // Ledger sums up what was made again since the process was started.
 type Ledger struct {
 	Moved
-	Layers int64            `json:"layers"` // that were made again
-	Failed int64            `json:"failed"` // that were tried in vain, or not worth it
-	From   map[string]Moved `json:"from,omitempty"`
+	Layers int64 `json:"layers"` // that were made again
+	Failed int64 `json:"failed"` // that were tried in vain, or not worth it
 	// LastFailed is the one that was tried in vain last.
 	LastFailed *NotMade `json:"lastFailed,omitempty"`
 	// Last are those that were made last, the newest first.
@@ -56,7 +54,6 @@ func (e *Edge) Ledger() Ledger {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l := e.ledger
-	l.From = maps.Clone(l.From)
 	l.Last = append([]Made(nil), l.Last...)
 	return l
 }
@@ -79,32 +76,14 @@ func (e *Edge) note(j *attempt, err error, tried bool) {
 			e.remember(j.want.Digest)
 		}
 	}
-	from := ""
-	if j.giver != nil {
-		from = j.giver.Origin()
-	}
-	l.count(from, m)
-}
-
-// count adds what was moved, and by whom unless that is nobody.
-func (l *Ledger) count(from string, m Moved) {
 	l.add(m)
-	if from == "" {
-		return
-	}
-	if l.From == nil {
-		l.From = make(map[string]Moved)
-	}
-	sum := l.From[from]
-	sum.add(m)
-	l.From[from] = sum
 }
 
-// noteRead takes note of chunks that were read of a layer, and what crossed the line for them. from is "" where nothing did.
-func (e *Edge) noteRead(from string, asked, moved int64) {
+// noteRead takes note of chunks that were read of a layer, and what crossed the line for them.
+func (e *Edge) noteRead(asked, moved int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.ledger.count(from, Moved{asked, moved, max(asked-moved, 0)})
+	e.ledger.add(Moved{asked, moved, max(asked-moved, 0)})
 }
 
 // remember has a layer not tried again for a while; e.mu is held.

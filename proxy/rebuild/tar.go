@@ -39,6 +39,8 @@ type Reader struct {
 	// Name tells those apart who may not have what others are given.
 	Name   string
 	Givers []Giver // in order of preference
+	// Came is told of bytes that came from a giver of that origin. nil ignores them.
+	Came func(origin string, n int64)
 	// Has reports whether a chunk is kept where Keep keeps it.
 	Has func(c *cdc.Chunk) bool
 	// Keep keeps a chunk that was expected, and that nobody waited for.
@@ -147,7 +149,7 @@ func (t *Tar) takeFrom(chunks []*arrival) {
 			return
 		}
 		t.settle(a, p, nil)
-		t.edge.noteRead("", t.Share(a.chunk), 0)
+		t.edge.noteRead(t.Share(a.chunk), 0)
 	})
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -259,7 +261,10 @@ func (t *Tar) fetchFrom(ctx context.Context, g Giver, batch []*arrival) error {
 			return nil
 		})
 	}
-	t.edge.noteRead(g.Origin(), l.share(chunks[:came]), int64(len(p)))
+	t.edge.noteRead(l.share(chunks[:came]), int64(len(p)))
+	if by := batch[0].by; by.Came != nil {
+		by.Came(g.Origin(), int64(len(p)))
+	}
 	return err
 }
 

@@ -22,6 +22,25 @@ func tryParents(t *testing.T, n *node.Node) {
 	resp.Body.Close()
 }
 
+// spared is what the page is to say of what was asked for, moved and saved, by link and by image.
+func spared(s node.Status) map[string][]string {
+	all := make(map[string][]string)
+	words := func(asked, moved, saved int64) []string {
+		return []string{humanize.IBytes(uint64(asked)), humanize.IBytes(uint64(moved)), humanize.IBytes(uint64(saved))}
+	}
+	for _, l := range s.Links {
+		if l.Month.Asked > 0 {
+			all[l.Link] = words(l.Month.Asked, l.Month.In, l.Month.Saved)
+		}
+	}
+	for _, i := range s.Images {
+		if i.Tag != "" {
+			all[i.Ref()] = words(i.Asked, i.Moved, i.Saved)
+		}
+	}
+	return all
+}
+
 // TestThePageShowsWhatCrossesLinks compares parents and links with the status, in numbers and in words.
 func TestThePageShowsWhatCrossesLinks(t *testing.T) {
 	l := begin(t, newSite, 16<<20, "a", "b")
@@ -44,12 +63,16 @@ func TestThePageShowsWhatCrossesLinks(t *testing.T) {
 	const script = `({
 		Parents: [...document.querySelectorAll("#parents > li")].map(e => ({Name: e.dataset.key, State: e.dataset.state, Received: +e.dataset.received, Error: e.lastElementChild.textContent})),
 		Links: Object.fromEntries([...document.querySelectorAll("#links > tr")].map(e => [e.dataset.key, [...e.querySelectorAll("td")].map(c => c.textContent)])),
+		Spared: Object.fromEntries([...document.querySelectorAll(".spared tbody > tr")].map(e => [e.firstElementChild.textContent, [...e.querySelectorAll("td")].map(c => c.textContent)])),
+		Columns: [...document.querySelectorAll(".spared:not([hidden]) thead")].map(e => e.textContent),
 	})`
 	var missed string
 	for begin := time.Now(); time.Since(begin) < 30*time.Second; time.Sleep(200 * time.Millisecond) {
 		shown := value[struct {
 			Parents []parent
 			Links   map[string][]string
+			Spared  map[string][]string
+			Columns []string
 		}](p, script)
 		s := ask(t, n)
 		missed = ""
@@ -66,6 +89,14 @@ func TestThePageShowsWhatCrossesLinks(t *testing.T) {
 			if !slices.Equal(shown.Links[w.Link], want) {
 				missed = fmt.Sprintf("%s: %q, want %q", w.Link, shown.Links[w.Link], want)
 			}
+		}
+		for name, want := range spared(s) {
+			if !slices.Equal(shown.Spared[name], want) {
+				missed = fmt.Sprintf("%s: %q, want %q", name, shown.Spared[name], want)
+			}
+		}
+		if !slices.Equal(shown.Columns, []string{"LinkAsked forMovedSaved", "ImageAsked forMovedSaved"}) || shown.Spared["ghcr.io/shop/checkout:v2.4.1"] == nil {
+			missed = fmt.Sprintf("%q, of %v", shown.Columns, shown.Spared)
 		}
 		if len(s.Parents) != 2 || s.Parents[0].State != "up" || s.Parents[0].Received == 0 || s.Parents[1].State != "down" || len(s.Links) < 2 {
 			missed = fmt.Sprintf("the status has %+v and %+v", s.Parents, s.Links)

@@ -61,8 +61,10 @@ type Status struct {
 	SiteID string `json:"siteID,omitempty"`
 	// Site are multiaddrs at which other sites reach the node, each to be given as --parent.
 	Site []string `json:"site,omitempty"`
-	// Links are what crossed each link to the outside.
+	// Links are what crossed each link to the outside, and what it was spared.
 	Links []Link `json:"links,omitempty"`
+	// Images are the accounts of those that were used last: 32 at most, /api/v1/images has more.
+	Images []ImageAccount `json:"images,omitempty"`
 	// Offers are what is made of layers for other sites that have older ones, since the start.
 	Offers rebuild.Counts `json:"offers"`
 	// Parents are the sites that are asked before registries, in order of preference.
@@ -119,7 +121,8 @@ func (n *Node) Status() Status {
 		Offers:    n.registry.Offers(),
 		Cluster:   n.clusterStatus(),
 	}
-	s.Links, s.Site, s.SiteID = n.ledger.sums(), n.SiteAddrs(), n.siteID()
+	s.Links, s.Images = n.ledger.sums(), n.ledger.imageSums(maxShownAccounts)
+	s.Site, s.SiteID = n.SiteAddrs(), n.siteID()
 	if n.parents != nil {
 		s.Parents = n.parents.Status()
 	}

@@ -25,6 +25,9 @@ type Images struct {
 	At     time.Time       `json:"at"`    // it was so
 	Count  int             `json:"count"` // of all images, more of which there may be than are listed
 	Images []proxy.Holding `json:"images"`
+	// Accounts are what was asked for of images, what moved and what was saved, also of those that are not here any more:
+	// of the thousand that were used last.
+	Accounts []ImageAccount `json:"accounts"`
 }
 
 // images remembers for a while what takes which part of the store: to find out takes a look
@@ -40,7 +43,7 @@ func (n *Node) Images(ctx context.Context) Images {
 	defer n.images.mu.Unlock()
 	if time.Since(n.images.known.At) > imagesFor {
 		all := n.registry.Holdings(ctx)
-		n.images.known = Images{time.Now(), len(all), append([]proxy.Holding{}, all[:min(len(all), maxImages)]...)}
+		n.images.known = Images{time.Now(), len(all), append([]proxy.Holding{}, all[:min(len(all), maxImages)]...), n.ledger.imageSums(maxAccounts)}
 	}
 	return n.images.known
 }

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,16 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
-	"github.com/granary-oci/granary/p2p"
+	"github.com/granary-oci/granary/proxy"
+	"github.com/granary-oci/granary/proxy/ref"
 	"github.com/granary-oci/granary/tracker"
 )
 
@@ -26,57 +22,89 @@ const (
 	ledgerName    = "ledger.json"
 	maxLedgerFile = 16 << 20 // bytes
 	ledgerEvery   = time.Minute
-	ledgerFor     = 31 * 24 * time.Hour // that an hour is remembered
-	maxLinks      = 64                  // then all others are one
-	otherLinks    = "other"
 )
 
-// ledger counts what crosses each link to the outside, by the hours of the node's clock: to parents, to
-// children, to who asks the gateway, to registries and to other zones. It outlives the process, for links are paid for by the
-// day. It is safe for concurrent use.
+// ledger counts, in bytes, what was asked for, what moved, and what was saved: of each link to the outside by the hours of the
+// node's clock, and of each image. It outlives the process, for links are paid for by the day. It is safe for concurrent use.
+//
+//   - Asked for are bytes of blobs that were given to clients, those of other sites too, and to mounts; not what mounts read in files that
+//     they were lent. They were asked of the link that they came over; what was here, or another member had, would have come over that
+//     of the first parent that answers, or else of the registry, and was asked of that one.
+//   - Moved is what came in over a link, with manifests, and in vain too. Of an image it is what came of its blobs from parents and registries; what came
+//     from other members is apart.
+//   - Saved is by how much more was asked for than moved, and never less than nothing: because it is here since another time, or came from a member, or
+//     was made of what older layers or blobs have (proxy/rebuild, proxy/delta). What is fetched ahead is saved when it is asked for, and what a member
+//     fetches for others is asked for there: the sums of several nodes are what they were asked for together, less what moved to them together.
 type ledger struct {
 	path  string // "" keeps nothing
 	now   func() time.Time
 	peers map[tracker.ID]exchanged // as they were counted last; addZones' own
 
-	mu      sync.Mutex
-	links   map[string]map[int64]*crossed // by the Unix time of the hour's beginning
-	totals  map[string]*crossed           // since the process was started
-	changed bool
+	saving sync.Mutex // held while the file is written
+
+	mu           sync.Mutex
+	links        map[string]map[int64]*crossed // by the Unix time of the hour's beginning
+	images       map[imageKey]*account
+	totals       map[string]*crossed         // of links, since the process was started
+	repositories map[ref.Repository]*tallied // the same of images
+	changed      bool
 }
 
-// crossed is what came in and what went out, in bytes.
-type crossed struct {
-	In  int64 `json:"in"`
-	Out int64 `json:"out"`
-}
+// saved returns how much was saved where so much was asked for, and moved.
+func saved(asked, moved int64) int64 { return max(asked-moved, 0) }
 
-func (c *crossed) add(o crossed) { c.In, c.Out = c.In+o.In, c.Out+o.Out }
+// keptLedger is the ledger as it is in its file.
+type keptLedger struct {
+	Links  map[string]map[int64]crossed `json:"links"`
+	Images []ImageAccount               `json:"images"`
+}
 
 // openLedger reads the ledger of a data directory, "" for none. One that cannot be read begins anew.
 func openLedger(dataDir string) (*ledger, error) {
-	l := &ledger{now: time.Now, links: make(map[string]map[int64]*crossed), totals: make(map[string]*crossed)}
+	l := &ledger{
+		now: time.Now, links: make(map[string]map[int64]*crossed), images: make(map[imageKey]*account),
+		totals: make(map[string]*crossed), repositories: map[ref.Repository]*tallied{otherRepositories: new(tallied)},
+	}
 	if dataDir == "" {
 		return l, nil
 	}
 	l.path = filepath.Join(dataDir, ledgerName)
-	err := readKept(l.path, maxLedgerFile, &l.links)
-	if err != nil || l.links == nil {
-		l.links = make(map[string]map[int64]*crossed)
+	var kept keptLedger
+	if err := readKept(l.path, maxLedgerFile, &kept); err != nil {
 		return l, err
 	}
-	for link, hours := range l.links {
-		for at, c := range hours {
-			if c == nil || c.In < 0 || c.Out < 0 {
-				delete(hours, at)
-			}
-		}
-		if hours == nil {
-			delete(l.links, link)
-		}
-	}
+	l.learnLinks(kept.Links)
+	l.learnImages(kept.Images)
 	return l, nil
 }
+
+// given counts bytes of an image that were given out, and would have come over a link, if that is not "".
+func (l *ledger) given(i proxy.Image, link string, n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.countImage(i, tallied{asked: n})
+	if link != "" {
+		l.count(link, crossed{Asked: n})
+	}
+}
+
+// came counts bytes of an image's blobs that came from a source. Of parents and registries the links count more than those.
+func (l *ledger) came(i proxy.Image, source string, n int64) {
+	var t tallied
+	switch {
+	case source == "peer":
+		t.members = n
+	case isParent(source):
+		t.parents = n
+	default:
+		t.registry = n
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.countImage(i, t)
+}
+
+func isParent(source string) bool { return source == chunk.Parent || chunk.ParentOf(source) != "" }
 
 // readKept reads what a node has kept as JSON; without the file v stays as it is.
 func readKept(name string, most int64, v any) error {
@@ -100,164 +128,6 @@ func readKept(name string, most int64, v any) error {
 	return nil
 }
 
-// hourOf returns when the hour of a time began, on the clock of its place.
-func hourOf(t time.Time) time.Time {
-	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), 0, 0, 0, t.Location())
-}
-
-func dayOf(t time.Time) time.Time {
-	return time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, t.Location())
-}
-
-// add counts what crosses a link.
-func (l *ledger) add(link string, in, out int64) {
-	if in == 0 && out == 0 {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.links[link] == nil && len(l.links) >= maxLinks && !strings.HasPrefix(link, chunk.OfParent("")) { // of which limits are
-		link = otherLinks
-	}
-	hours := l.links[link]
-	if hours == nil {
-		hours = make(map[int64]*crossed)
-		l.links[link] = hours
-	}
-	at := hourOf(l.now()).Unix()
-	if hours[at] == nil {
-		hours[at] = new(crossed)
-		l.prune(hours)
-	}
-	hours[at].add(crossed{in, out})
-	l.total(link).add(crossed{in, out})
-	l.changed = true
-}
-
-// expect has a link counted from 0 on, and not from when something crosses it first.
-func (l *ledger) expect(link string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total(link)
-}
-
-// total returns what crossed a link since the process was started; l.mu is held.
-func (l *ledger) total(link string) *crossed {
-	if l.totals[link] == nil {
-		l.totals[link] = new(crossed)
-	}
-	return l.totals[link]
-}
-
-// addZones counts what was exchanged with members of other zones since it was called last.
-func (l *ledger) addZones(zone string, peers []p2p.PeerStatus) {
-	before := l.peers
-	l.peers = make(map[tracker.ID]exchanged, len(peers))
-	for _, p := range peers {
-		if p.Zone == zone {
-			continue
-		}
-		now, then := exchanged{p.Received, p.Sent}, before[p.ID]
-		l.peers[p.ID] = now
-		if now.received < then.received || now.sent < then.sent { // it was away, and is counted anew
-			then = exchanged{}
-		}
-		l.add("zone "+p.Zone, now.received-then.received, now.sent-then.sent)
-	}
-}
-
-// prune forgets what is old; l.mu is held.
-func (l *ledger) prune(hours map[int64]*crossed) {
-	oldest := l.now().Add(-ledgerFor).Unix()
-	for at := range hours {
-		if at < oldest {
-			delete(hours, at)
-		}
-	}
-}
-
-// since returns what has crossed a link since the beginning of an hour.
-func (l *ledger) since(link string, begin time.Time) crossed {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.sum(l.links[link], begin)
-}
-
-func (l *ledger) sum(hours map[int64]*crossed, begin time.Time) (sum crossed) {
-	for at, c := range hours {
-		if at >= begin.Unix() {
-			sum.add(*c)
-		}
-	}
-	return sum
-}
-
-// Link is what crossed a link, in bytes: this hour, today, and in the last 31 days.
-type Link struct {
-	Link  string  `json:"link"` // "parent NAME", "child NAME", "gateway", "registry HOST" or "zone NAME"
-	Hour  crossed `json:"hour"`
-	Today crossed `json:"today"`
-	Month crossed `json:"month"`
-}
-
-// sums returns the links of which anything is known, those with most first.
-func (l *ledger) sums() (all []Link) {
-	now := l.now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for link, hours := range l.links {
-		all = append(all, Link{link, l.sum(hours, hourOf(now)), l.sum(hours, dayOf(now)), l.sum(hours, now.Add(-ledgerFor))})
-	}
-	slices.SortFunc(all, func(a, b Link) int {
-		return cmp.Or(cmp.Compare(b.Month.In+b.Month.Out, a.Month.In+a.Month.Out), cmp.Compare(a.Link, b.Link))
-	})
-	return all
-}
-
-// HourOfLink is what crossed a link in an hour.
-type HourOfLink struct {
-	At time.Time `json:"at"` // when the hour began
-	crossed
-}
-
-// LinkHistory is a link hour by hour, as far as anything crossed it.
-type LinkHistory struct {
-	Link  string       `json:"link"`
-	Hours []HourOfLink `json:"hours"`
-}
-
-// history returns all that is remembered.
-func (l *ledger) history() []LinkHistory {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := []LinkHistory{}
-	for link, hours := range l.links {
-		h := LinkHistory{Link: link}
-		for at, c := range hours {
-			h.Hours = append(h.Hours, HourOfLink{time.Unix(at, 0), *c})
-		}
-		slices.SortFunc(h.Hours, func(a, b HourOfLink) int { return a.At.Compare(b.At) })
-		all = append(all, h)
-	}
-	slices.SortFunc(all, func(a, b LinkHistory) int { return cmp.Compare(a.Link, b.Link) })
-	return all
-}
-
-var linkBytes = prometheus.NewDesc("granary_link_bytes_total", "Bytes that crossed each link to parents, children, registries and other zones.", []string{"link", "direction"}, nil)
-
-// Describe implements [prometheus.Collector].
-func (l *ledger) Describe(all chan<- *prometheus.Desc) { all <- linkBytes }
-
-// Collect implements [prometheus.Collector].
-func (l *ledger) Collect(all chan<- prometheus.Metric) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for link, c := range l.totals {
-		all <- prometheus.MustNewConstMetric(linkBytes, prometheus.CounterValue, float64(c.In), link, "in")
-		all <- prometheus.MustNewConstMetric(linkBytes, prometheus.CounterValue, float64(c.Out), link, "out")
-	}
-}
-
 // run keeps the ledger until ctx ends.
 func (l *ledger) run(ctx context.Context, report func(error)) {
 	tick := time.NewTicker(ledgerEvery)
@@ -276,16 +146,37 @@ func (l *ledger) run(ctx context.Context, report func(error)) {
 	}
 }
 
+// save writes the file, if there is anything new. Nobody who counts waits for a disk.
 func (l *ledger) save() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.path == "" || !l.changed {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	kept, changed := l.copy()
+	if l.path == "" || !changed {
 		return nil
 	}
-	p, err := json.Marshal(l.links)
+	p, err := json.Marshal(kept)
 	if err == nil {
 		err = chunkstore.WriteDurably(l.path, p)
 	}
-	l.changed = err != nil
+	if err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.changed = true
+	}
 	return err
+}
+
+// copy returns what is to be kept, and whether it has changed since it was asked for last.
+func (l *ledger) copy() (kept keptLedger, changed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	kept = keptLedger{make(map[string]map[int64]crossed, len(l.links)), l.accounts()}
+	for link, hours := range l.links {
+		kept.Links[link] = make(map[int64]crossed, len(hours))
+		for at, c := range hours {
+			kept.Links[link][at] = *c
+		}
+	}
+	changed, l.changed = l.changed, false
+	return kept, changed
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,7 +43,7 @@ func TestTheLedgerCountsByTheClock(t *testing.T) {
 	l.add("zone b", 5, 0)
 	set("2026-02-01 01:00")
 	l.add("parent hub", 100, 200)
-	want := Link{"parent hub", crossed{100, 200}, crossed{110, 220}, crossed{111, 222}}
+	want := Link{"parent hub", Carried{In: 100, Out: 200}, Carried{In: 110, Out: 220}, Carried{In: 111, Out: 222}}
 	if got := l.sums(); len(got) != 2 || got[0] != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -78,15 +79,21 @@ func TestALedgerHasBounds(t *testing.T) {
 }
 
 func TestADamagedLedgerBeginsAnew(t *testing.T) {
-	for _, text := range []string{"", "null", "[]", `{"a":null}`, `{"a":{"x":{}}}`, `{"a":{"5":null}}`, `{"a":{"5":{"in":-1}}}`, "{"} {
+	for _, text := range []string{
+		"", "null", "[]", "{", `{"links":[]}`, `{"links":{"a":null}}`, `{"links":{"a":{"x":{}}}}`, `{"links":{"a":{"5":null}}}`, `{"links":{"a":{"5":{"in":-1}}}}`,
+		`{"images":{}}`, `{"images":[null,{},{"repository":"a"},{"repository":"a/b","digest":"x"},{"repository":"a/b","asked":-1}]}`,
+	} {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, ledgerName), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		l, _ := openLedger(dir)
 		l.add("a", 1, 0)
-		if got := l.since("a", time.Time{}); got != (crossed{1, 0}) {
+		if got := l.since("a", time.Time{}); got != (crossed{In: 1}) {
 			t.Errorf("%q: %+v", text, got)
+		}
+		if all := l.imageSums(9); len(all) != 0 {
+			t.Errorf("%q: %+v", text, all)
 		}
 		if err := l.save(); err != nil {
 			t.Errorf("%q: %v", text, err)
@@ -139,9 +146,31 @@ func TestWhatCrossesZonesIsCounted(t *testing.T) {
 	}
 	l.addZones("a", []p2p.PeerStatus{member("1", "a", 5, 5), member("2", "b", 10, 1), member("3", "b", 1, 1)})
 	l.addZones("a", []p2p.PeerStatus{member("1", "a", 9, 9), member("2", "b", 30, 1), member("3", "b", 0, 4)}) // one was restarted
-	if got := l.sums(); len(got) != 1 || got[0].Link != "zone b" || got[0].Today != (crossed{31, 6}) {
+	if got := l.sums(); len(got) != 1 || got[0].Link != "zone b" || got[0].Today != (Carried{In: 31, Out: 6}) {
 		t.Errorf("%+v", got)
 	}
+}
+
+// countedBy returns the metrics of a ledger: their values by name and labels, sorted by the labels' names.
+func countedBy(t *testing.T, l *ledger) map[string]float64 {
+	t.Helper()
+	r := prometheus.NewRegistry()
+	r.MustRegister(l)
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, label := range m.GetLabel() {
+				name += " " + label.GetValue()
+			}
+			all[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return all
 }
 
 // TestLinksAreAFewMetrics from 0 on, whatever the ledger remembers, and however many strangers come.
@@ -155,32 +184,31 @@ func TestLinksAreAFewMetrics(t *testing.T) {
 	for i := range 3 * maxLinks {
 		l.add(fmt.Sprint("child ", i), 1, 2)
 	}
-	sums := func(l *ledger) map[string]float64 {
-		r := prometheus.NewRegistry()
-		r.MustRegister(l)
-		families, err := r.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		all := make(map[string]float64)
-		for _, f := range families {
-			for _, m := range f.GetMetric() {
-				all[f.GetName()+" "+m.GetLabel()[1].GetValue()+" "+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+	got := countedBy(t, l)
+	links := func() (n int) {
+		for name := range got {
+			if strings.HasPrefix(name, "granary_link_bytes_total ") {
+				n++
 			}
 		}
-		return all
+		return n
 	}
-	got := sums(l)
-	if v, there := got["granary_link_bytes_total parent hub in"]; !there || v != 0 {
+	if v, there := got["granary_link_bytes_total in parent hub"]; !there || v != 0 {
 		t.Errorf("a link that nothing has crossed: %v, %v", v, there)
 	}
-	if got["granary_link_bytes_total child 7 in"] != 1 || got["granary_link_bytes_total child 7 out"] != 2 || got["granary_link_bytes_total other in"] != 2*maxLinks || len(got) != 2*(maxLinks+2) {
+	if got["granary_link_bytes_total in child 7"] != 1 || got["granary_link_bytes_total out child 7"] != 2 || got["granary_link_bytes_total in other"] != 2*maxLinks || links() != 2*(maxLinks+2) {
 		t.Errorf("%d metrics: %v", len(got), got)
+	}
+	if _, there := got["granary_link_asked_bytes_total child 7"]; there {
+		t.Error("a child is asked for images")
 	}
 	if err := l.save(); err != nil {
 		t.Fatal(err)
 	}
-	if l, err = openLedger(dir); err != nil || len(sums(l)) != 0 || len(l.sums()) != maxLinks+1 {
-		t.Errorf("after a restart %v, error %v", sums(l), err)
+	if l, err = openLedger(dir); err != nil || len(l.sums()) != maxLinks+1 {
+		t.Fatalf("after a restart %+v, error %v", l.sums(), err)
+	}
+	if got = countedBy(t, l); links() != 0 {
+		t.Errorf("after a restart %v", got)
 	}
 }

@@ -127,7 +127,8 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		Window:   readerWindow,
 		Budget:   chunk.NewBudget(readAhead),
 		Report:   n.faults.report,
-		Served:   n.metrics.countServed,
+		Served:   n.served,
+		Came:     n.came,
 		Asked:    n.metrics.demand.countAsked,
 	}
 	if len(n.beside) > 0 {
@@ -222,14 +223,14 @@ func (n *Node) open() (err error) {
 	return nil
 }
 
-// openLedger opens the ledger of links, and has registries counted in it.
+// openLedger opens the ledger, and has registries counted in it.
 func (n *Node) openLedger() (err error) {
 	dir := ""
 	if n.store.Disk != nil {
 		dir = n.cfg.DataDir
 	}
 	if n.ledger, err = openLedger(dir); err != nil {
-		n.log.Warn("what crossed the links is counted anew", "error", err)
+		n.log.Warn("what was asked for, moved and saved is counted anew", "error", err)
 	}
 	n.closers = append(n.closers, n.ledger.save)
 	n.metrics.registry.MustRegister(n.ledger)

@@ -37,9 +37,9 @@ const (
 var operations = []operation{
 	{pattern: "GET /api/v1/status", summary: "What the node holds, has served and does, and what it knows of its cluster.", answers: Status{}},
 	{pattern: "GET /api/v1/history", summary: "What passed through the node in the last ten minutes, second by second.", answers: History{}},
-	{pattern: "GET /api/v1/links", summary: "What crossed each link to parents, children, registries and other zones, hour by hour, for 31 days.", answers: []LinkHistory{}},
+	{pattern: "GET /api/v1/links", summary: "What crossed each link to parents, children, registries and other zones, what was asked of it, and what it was spared, hour by hour, for 31 days.", answers: []LinkHistory{}},
 	{pattern: "GET /api/v1/events", summary: "Server-sent events: 'status' each second, with what /api/v1/status answers, and 'images' every few seconds, with what /api/v1/images does. 32 may watch.", as: eventStream},
-	{pattern: "GET /api/v1/images", summary: "Which image takes how much of the store, the most first; a thousand at most.", answers: Images{}},
+	{pattern: "GET /api/v1/images", summary: "Which image takes how much of the store, the most first, and what was asked for of each image, moved and saved; a thousand at most.", answers: Images{}},
 	{pattern: "POST /api/v1/evict", summary: "Remove from the store what belongs to an image and to no other.", takes: EvictRequest{}, answers: Evicted{}},
 	{pattern: "POST /api/v1/preheat", summary: "Bring images to the node, to members of a zone or to all, before anybody pulls them. With wait the answer is a line of JSON for each change, of which the last says what came of it, and a caller who leaves ends it, but not one with a time.", takes: Preheat{}, answers: PreheatStatus{}},
 	{pattern: "GET /api/v1/preheat", summary: "The preheats that are scheduled and that run, and those that were over last, the latest first; 32 at most.", answers: []PreheatStatus{}},

@@ -31,7 +31,8 @@ type place struct {
 	repository func(name, authorization string) proxy.Upstream
 	check      func() error // at the start
 	close      func()
-	local      bool // it is on this machine
+	layout     bool // it is an image layout
+	local      bool // which is on this machine
 }
 
 func (u *upstreams) place(host, at string) (place, error) {
@@ -52,7 +53,7 @@ func (u *upstreams) place(host, at string) (place, error) {
 	}
 	if onServer {
 		l := layout.New(host, layout.NewWeb(r, url), u.faults.report)
-		p.repository = func(name, _ string) proxy.Upstream { return l.Repository(name) }
+		p.layout, p.repository = true, func(name, _ string) proxy.Upstream { return l.Repository(name) }
 	}
 	return p, nil
 }
@@ -76,6 +77,7 @@ func (u *upstreams) local(host, at string) (place, error) {
 	files, _ := layout.At(kind+":"+path, u.faults.report)
 	l := layout.New(host, files, u.faults.report)
 	return place{
+		layout:     true,
 		local:      true,
 		repository: func(name, _ string) proxy.Upstream { return l.Repository(name) },
 		check: func() error {

@@ -228,10 +228,7 @@ func (u *upstreams) urls(host string) []string {
 }
 
 func (u *upstreams) config(host, at string) upstream.Config {
-	label := "other"
-	if u.configured(host) {
-		label = host
-	}
+	label := u.label(host)
 	cfg := upstream.Config{
 		URL:                at,
 		RootCAs:            u.roots[host],
@@ -244,7 +241,7 @@ func (u *upstreams) config(host, at string) upstream.Config {
 		Received: func(n int64) {
 			u.metrics.countReceived(label, n)
 			if l := u.ledger.Load(); l != nil {
-				l.add("registry "+label, n, 0)
+				l.add(registryLink+label, n, 0)
 			}
 			_ = u.limit.Wait(context.Background(), int(n)) // between two reads of a body
 		},
@@ -266,6 +263,14 @@ func (u *upstreams) config(host, at string) upstream.Config {
 // configured reports whether host is named by the settings, and so by metrics.
 func (u *upstreams) configured(host string) bool {
 	return u.cfg.Upstream[host] != "" || host == u.cfg.DefaultUpstream
+}
+
+// label is what metrics and links call a registry.
+func (u *upstreams) label(host string) string {
+	if u.configured(host) {
+		return host
+	}
+	return "other"
 }
 
 // names returns the registries that have been used, in order.

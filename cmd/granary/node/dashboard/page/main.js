@@ -189,10 +189,25 @@ function sites(s) {
   });
 }
 
+const imageOf = i => i.tag ? `${i.repository}:${i.tag}` : i.digest ? `${i.repository}@${short(i.digest)}` : `${i.repository}, images not known here`;
+
+// spared shows what was asked for, moved and saved, by link and by image.
+function spared(s) {
+  const links = (s.links || []).filter(l => l.month.asked > 0).map(l => ({ key: l.link, name: site(l.link), asked: l.month.asked, moved: l.month.in, saved: l.month.saved }));
+  const images = (s.images || []).map(i => ({ ...i, key: i.repository + i.digest, name: imageOf(i) }));
+  $("spared-part").hidden = links.length + images.length === 0;
+  for (const [by, all] of Object.entries({ links, images })) {
+    $(`spared-${by}-part`).hidden = all.length === 0;
+    keyed($(`spared-${by}`), all, r => r.key, () => el("tr", {}, el("th", { scope: "row" }), el("td"), el("td"), el("td")), (e, r) => {
+      [r.name, ...[r.asked, r.moved, r.saved].map(bytes)].forEach((words, i) => text(e.children[i], words));
+    });
+  }
+}
+
 function show() {
   if (!status) return;
   document.body.dataset.at = status.at;
-  for (const part of [head, savings, cluster, traffic, pulls, preheats, store, sites, members, fields]) part(status);
+  for (const part of [head, savings, cluster, traffic, pulls, preheats, store, sites, spared, members, fields]) part(status);
   if (images) held();
 }
 
