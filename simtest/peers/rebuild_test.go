@@ -3,6 +3,7 @@ package peers
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -137,7 +138,8 @@ func TestASiteTakesWhatChanged(t *testing.T) {
 			l.watch(h)
 			c := newCluster(t, r, 3, unreachable, under(h), saving("bytes"))
 			old, now := made.versions(t)
-			pullAtOnce(t, r.pushOf(gzipType, "app", "v1", old), 1, c.members[0])
+			first := r.pushOf(gzipType, "app", "v1", old)
+			pullAtOnce(t, first, 1, c.members[0])
 			if n, _ := l.questions(); n > 0 {
 				t.Errorf("%d questions for a cold image", n)
 			}
@@ -161,7 +163,92 @@ func TestASiteTakesWhatChanged(t *testing.T) {
 			if layers != 1 || saved < img.size()*7/8 {
 				t.Errorf("%d layers are made again, which saves %d bytes", layers, saved)
 			}
+			spared := sparing{image: 6 * img.size(), link: 6*img.size() + first.size(), moved: first.size() + img.size()/8}
+			spared.check(t, c, "parent "+strings.TrimPrefix(h.Server.URL, "http://"))
+			leaves := c.members[0]
+			links, images := leaves.Status().Links, leaves.Status().Images
+			c.stop(leaves)
+			again := c.join(func(cfg *node.Config) { cfg.DataDir = leaves.cfg.DataDir })
+			spared.check(t, c, "parent "+strings.TrimPrefix(h.Server.URL, "http://"))
+			keeps(t, again, links, images)
 		})
+	}
+}
+
+// sparing is what a site's members were asked for together: of version v2 of app, and of the line; and the most that may have moved,
+// but for manifests.
+type sparing struct{ image, link, moved int64 }
+
+// check adds up what members say of app and of a link, in their status and in answers of the API.
+func (s sparing) check(t *testing.T, c *cluster, link string) {
+	t.Helper()
+	var image, all, at, history node.Carried
+	eventually(t, "all that was given is counted", func() bool {
+		image, all, at, history = node.Carried{}, node.Carried{}, node.Carried{}, node.Carried{}
+		for _, m := range c.members {
+			for _, i := range m.Images(t.Context()).Accounts {
+				all.In, all.Asked = all.In+i.Moved, all.Asked+i.Asked
+				if i.Tag == "v2" {
+					image.Asked += i.Asked
+				}
+			}
+			for _, l := range m.Status().Links {
+				if l.Link == link {
+					at.In, at.Asked = at.In+l.Month.In, at.Asked+l.Month.Asked
+				}
+			}
+			for _, l := range linksOf(t, m) {
+				for _, hour := range l.Hours {
+					if l.Link == link {
+						history.In, history.Asked = history.In+hour.In, history.Asked+hour.Asked
+					}
+				}
+			}
+		}
+		return image.Asked == s.image && all.Asked == s.link && at.Asked == s.link
+	})
+	const manifests = 64 << 10
+	if all.In == 0 || all.In > s.moved || at.In < all.In || at.In > s.moved+manifests || history != at {
+		t.Errorf("images %+v, the line %+v and by the hour %+v; it may have been %+v", all, at, history, s)
+	}
+}
+
+// linksOf asks a node's API.
+func linksOf(t *testing.T, m *member) (all []node.LinkHistory) {
+	t.Helper()
+	resp, err := http.Get(m.AdminURL() + "/api/v1/links")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := readAll(resp)
+	if err == nil {
+		err = json.Unmarshal(p, &all)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// keeps compares what a node that was started again says with what it said before: of what was asked for, which nothing else
+// was since; and its metrics begin anew.
+func keeps(t *testing.T, m *member, links []node.Link, images []node.ImageAccount) {
+	t.Helper()
+	s := m.Status()
+	for _, was := range links {
+		i := slices.IndexFunc(s.Links, func(l node.Link) bool { return l.Link == was.Link })
+		if i < 0 || s.Links[i].Month.Asked != was.Month.Asked || s.Links[i].Month.In < was.Month.In {
+			t.Errorf("after a restart %+v, before it %+v", s.Links, was)
+		}
+	}
+	same := func(a, b node.ImageAccount) bool {
+		return a.Ref() == b.Ref() && a.Digest == b.Digest && a.Asked == b.Asked && a.Moved == b.Moved && a.Saved == b.Saved && a.Members == b.Members && a.Last.Equal(b.Last)
+	}
+	if len(images) == 0 || !slices.EqualFunc(s.Images, images, same) {
+		t.Errorf("after a restart %+v, before it %+v", s.Images, images)
+	}
+	if text := metricsOf(t, m); strings.Contains(text, `granary_image_bytes_total{kind="asked",repository="`+host+`/app"}`) {
+		t.Error("after a restart metrics go on")
 	}
 }
 
