@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
 )
 
 // Travelled counts bytes of layers, as they are stored, and of kept contents, by where
@@ -12,12 +15,13 @@ type Travelled struct {
 	Disk     int64 `json:"disk"`
 	Peer     int64 `json:"peer"`
 	Layout   int64 `json:"layout"`
+	Parent   int64 `json:"parent"`
 	Upstream int64 `json:"upstream"`
 }
 
 // Plus returns the sums of both.
 func (t Travelled) Plus(o Travelled) Travelled {
-	return Travelled{t.Memory + o.Memory, t.Disk + o.Disk, t.Peer + o.Peer, t.Layout + o.Layout, t.Upstream + o.Upstream}
+	return Travelled{t.Memory + o.Memory, t.Disk + o.Disk, t.Peer + o.Peer, t.Layout + o.Layout, t.Parent + o.Parent, t.Upstream + o.Upstream}
 }
 
 // Source returns the farthest place that anything came from.
@@ -25,6 +29,8 @@ func (t Travelled) Source() string {
 	switch {
 	case t.Upstream > 0:
 		return "upstream"
+	case t.Parent > 0:
+		return chunk.Parent
 	case t.Layout > 0:
 		return "layout"
 	case t.Peer > 0:
@@ -36,7 +42,7 @@ func (t Travelled) Source() string {
 }
 
 // travel counts what reads with its context make travel. A nil one does not.
-type travel struct{ memory, disk, peer, layout, upstream atomic.Int64 }
+type travel struct{ memory, disk, peer, layout, parent, upstream atomic.Int64 }
 
 type travelKey struct{}
 
@@ -52,7 +58,7 @@ func travelled(ctx context.Context, source string, n int) {
 }
 
 func (t *travel) add(source string, n int64) {
-	switch source {
+	switch name, _, _ := strings.Cut(source, " "); name {
 	case "memory":
 		t.memory.Add(n)
 	case "disk":
@@ -61,6 +67,8 @@ func (t *travel) add(source string, n int64) {
 		t.peer.Add(n)
 	case "layout":
 		t.layout.Add(n)
+	case chunk.Parent:
+		t.parent.Add(n)
 	case "upstream":
 		t.upstream.Add(n)
 	}
@@ -72,9 +80,10 @@ func (t *travel) addAll(o Travelled) {
 	t.disk.Add(o.Disk)
 	t.peer.Add(o.Peer)
 	t.layout.Add(o.Layout)
+	t.parent.Add(o.Parent)
 	t.upstream.Add(o.Upstream)
 }
 
 func (t *travel) sum() Travelled {
-	return Travelled{t.memory.Load(), t.disk.Load(), t.peer.Load(), t.layout.Load(), t.upstream.Load()}
+	return Travelled{t.memory.Load(), t.disk.Load(), t.peer.Load(), t.layout.Load(), t.parent.Load(), t.upstream.Load()}
 }

@@ -162,7 +162,7 @@ func (u *unpackedBytes) get(chunks []int) ([][]byte, error) {
 	}
 	source := "disk"
 	if bytes > 0 {
-		source = "upstream"
+		source = chunk.Parent
 		done, err := r.turns.begin(u.ctx, bytes)
 		if err != nil {
 			return nil, err

@@ -100,6 +100,9 @@ func (img *image) wait(e *env) (*toc.Tree, error) {
 // travelText says where bytes came from.
 func travelText(t proxy.Travelled) string {
 	text := fmt.Sprintf("%s from upstream, %s from members, %s from disk, %s from memory", bytesText(t.Upstream), bytesText(t.Peer), bytesText(t.Disk), bytesText(t.Memory))
+	if t.Parent > 0 {
+		text = bytesText(t.Parent) + " from parents, " + text
+	}
 	if t.Layout > 0 {
 		text = bytesText(t.Layout) + " from layouts, " + text
 	}
