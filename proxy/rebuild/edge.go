@@ -200,7 +200,7 @@ func (j *attempt) with(ctx context.Context, g Giver) error {
 	defer cancel()
 	offer, err := j.ask(ctx, g, d.patience())
 	if err != nil {
-		return err
+		return withReason(err)
 	}
 	if !bytes.Equal(offer, j.offer) { // else it goes on where another giver stopped
 		if err := j.begin(ctx, g, offer); err != nil {
@@ -266,6 +266,15 @@ func askMade(ctx context.Context, patience time.Duration, ask func() ([]byte, er
 			return nil, err
 		}
 	}
+}
+
+// withReason adds to a giver's refusal what it says of why, for people: up to 200 characters that can be printed.
+func withReason(err error) error {
+	var said *upstream.StatusError
+	if !errors.As(err, &said) || said.Code != http.StatusNotFound || said.Message() == "" {
+		return err
+	}
+	return fmt.Errorf("%w: it says %.200q", err, said.Message())
 }
 
 // comeAgain returns after how long a giver wants to be asked again for what it is making.
