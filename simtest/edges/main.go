@@ -26,7 +26,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -35,6 +34,7 @@ import (
 	"time"
 
 	"github.com/granary-oci/granary/simtest/netns"
+	"github.com/granary-oci/granary/simtest/sites"
 )
 
 const flapEach = 5 * time.Second
@@ -83,17 +83,15 @@ func (o *options) run(ctx context.Context) error {
 	}
 	if o.granary == "" {
 		o.granary = filepath.Join(dir, "granary")
-		build := exec.CommandContext(ctx, "go", "build", "-o", o.granary, "github.com/granary-oci/granary/cmd/granary")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("build: %w\n%s", err, out)
+		if err := netns.BuildGranary(ctx, o.granary); err != nil {
+			return err
 		}
 	}
-	l, err := newLab(ctx, dir, o.granary, strings.Split(o.by, ","), 3, 0, strings.Fields(o.more)...)
+	l, err := newLab(ctx, sites.Config{Dir: dir, Granary: o.granary, By: strings.Split(o.by, ","), Nodes: 3, Flags: strings.Fields(o.more)})
 	if err == nil {
 		err = o.table(ctx, l)
 	}
-	l.close()
+	l.Close()
 	if err != nil {
 		return fmt.Errorf("%w\nlogs are in %s", err, dir)
 	}
@@ -104,17 +102,26 @@ func (o *options) run(ctx context.Context) error {
 	return os.RemoveAll(dir)
 }
 
+// newLab makes a lab. It is to be closed, even if this fails.
+func newLab(ctx context.Context, cfg sites.Config) (*lab, error) {
+	l, err := sites.New(ctx, cfg)
+	return &lab{l}, err
+}
+
 // table runs the rows and prints them.
 func (o *options) table(ctx context.Context, l *lab) error {
-	fmt.Printf("%s, image of %.0f MB, lines of %d Mbit/s and %v\n", time.Now().Format(time.DateOnly), float64(o.size)/1e6, rate, trip)
+	fmt.Printf("%s, image of %.0f MB, lines of %d Mbit/s and %v\n", time.Now().Format(time.DateOnly), float64(o.size)/1e6, sites.Rate, sites.Trip)
 	fmt.Println("row     by    seconds  bound  counted  payload  line")
 	seed := byte(0)
 	for _, name := range strings.Split(o.rows, ",") {
-		runs := make([][]outcome, len(l.sites))
+		runs := make([][]sites.Outcome, len(l.Sites))
 		var limit time.Duration
 		for range o.runs {
 			seed++
-			img := l.registry.push(seed, o.size)
+			img, err := push(l.Registry, seed, o.size)
+			if err != nil {
+				return err
+			}
 			limit = bound(img)
 			all, err := l.row(ctx, name, img)
 			if err != nil {
@@ -124,22 +131,22 @@ func (o *options) table(ctx context.Context, l *lab) error {
 				runs[i] = append(runs[i], one)
 			}
 		}
-		for i, s := range l.sites {
-			print(name, s.by, runs[i], limit, o.size)
+		for i, s := range l.Sites {
+			print(name, s.By, runs[i], limit, o.size)
 		}
 	}
 	return nil
 }
 
 // row runs a row once.
-func (l *lab) row(ctx context.Context, name string, img *image) ([]outcome, error) {
+func (l *lab) row(ctx context.Context, name string, img *sites.Image) ([]sites.Outcome, error) {
 	switch name {
 	case "direct":
 		return l.pullDirect(ctx, img)
 	case "cold":
 		return l.pull(ctx, img)
 	case "warm":
-		if err := pullAll(ctx, img, []*netns.Space{l.network.hub}, "https://127.0.0.1:5050"); err != nil {
+		if err := img.Pull(ctx, l.Hub.Space, sites.HubURL); err != nil {
 			return nil, err
 		}
 		return l.pull(ctx, img)
@@ -151,8 +158,8 @@ func (l *lab) row(ctx context.Context, name string, img *image) ([]outcome, erro
 	return nil, fmt.Errorf("no row is called %q", name)
 }
 
-func print(name, by string, runs []outcome, limit time.Duration, size int64) {
-	median := func(value func(outcome) float64) float64 {
+func print(name, by string, runs []sites.Outcome, limit time.Duration, size int64) {
+	median := func(value func(sites.Outcome) float64) float64 {
 		var all []float64
 		for _, o := range runs {
 			all = append(all, value(o))
@@ -160,10 +167,10 @@ func print(name, by string, runs []outcome, limit time.Duration, size int64) {
 		slices.Sort(all)
 		return all[len(all)/2]
 	}
-	images := func(value func(outcome) int64) float64 {
-		return median(func(o outcome) float64 { return float64(value(o)) / float64(size) })
+	images := func(value func(sites.Outcome) int64) float64 {
+		return median(func(o sites.Outcome) float64 { return float64(value(o)) / float64(size) })
 	}
-	took := median(func(o outcome) float64 { return o.took.Seconds() })
+	took := median(func(o sites.Outcome) float64 { return o.Took.Seconds() })
 	fmt.Printf("%-7s %-4s %8.2f %6.2f %8.3f %8.3f %5.3f\n", name, by, took, took/limit.Seconds(),
-		images(func(o outcome) int64 { return o.counted }), images(func(o outcome) int64 { return o.payload }), images(func(o outcome) int64 { return o.all }))
+		images(func(o sites.Outcome) int64 { return o.Counted }), images(func(o sites.Outcome) int64 { return o.Payload }), images(func(o sites.Outcome) int64 { return o.All }))
 }

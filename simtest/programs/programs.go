@@ -34,6 +34,24 @@ func NeedRoot(t *testing.T) {
 	}
 }
 
+// NeedLines skips tests that make lines between network namespaces.
+func NeedLines(t *testing.T) {
+	t.Helper()
+	NeedRoot(t)
+	for _, name := range []string{"ip", "tc", "nft"} {
+		OfSystem(t, name)
+	}
+	NeedDevice(t, "/dev/net/tun")
+}
+
+// NeedDevice skips tests that take a device.
+func NeedDevice(t *testing.T, path string) {
+	t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		Missing(t, path)
+	}
+}
+
 // OfSystem finds a program of the system.
 func OfSystem(t *testing.T, name string) string {
 	t.Helper()

@@ -1,4 +1,4 @@
-package main
+package sites
 
 import (
 	"context"
@@ -22,18 +22,22 @@ type network struct {
 
 // edge is the network of an edge site.
 type edge struct {
-	line   *netns.Wire // its near end is the hub
-	router string      // namespace
-	subnet string      // as in 10.213.1.
-	nodes  []*netns.Space
+	line     *netns.Wire // its near end is the hub
+	wan      string      // its device at the hub
+	router   string      // namespace
+	subnet   string      // as in 10.213.1.
+	machines []*netns.Space
 }
 
 const (
 	namePrefix = "granary-edge"
 
-	rate  = 50 // Mbit/s of a line, each way
-	trip  = 80 * time.Millisecond
-	shape = "root tbf rate 50mbit burst 128kb latency 100ms"
+	// Rate is that of a line in Mbit/s, each way, and Trip how long a round trip takes.
+	Rate = 50
+	Trip = 80 * time.Millisecond
+
+	thin = "root tbf rate 50mbit burst 128kb latency 100ms"
+	wide = "root tbf rate 2gbit burst 2mb latency 100ms"
 
 	registryAddress = "10.211.9.1"
 	hubAddress      = "10.211.0.11"
@@ -64,7 +68,7 @@ func newNetwork(ctx context.Context, edges, nodes int) (n *network, err error) {
 			return n, err
 		}
 	}
-	return n, n.openRegistry(ctx, false)
+	return n, n.OpenRegistry(ctx, false)
 }
 
 // machine makes a machine that is connected to a router, which has an address on that link.
@@ -86,38 +90,53 @@ func (n *network) machine(ctx context.Context, label, router, address, gateway s
 }
 
 func (n *network) addEdge(ctx context.Context, i, nodes int) (err error) {
-	e := &edge{router: netns.Name(namePrefix, fmt.Sprint("e", i)), subnet: fmt.Sprintf("10.213.%d.", i)}
+	e := &edge{wan: fmt.Sprint("wan", i), router: netns.Name(namePrefix, fmt.Sprint("e", i)), subnet: fmt.Sprintf("10.213.%d.", i)}
 	n.edges, n.all = append(n.edges, e), append(n.all, e.router)
-	name, wan := fmt.Sprintf("ged%d-%d", os.Getpid(), i), fmt.Sprint("wan", i)
-	if e.line, err = netns.NewWire(name+"h", name+"e", trip/2, nil); err != nil {
+	name := fmt.Sprintf("ged%d-%d", os.Getpid(), i)
+	if e.line, err = netns.NewWire(name+"h", name+"e", Trip/2, nil); err != nil {
 		return err
 	}
 	far, near := fmt.Sprintf("10.212.%d.1", i), fmt.Sprintf("10.212.%d.2", i)
 	err = lines.Run(ctx,
 		"ip netns add "+e.router,
 		"ip netns exec "+e.router+" sysctl -qw net.ipv4.ip_forward=1",
-		"ip link set "+e.line.Near+" netns "+n.far+" name "+wan,
+		"ip link set "+e.line.Near+" netns "+n.far+" name "+e.wan,
 		"ip link set "+e.line.Far+" netns "+e.router+" name wan0",
-		"ip -n "+n.far+" addr add "+far+"/30 dev "+wan,
-		"ip -n "+n.far+" link set "+wan+" up",
+		"ip -n "+n.far+" addr add "+far+"/30 dev "+e.wan,
+		"ip -n "+n.far+" link set "+e.wan+" up",
 		"ip -n "+e.router+" addr add "+near+"/30 dev wan0",
 		"ip -n "+e.router+" link set wan0 up",
 		"ip -n "+e.router+" route add default via "+far,
-		"tc -n "+n.far+" qdisc add dev "+wan+" "+shape,
-		"tc -n "+e.router+" qdisc add dev wan0 "+shape,
+		"tc -n "+n.far+" qdisc add dev "+e.wan+" "+thin,
+		"tc -n "+e.router+" qdisc add dev wan0 "+thin,
 		"ip netns exec "+e.router+" nft add table ip edge",
 		"ip netns exec "+e.router+" nft add chain ip edge out { type nat hook postrouting priority 100 ; }",
 		"ip netns exec "+e.router+" nft add rule ip edge out oifname wan0 masquerade")
 	for j := 0; j < nodes && err == nil; j++ {
 		var s *netns.Space
 		s, err = n.machine(ctx, fmt.Sprintf("e%dn%d", i, j+1), e.router, e.subnet+fmt.Sprint(11+j), e.subnet+fmt.Sprint(101+j))
-		e.nodes = append(e.nodes, s)
+		e.machines = append(e.machines, s)
 	}
 	return err
 }
 
-// openRegistry lets edges reach the registry, or has what they send it vanish.
-func (n *network) openRegistry(ctx context.Context, is bool) error {
+// Widen has lines carry all that they can, for what is not measured, or makes them thin again.
+func (n *network) Widen(ctx context.Context, is bool) error {
+	shape := thin
+	if is {
+		shape = wide
+	}
+	for _, e := range n.edges {
+		err := lines.Run(ctx, "tc -n "+n.far+" qdisc replace dev "+e.wan+" "+shape, "tc -n "+e.router+" qdisc replace dev wan0 "+shape)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// OpenRegistry lets edges reach the registry, or has what they send it vanish.
+func (n *network) OpenRegistry(ctx context.Context, is bool) error {
 	nft := "ip netns exec " + n.far + " nft "
 	if is {
 		return lines.Run(ctx, nft+"flush chain ip edges forward")
@@ -125,23 +144,23 @@ func (n *network) openRegistry(ctx context.Context, is bool) error {
 	return lines.Run(ctx, nft+"add rule ip edges forward iifname wan* ip daddr "+registryAddress+" drop")
 }
 
-// cut cuts all lines, or mends them.
-func (n *network) cut(is bool) {
+// Cut cuts all lines, or mends them.
+func (n *network) Cut(is bool) {
 	for _, e := range n.edges {
 		e.line.Cut.Store(is)
 	}
 }
 
-// flap cuts and mends all lines in turn, each for so long, beginning with a cut, until ctx ends.
-func (n *network) flap(ctx context.Context, each time.Duration) {
+// Flap cuts and mends all lines in turn, each for so long, beginning with a cut, until ctx ends.
+func (n *network) Flap(ctx context.Context, each time.Duration) {
 	for down := true; ctx.Err() == nil; down = !down {
-		n.cut(down)
+		n.Cut(down)
 		select {
 		case <-ctx.Done():
 		case <-time.After(each):
 		}
 	}
-	n.cut(false)
+	n.Cut(false)
 }
 
 func (n *network) close() {
