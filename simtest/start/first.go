@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/images"
 )
 
 // filesOf returns the names of the files of an image that the commands read, those that
@@ -28,14 +30,14 @@ func filesOf(ctx context.Context, layers []string, commands []command) (names []
 	}
 	defer func() { err = errors.Join(err, unix.Unmount(root, unix.MNT_DETACH)) }()
 	for _, l := range layers {
-		if err := unpack(l, root); err != nil {
+		if err := images.Unpack(l, root); err != nil {
 			return nil, err
 		}
 	}
 	begin := time.Now()
 	time.Sleep(50 * time.Millisecond) // the kernel's clock of files is as coarse as 10 ms
 	for _, c := range commands {
-		if err := c.run(ctx, root); err != nil {
+		if err := c.Run(ctx, root); err != nil {
 			return nil, err
 		}
 	}

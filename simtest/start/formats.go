@@ -1,11 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +16,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/simtest/images"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // format is one that the image is written in.
@@ -81,30 +84,12 @@ func writeChunkedStargz(from string, to io.Writer, _ []string) (said, error) {
 	}{&zstdchunked.Compressor{CompressionLevel: zstd.SpeedDefault, Metadata: annotations}, new(zstdchunked.Decompressor)}))
 }
 
-// buildStargz writes a layer with the module of stargz-snapshotter.
-func buildStargz(from string, to io.Writer, annotations map[string]string, options ...estargz.Option) (said, error) {
-	f, err := os.Open(from)
-	if err != nil {
-		return said{}, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return said{}, err
-	}
-	blob, err := estargz.Build(io.NewSectionReader(f, 0, info.Size()), append(options, estargz.WithAllowPrioritizeNotFound(new([]string)))...)
-	if err != nil {
-		return said{}, err
-	}
-	defer blob.Close()
-	if _, err := io.Copy(to, blob); err != nil {
-		return said{}, err
-	}
-	out := said{map[string]string{estargz.TOCJSONDigestAnnotation: string(blob.TOCDigest())}, blob.DiffID()}
-	for k, v := range annotations {
-		out.annotations[k] = v
-	}
-	return out, nil
+// buildStargz writes a layer with the module of stargz-snapshotter, which may add to what is said of it.
+func buildStargz(from string, to io.Writer, more map[string]string, options ...estargz.Option) (said, error) {
+	built, err := images.Stargz(from, to, options...)
+	out := said{map[string]string{estargz.TOCJSONDigestAnnotation: string(built.TOC)}, built.DiffID}
+	maps.Copy(out.annotations, more)
+	return out, err
 }
 
 // writeChunkedStorage writes zstd:chunked with the writer of containers/storage, which is
@@ -121,7 +106,7 @@ func writeChunkedStorage(from string, to io.Writer, _ []string) (said, error) {
 	}
 	defer os.Remove(annotations.Name())
 	defer annotations.Close()
-	program, err := tool("chunked")
+	program, err := netns.Tool("chunked")
 	if err != nil {
 		return said{}, err
 	}
@@ -155,7 +140,7 @@ func fileSystem(from string, to io.Writer, program func(dir, name string) *exec.
 	}
 	defer os.RemoveAll(work)
 	dir, name := filepath.Join(work, "root"), filepath.Join(work, "image")
-	if err := unpack(from, dir); err != nil {
+	if err := images.Unpack(from, dir); err != nil {
 		return err
 	}
 	if out, err := program(dir, name).CombinedOutput(); err != nil {
@@ -168,16 +153,4 @@ func fileSystem(from string, to io.Writer, program func(dir, name string) *exec.
 	defer f.Close()
 	_, err = io.Copy(to, f)
 	return err
-}
-
-// unpack unpacks tars over each other, which have no whiteouts.
-func unpack(from, dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	out, err := exec.Command("tar", "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", dir, "-f", from).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("unpack %s: %w\n%s", from, err, bytes.TrimSpace(out))
-	}
-	return nil
 }

@@ -53,7 +53,7 @@ func (r *registry) ensure(ctx context.Context, f format, note string, layers []s
 func (r *registry) make(ctx context.Context, f format, layers, first []string, commands []command) (*image, error) {
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, RootFS: ocispec.RootFS{Type: "layers"}}
-	config.Config.Cmd = commands[0].args[:1] // as images of a program say it
+	config.Config.Cmd = commands[0].Args[:1] // as images of a program say it
 	img := &image{Format: f.name}
 	for _, from := range layers {
 		desc, diffID, err := r.addLayer(ctx, f, from, first)

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // lab is a registry with the image in every format, behind a link, and machines.
@@ -43,7 +41,7 @@ func newLab(ctx context.Context, o *options) (l *lab, err error) {
 	}
 	if l.granary == "" {
 		l.granary = filepath.Join(l.dir, "granary")
-		if err := buildGranary(ctx, l.granary); err != nil {
+		if err := netns.BuildGranary(ctx, l.granary); err != nil {
 			return l, err
 		}
 	}
@@ -85,22 +83,8 @@ func (l *lab) close() {
 		l.net.close()
 	}
 	if l.dir != "" {
-		unmountBelow(l.dir)
+		netns.UnmountBelow(l.dir)
 		_ = os.RemoveAll(l.dir)
-	}
-}
-
-// unmountBelow unmounts all that is mounted in a directory, the last first.
-func unmountBelow(dir string) {
-	list, _ := os.ReadFile("/proc/self/mountinfo")
-	var all []string
-	for line := range strings.Lines(string(list)) {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
-			all = append(all, fields[4])
-		}
-	}
-	for _, path := range slices.Backward(all) {
-		_ = unix.Unmount(path, unix.MNT_DETACH)
 	}
 }
 
@@ -110,38 +94,13 @@ func sweepRuns(work string) {
 	for _, name := range names {
 		_, pid, _ := strings.Cut(filepath.Base(name), "-")
 		if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {
-			unmountBelow(name)
+			netns.UnmountBelow(name)
 			_ = os.RemoveAll(name)
 		}
 	}
 }
 
 func (l *lab) logFile(name string) string { return filepath.Join(l.logs, l.label+"-"+name+".log") }
-
-// buildGranary builds the program of the module that this one is of.
-func buildGranary(ctx context.Context, to string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-o", to, "github.com/granary-oci/granary/cmd/granary")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return nil
-}
-
-// tools is where simtest/e2e/install.sh has put programs.
-func tools() string { return os.Getenv("GRANARY_TOOLS") }
-
-// tool finds a program there, or where programs are.
-func tool(names ...string) (string, error) {
-	for _, name := range names {
-		for _, path := range []string{filepath.Join(tools(), name), name} {
-			if found, err := exec.LookPath(path); err == nil {
-				return found, nil
-			}
-		}
-	}
-	return "", fmt.Errorf("MISSING: %s; run simtest/e2e/install.sh as root, and name its folder in $GRANARY_TOOLS", strings.Join(names, " or "))
-}
 
 // outcome is what it took until a command had printed.
 type outcome struct {

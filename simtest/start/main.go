@@ -46,6 +46,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // options are the command line.
@@ -127,8 +129,8 @@ func namesOf[T any](all []T, name func(T) string) (names []string) {
 }
 
 func defaultWork() string {
-	if tools() != "" {
-		return filepath.Join(tools(), "start")
+	if netns.Tools() != "" {
+		return filepath.Join(netns.Tools(), "start")
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -143,7 +145,7 @@ func check() error {
 		return errors.New("it takes root to make networks and to mount")
 	}
 	for _, name := range []string{"ip", "tc", "nsenter", "chroot", "tar", "mmdebstrap", "mkfs.erofs", "mksquashfs", "chunked", "registry", "containerd", "ctr"} {
-		if _, err := tool(name); err != nil {
+		if _, err := netns.Tool(name); err != nil {
 			return err
 		}
 	}

@@ -3,20 +3,15 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/granary-oci/granary/simtest/mounts"
 	"github.com/granary-oci/granary/simtest/netns"
 )
 
@@ -135,95 +130,8 @@ func (n *node) metric(ctx context.Context, name, match string) (sum float64) {
 	return sum
 }
 
-// mount is an image that is mounted through a node.
-type mount struct {
-	*exec.Cmd
-	dir  string
-	said *strings.Builder // after it was mounted; whole once it has ended
-	done chan error
-}
-
 // mount mounts an image, and returns when it is.
-func (n *node) mount(ctx context.Context, image string, more ...string) (m *mount, err error) {
-	m = &mount{said: new(strings.Builder), done: make(chan error, 1)}
-	if m.dir, err = os.MkdirTemp(n.lab.dir, "mount-"); err != nil {
-		return nil, err
-	}
-	args := append([]string{n.lab.granary, "mount", "--node", adminURL, "--default-upstream", registryHost}, more...)
-	args = n.space.In(append(args, image+":"+tag, m.dir)...)
-	log, err := os.OpenFile(n.lab.logFile("mount"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	m.Cmd = exec.Command(args[0], args[1:]...)
-	m.Stderr = log
-	m.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
-	out, err := m.StdoutPipe()
-	if err == nil {
-		err = m.Start()
-	}
-	if err != nil {
-		return nil, err
-	}
-	is := make(chan bool)
-	go m.follow(out, is)
-	select {
-	case ok := <-is:
-		if !ok {
-			err = errors.New("it has ended; see " + log.Name())
-		}
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("granary mount %s: %w", image, errors.Join(err, m.end()))
-	}
-	return m, nil
-}
-
-// follow reads what the program says, and tells when the image is mounted.
-func (m *mount) follow(out io.Reader, is chan<- bool) {
-	lines := bufio.NewScanner(out)
-	told := false
-	for lines.Scan() {
-		if !told && strings.Contains(lines.Text(), ": mounted at ") {
-			told = true
-			is <- true
-			continue
-		}
-		m.said.WriteString(lines.Text() + "\n")
-	}
-	close(is)
-	m.done <- m.Wait()
-}
-
-// end unmounts the image.
-func (m *mount) end() error {
-	_ = m.Process.Signal(syscall.SIGTERM)
-	var err error
-	select {
-	case err = <-m.done:
-	case <-time.After(20 * time.Second):
-		_ = unix.Unmount(m.dir, unix.MNT_DETACH)
-		_ = m.Process.Kill()
-		err = errors.Join(errors.New("it does not end"), <-m.done)
-	}
-	return errors.Join(err, os.Remove(m.dir))
-}
-
-// run runs a command in a directory as its root, and checks what it prints.
-func (c command) run(ctx context.Context, root string) error {
-	cmd := exec.CommandContext(ctx, "chroot", append([]string{root}, c.args...)...)
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "LANG=C.UTF-8"}
-	var said strings.Builder
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", filepath.Base(c.args[0]), err, said.String())
-	}
-	if string(out) != c.prints {
-		return fmt.Errorf("%s printed %q, want %q", c.name, out, c.prints)
-	}
-	return nil
+func (n *node) mount(ctx context.Context, image string, more ...string) (*mounts.Mount, error) {
+	args := append([]string{"--node", adminURL, "--default-upstream", registryHost}, more...)
+	return mounts.Start(ctx, n.space, n.lab.granary, n.lab.dir, n.lab.logFile("mount"), append(args, image+":"+tag)...)
 }

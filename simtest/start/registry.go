@@ -32,7 +32,7 @@ func startRegistry(ctx context.Context, s *netns.Space, work, log string) (*regi
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, err
 	}
-	program, err := tool("registry", "docker-registry")
+	program, err := netns.Tool("registry", "docker-registry")
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // row is a way to start a command from an image.
@@ -38,7 +40,7 @@ var rows = []row{
 func (r row) suits(format string) bool { return r.formats == nil || slices.Contains(r.formats, format) }
 
 func noSnapshotter(*lab) string {
-	if _, err := tool("containerd-stargz-grpc"); err != nil {
+	if _, err := netns.Tool("containerd-stargz-grpc"); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -74,14 +76,14 @@ func (n *node) time(ctx context.Context, img *image, c command, flags ...string)
 		return o, err
 	}
 	w.mounted()
-	err = c.run(ctx, m.dir)
+	err = c.Run(ctx, m.Dir)
 	o = w.stop()
 	o.cpu = n.CPU() - cpu
 	o.peers = int64(n.metric(ctx, "granary_peer_bytes_total", `"in"`) - peers)
 	o.requests = int(n.metric(ctx, "granary_upstream_requests_total", "") - asked)
-	err = errors.Join(err, m.end())
+	err = errors.Join(err, m.End())
 	o.cpu += (m.ProcessState.UserTime() + m.ProcessState.SystemTime()).Seconds()
-	o.note = strings.TrimSpace(m.said.String())
+	o.note = m.Said()
 	return o, err
 }
 

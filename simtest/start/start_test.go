@@ -1,22 +1,20 @@
 package main
 
 import (
-	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // TestTheSmallImage runs the program with the small image, twice: to its end, and
@@ -26,7 +24,7 @@ func TestTheSmallImage(t *testing.T) {
 		t.Skip("it takes a minute")
 	}
 	err := check()
-	if _, missing := os.Stat(filepath.Join(tools(), "debian.tar")); err == nil && missing != nil {
+	if _, missing := os.Stat(filepath.Join(netns.Tools(), "debian.tar")); err == nil && missing != nil {
 		err = fmt.Errorf("debian.tar: %w", missing)
 	}
 	if err != nil {
@@ -40,7 +38,7 @@ func TestTheSmallImage(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if err := buildGranary(t.Context(), granary); err != nil {
+	if err := netns.BuildGranary(t.Context(), granary); err != nil {
 		t.Fatal(err)
 	}
 	args := []string{"-small", "-work", work, "-granary", granary, "-formats", "estargz"}
@@ -132,47 +130,5 @@ func nothingLeft(t *testing.T, work string, pid int) {
 		if line, err := os.ReadFile(name); err == nil && bytes.Contains(line, []byte(work+"/run-")) {
 			t.Errorf("a process is left: %q", line)
 		}
-	}
-}
-
-// TestDifference puts the difference of two systems over the lower one, which gives the
-// upper one.
-func TestDifference(t *testing.T) {
-	dir := t.TempDir()
-	below, system, layer := filepath.Join(dir, "below"), filepath.Join(dir, "system"), filepath.Join(dir, "layer")
-	write := func(name string, files ...string) {
-		t.Helper()
-		var b bytes.Buffer
-		w := tar.NewWriter(&b)
-		for _, f := range files {
-			path, content, _ := strings.Cut(f, "=")
-			h := &tar.Header{Name: "./" + path, Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg}
-			if strings.HasSuffix(path, "/") {
-				h.Typeflag = tar.TypeDir
-			}
-			_ = w.WriteHeader(h)
-			_, _ = io.WriteString(w, content)
-		}
-		if err := errors.Join(w.Close(), os.WriteFile(name, b.Bytes(), 0o644)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(below, "a/", "a/same=1", "a/changed=1", "b/", "b/same=1")
-	write(system, "a/", "a/same=1", "a/changed=2", "b/", "b/same=1", "c/", "c/new=1")
-	if err := difference(below, system, layer); err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	err := eachEntry(layer, func(h *tar.Header, content io.Reader) error {
-		p, err := io.ReadAll(content)
-		got = append(got, strings.TrimPrefix(h.Name, "./")+"="+string(p))
-		return err
-	})
-	if want := []string{"a/=", "a/changed=2", "c/=", "c/new=1"}; err != nil || !slices.Equal(got, want) {
-		t.Errorf("%q, %v; want %q", got, err, want)
-	}
-	write(system, "a/", "a/same=1", "b/", "b/same=1")
-	if err := difference(below, system, layer); err == nil || !strings.Contains(err.Error(), "a/changed") {
-		t.Errorf("something is missing: %v", err)
 	}
 }
