@@ -28,6 +28,9 @@ type scheme struct {
 	cut  func(tar []byte) (cut, error)
 }
 
+// protocol is what sites do.
+var protocol = scheme{"files, by content, 64 KiB", walk(cdc.NormalSize, inline)}
+
 var schemes = []scheme{
 	{"gzip, by content, 16 KiB", cutGzip},
 	{"tar, every 1 MiB", cutEvenly},
@@ -35,7 +38,7 @@ var schemes = []scheme{
 	{"tar, by content, 64 KiB", func(tar []byte) (cut, error) { return cut{chunks: byContent(64<<10, tar)}, nil }},
 	{"files, by content, 16 KiB", walk(16<<10, inline)},
 	{"files, by content, 32 KiB", walk(32<<10, inline)},
-	{"files, by content, 64 KiB", walk(cdc.NormalSize, inline)}, // the protocol's
+	protocol,
 	{"the same, headers are chunks", walk(cdc.NormalSize, apart)},
 	{"the same, headers with contents", walk(cdc.NormalSize, joined)},
 	{"files, by content, 256 KiB", walk(256<<10, inline)},

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"github.com/granary-oci/granary/simtest/images"
+	"github.com/granary-oci/granary/simtest/programs"
+)
+
+// small is an image of 4 MB, an eighth of which changes: text and noise.
+var small = subject{name: "small", title: "small", layers: func(_ context.Context, folder string, v version) ([]string, error) {
+	layer := filepath.Join(folder, "small-"+v.tag+".tar")
+	return []string{layer}, images.Once(layer, func(to string) error { return writeTar(to, v, writeSmall) })
+}}
+
+func writeSmall(w *tree) error {
+	for i := range byte(16) {
+		seed := i
+		if w.at.Unix() == int64(newer.epoch) && i%8 == 3 {
+			seed += 100
+		}
+		p := make([]byte, 250_000)
+		_, _ = rand.NewChaCha8([32]byte{seed}).Read(p)
+		for at := range p[:100_000] {
+			p[at] = 'a' + p[at]%16
+		}
+		err := w.file(fmt.Sprintf("usr/lib/file%d", i), 0o644, int64(len(p)), func(f io.Writer) error {
+			_, err := f.Write(p)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestRows runs each row with a small image: all contents and digests are compared, and the line carries what is
+// new, which gzip may pack better, and no more than all, and of what is made again hardly more than what is new.
+func TestRows(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes half a minute")
+	}
+	programs.NeedLines(t)
+	programs.NeedDevice(t, "/dev/fuse")
+	dir := t.TempDir()
+	if err := programs.Build(dir, "cmd/granary"); err != nil {
+		t.Fatal(err)
+	}
+	l, err := newLab(t.Context(), &bench{by: "quic", granary: filepath.Join(dir, "granary")}, dir, small)
+	t.Cleanup(func() { l.close(true) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := map[string]float64{"bytes": 1.15} // of the new chunks
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			for _, name := range r.needs {
+				programs.Tool(t, name)
+			}
+			parts, err := l.run(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range parts {
+				t.Logf("%v%s: %+v; %.2f of %d", r.title, p.until, p.Outcome, float64(p.All)/float64(l.bound), l.bound)
+			}
+			last := parts[len(parts)-1]
+			if last.All < int64(l.bound)*8/10 || last.Payload > l.newerStargz.Size*11/10 {
+				t.Errorf("%d bytes came for an image of %d with %d new ones", last.All, l.newer.Size, l.bound)
+			}
+			if limit := most[r.name]; limit > 0 && float64(last.All) > limit*float64(l.bound) {
+				t.Errorf("%d bytes came for %d", last.All, l.bound)
+			}
+		})
+	}
+}
