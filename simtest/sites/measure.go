@@ -42,6 +42,19 @@ func (w *Watch) Read(ctx context.Context) (Outcome, error) {
 	return o, err
 }
 
+// Quiet waits until nothing has come out of the line for so long.
+func (s *Site) Quiet(ctx context.Context, long time.Duration) error {
+	for was := int64(-1); was != s.line.ToFar.All.Load(); {
+		was = s.line.ToFar.All.Load()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(long):
+		}
+	}
+	return nil
+}
+
 // Measure measures what do does to the line.
 func (s *Site) Measure(ctx context.Context, do func(context.Context) error) (Outcome, error) {
 	w, err := s.Watch(ctx)

@@ -22,6 +22,7 @@ import (
 type bench struct {
 	runs                        int
 	subjects, rows, by, granary string
+	quiet                       time.Duration
 }
 
 func (b *bench) flags(f *flag.FlagSet) {
@@ -29,6 +30,7 @@ func (b *bench) flags(f *flag.FlagSet) {
 	f.StringVar(&b.subjects, "subjects", "debian,npm,model", "with -line, of which images")
 	f.StringVar(&b.rows, "rows", names(rows), "with -line, what to run")
 	f.StringVar(&b.by, "by", "quic", "with -line, how the site reaches the hub: quic, tcp or url")
+	f.DurationVar(&b.quiet, "quiet", 8*time.Second, "with -line, how long nothing is to come before the snapshotter is taken to have the older version")
 	f.StringVar(&b.granary, "granary", "", "with -line, the binary (default: built from the source)")
 }
 
@@ -120,20 +122,20 @@ func (l *lab) line(title string, results [][]part, i int) string {
 type lab struct {
 	*sites.Lab
 	granary string
-	dir     string // of all that a run makes
+	quiet   time.Duration // after which the snapshotter fetches nothing more by itself
+	dir     string        // of all that a run makes
 	subject subject
 
 	older, newer             *image
 	olderStargz, newerStargz *image
 	other                    *sites.Image // has nothing in common with it
 	files                    map[*image]contents
-	bound                    int             // bytes of the new chunks, as they are sent
-	states                   map[string]bool // that are in files of these names
+	bound                    int // bytes of the new chunks, as they are sent
 }
 
 // newLab makes a lab whose hub has both versions of the image, and knows all that it tells of them.
 func newLab(ctx context.Context, b *bench, dir string, s subject) (l *lab, err error) {
-	l = &lab{granary: b.granary, subject: s, files: make(map[*image]contents), states: make(map[string]bool)}
+	l = &lab{granary: b.granary, quiet: b.quiet, subject: s, files: make(map[*image]contents)}
 	if l.dir, err = os.MkdirTemp(dir, "run-"); err != nil {
 		return l, err
 	}

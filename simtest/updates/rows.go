@@ -182,7 +182,13 @@ func bySnapshotter(ctx context.Context, l *lab) (parts []part, err error) {
 		}
 		return do(root)
 	}
-	if err := l.widely(ctx, func() error { return mount(ctx, l.olderStargz, l.files[l.olderStargz].readAll) }); err != nil {
+	err = l.widely(ctx, func() error {
+		if err := mount(ctx, l.olderStargz, l.files[l.olderStargz].readAll); err != nil {
+			return err
+		}
+		return l.site().Quiet(ctx, l.quiet)
+	})
+	if err != nil {
 		return nil, fmt.Errorf("the older version: %w", err)
 	}
 	return l.startAndRead(ctx, l.newerStargz, func(ctx context.Context, do func(root string) error) error { return mount(ctx, l.newerStargz, do) })
