@@ -94,6 +94,9 @@ func (b *bench) measure(ctx context.Context, dir string, s subject) (err error) 
 			}
 			results = append(results, parts)
 		}
+		if err := l.forget(r.before); err != nil {
+			return err
+		}
 		for i, p := range results[0] {
 			fmt.Println(l.line(r.title+p.until, results, i))
 		}
@@ -126,16 +129,14 @@ type lab struct {
 	dir     string        // of all that a run makes
 	subject subject
 
-	older, newer             *image
-	olderStargz, newerStargz *image
-	other                    *sites.Image // has nothing in common with it
-	files                    map[*image]contents
-	bound                    int // bytes of the new chunks, as they are sent
+	older, newer *image
+	other        *sites.Image // has nothing in common with it
+	bound        int          // bytes of the new chunks, as they are sent
 }
 
 // newLab makes a lab whose hub has both versions of the image, and knows all that it tells of them.
 func newLab(ctx context.Context, b *bench, dir string, s subject) (l *lab, err error) {
-	l = &lab{granary: b.granary, quiet: b.quiet, subject: s, files: make(map[*image]contents)}
+	l = &lab{granary: b.granary, quiet: b.quiet, subject: s}
 	if l.dir, err = os.MkdirTemp(dir, "run-"); err != nil {
 		return l, err
 	}
@@ -150,7 +151,10 @@ func newLab(ctx context.Context, b *bench, dir string, s subject) (l *lab, err e
 	if l.Lab, err = sites.New(ctx, sites.Config{Dir: l.dir, Granary: b.granary, By: []string{b.by}, Spare: 1}); err != nil {
 		return l, err
 	}
-	if err := errors.Join(l.push(older.tag, was, &l.older, &l.olderStargz), l.push(newer.tag, is, &l.newer, &l.newerStargz)); err != nil {
+	if l.older, err = l.push(older.tag, was); err != nil {
+		return l, err
+	}
+	if l.newer, err = l.push(newer.tag, is); err != nil {
 		return l, err
 	}
 	if l.bound, err = bound(was, is); err != nil {
@@ -159,20 +163,18 @@ func newLab(ctx context.Context, b *bench, dir string, s subject) (l *lab, err e
 	return l, l.fillHub(ctx)
 }
 
-// push puts a version into the registry, in each form.
-func (l *lab) push(tag string, tars []string, plain, seekable **image) (err error) {
+// push puts a version into the registry.
+func (l *lab) push(tag string, tars []string) (*image, error) {
 	files, err := contentsOf(tars)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if *plain, err = push(l.Registry, l.subject.name, tag, ordinary, tars); err != nil {
-		return err
-	}
-	if *seekable, err = push(l.Registry, l.subject.name+"-stargz", tag, stargz, tars); err != nil {
-		return err
-	}
-	l.files[*plain], l.files[*seekable] = files, files
-	return nil
+	return push(l.Registry, l.subject.name, tag, ordinary, tars, files)
+}
+
+// inStargz returns a version as eStargz, and puts it into the registry as such.
+func (l *lab) inStargz(of *image) (*image, error) {
+	return push(l.Registry, l.subject.name+"-stargz", of.Tag, stargz, of.tars, of.files)
 }
 
 // fillHub has the hub pull, and waits until it has looked at all layers.

@@ -71,7 +71,7 @@ func TestRows(t *testing.T) {
 				t.Logf("%v%s: %+v; %.2f of %d", r.title, p.until, p.Outcome, float64(p.All)/float64(l.bound), l.bound)
 			}
 			last := parts[len(parts)-1]
-			if last.All < int64(l.bound)*8/10 || last.Payload > l.newerStargz.Size*5/4 {
+			if last.All < int64(l.bound)*8/10 || last.Payload > l.newer.Size*5/4 {
 				t.Errorf("%d bytes came for an image of %d with %d new ones", last.All, l.newer.Size, l.bound)
 			}
 			if limit := most[r.name]; limit > 0 && float64(last.All) > limit*float64(l.bound) {

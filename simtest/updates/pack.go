@@ -94,14 +94,16 @@ func (f form) write(tar, to string) (l packedLayer, err error) {
 // image is one that is in the registry.
 type image struct {
 	*sites.Image
+	tars   []string
+	files  contents
 	layers []packedLayer
 }
 
 func (i *image) String() string { return i.Name + ":" + i.Tag }
 
-// push packs layers, and puts an image of them into the registry.
-func push(r *sites.Registry, name, tag string, f form, tars []string) (*image, error) {
-	img := new(image)
+// push packs layers, and puts an image of them, which has these files, into the registry.
+func push(r *sites.Registry, name, tag string, f form, tars []string, files contents) (*image, error) {
+	img := &image{tars: tars, files: files}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}, RootFS: ocispec.RootFS{Type: "layers"}}
 	var layers []ocispec.Descriptor
 	for _, tar := range tars {

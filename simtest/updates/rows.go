@@ -42,9 +42,9 @@ type part struct {
 var rows = []row{
 	{name: "whole", title: "blob by blob", before: pulled, flags: []string{"--wan=off"}, get: pull},
 	{name: "stargz", title: "eStargz, stargz-snapshotter", needs: []string{"containerd", "ctr", "containerd-stargz-grpc"}, get: bySnapshotter},
-	{name: "stargz-granary", title: "eStargz, `granary mount`", before: readStargz, get: func(ctx context.Context, l *lab) ([]part, error) { return l.lazily(ctx, l.newerStargz) }},
-	{name: "lazy-pulled", title: "gzip, `granary mount`, v1 pulled", before: pulled, get: func(ctx context.Context, l *lab) ([]part, error) { return l.lazily(ctx, l.newer) }},
-	{name: "lazy-read", title: "gzip, `granary mount`, v1 mounted and read", before: read, get: func(ctx context.Context, l *lab) ([]part, error) { return l.lazily(ctx, l.newer) }},
+	{name: "stargz-granary", title: "eStargz, `granary mount`", before: readStargz, get: lazilyStargz},
+	{name: "lazy-pulled", title: "gzip, `granary mount`, v1 pulled", before: pulled, get: lazily},
+	{name: "lazy-read", title: "gzip, `granary mount`, v1 mounted and read", before: read, get: lazily},
 	{name: "bytes", title: "gzip made again, `--wan=bytes`", before: pulled, flags: []string{"--wan=bytes"}, get: pull},
 	{name: "time", title: "gzip made again, `--wan=time`", before: pulled, flags: []string{"--wan=time"}, get: knowingly},
 }
@@ -93,12 +93,24 @@ func (l *lab) reach(ctx context.Context, s state) (err error) {
 		defer l.site().Leave()
 		switch s {
 		case read:
-			return l.mounted(ctx, l.older, l.files[l.older].readAll)
+			return l.mounted(ctx, l.older, l.older.files.readAll)
 		case readStargz:
-			return l.mounted(ctx, l.olderStargz, l.files[l.olderStargz].readAll)
+			img, err := l.inStargz(l.older)
+			if err != nil {
+				return err
+			}
+			return l.mounted(ctx, img, img.files.readAll)
 		}
 		return l.older.Pull(ctx, l.node().Space, sites.NodeURL)
 	})
+}
+
+// forget removes a state, unless several rows begin with it.
+func (l *lab) forget(s state) error {
+	if s == pulled {
+		return nil
+	}
+	return os.RemoveAll(l.state(s))
 }
 
 // widely calls do while the line is wide.
@@ -134,7 +146,17 @@ func (l *lab) mounted(ctx context.Context, img *image, do func(root string) erro
 	return errors.Join(do(m.Dir), m.End())
 }
 
-// lazily mounts an image, starts its program, and reads the rest.
+// lazily mounts the newer version.
+func lazily(ctx context.Context, l *lab) ([]part, error) { return l.lazily(ctx, l.newer) }
+
+func lazilyStargz(ctx context.Context, l *lab) ([]part, error) {
+	img, err := l.inStargz(l.newer)
+	if err != nil {
+		return nil, err
+	}
+	return l.lazily(ctx, img)
+}
+
 func (l *lab) lazily(ctx context.Context, img *image) (parts []part, err error) {
 	return l.startAndRead(ctx, img, func(ctx context.Context, do func(root string) error) error { return l.mounted(ctx, img, do) })
 }
@@ -156,7 +178,7 @@ func (l *lab) startAndRead(ctx context.Context, img *image, mount func(ctx conte
 				return err
 			}
 		}
-		if err := l.files[img].readAll(root); err != nil {
+		if err := img.files.readAll(root); err != nil {
 			return err
 		}
 		return note(", all files read")
@@ -182,8 +204,16 @@ func bySnapshotter(ctx context.Context, l *lab) (parts []part, err error) {
 		}
 		return do(root)
 	}
+	was, err := l.inStargz(l.older)
+	if err != nil {
+		return nil, err
+	}
+	is, err := l.inStargz(l.newer)
+	if err != nil {
+		return nil, err
+	}
 	err = l.widely(ctx, func() error {
-		if err := mount(ctx, l.olderStargz, l.files[l.olderStargz].readAll); err != nil {
+		if err := mount(ctx, was, was.files.readAll); err != nil {
 			return err
 		}
 		return l.site().Quiet(ctx, l.quiet)
@@ -191,5 +221,5 @@ func bySnapshotter(ctx context.Context, l *lab) (parts []part, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("the older version: %w", err)
 	}
-	return l.startAndRead(ctx, l.newerStargz, func(ctx context.Context, do func(root string) error) error { return mount(ctx, l.newerStargz, do) })
+	return l.startAndRead(ctx, is, func(ctx context.Context, do func(root string) error) error { return mount(ctx, is, do) })
 }

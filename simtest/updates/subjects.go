@@ -104,7 +104,7 @@ func npmLayers(ctx context.Context, folder string, v version) ([]string, error) 
 func writeNPM(ctx context.Context, to string, v version) error {
 	wanted := []string{"--before=2024-05-15", "next@14.1.4", "react@18.2.0", "react-dom@18.2.0", "typescript@5.4.5"}
 	if v.newer() {
-		wanted = []string{"--before=2024-08-15", "next@14.2.5", "react@18.3.1", "react-dom@18.3.1", "typescript@5.5.4"}
+		wanted = []string{"--before=2025-01-01", "next@14.2.5", "react@18.3.1", "react-dom@18.3.1", "typescript@5.5.4"}
 	}
 	dir, err := os.MkdirTemp("", "updates-npm-")
 	if err != nil {
