@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -20,9 +21,9 @@ import (
 
 // bench is what is measured of images over a thin line.
 type bench struct {
-	runs                        int
-	subjects, rows, by, granary string
-	quiet                       time.Duration
+	runs                              int
+	subjects, rows, by, granary, work string
+	quiet                             time.Duration
 }
 
 func (b *bench) flags(f *flag.FlagSet) {
@@ -30,6 +31,7 @@ func (b *bench) flags(f *flag.FlagSet) {
 	f.StringVar(&b.subjects, "subjects", "debian,npm,model", "with -line, of which images")
 	f.StringVar(&b.rows, "rows", names(rows), "with -line, what to run")
 	f.StringVar(&b.by, "by", "quic", "with -line, how the site reaches the hub: quic, tcp or url")
+	f.StringVar(&b.work, "work", "", "with -line, where nodes store what they have, 8 GB at the most (default: as -dir)")
 	f.DurationVar(&b.quiet, "quiet", 8*time.Second, "with -line, how long nothing is to come before the snapshotter is taken to have the older version")
 	f.StringVar(&b.granary, "granary", "", "with -line, the binary (default: built from the source)")
 }
@@ -137,7 +139,7 @@ type lab struct {
 // newLab makes a lab whose hub has both versions of the image, and knows all that it tells of them.
 func newLab(ctx context.Context, b *bench, dir string, s subject) (l *lab, err error) {
 	l = &lab{granary: b.granary, quiet: b.quiet, subject: s}
-	if l.dir, err = os.MkdirTemp(dir, "run-"); err != nil {
+	if l.dir, err = os.MkdirTemp(cmp.Or(b.work, dir), "run-"); err != nil {
 		return l, err
 	}
 	was, err := s.layers(ctx, dir, older)

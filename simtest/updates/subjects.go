@@ -43,23 +43,37 @@ const installed = "apache2,ca-certificates,curl,git,nodejs,openssh-client,perl,p
 
 // debianLayers are a Debian and what is installed in it, as by a Dockerfile that is built again with the same lines. Files of packages
 // are as old as they are there; what installing them writes is of the day.
-func debianLayers(ctx context.Context, folder string, v version) (layers []string, err error) {
-	below := ""
-	for _, s := range []struct{ name, packages string }{{"base", ""}, {"programs", installed}} {
-		name := filepath.Join(folder, "debian-"+v.tag+"-"+s.name)
-		system, layer := name+"-system.tar", name+".tar"
-		err := images.Once(system, func(to string) error {
-			return images.Bootstrap(ctx, to, images.System{Packages: s.packages, Epoch: v.epoch, Security: v.newer()})
-		})
+func debianLayers(ctx context.Context, folder string, v version) ([]string, error) {
+	base, programs := filepath.Join(folder, "debian-"+v.tag+"-base"), filepath.Join(folder, "debian-"+v.tag+"-programs")
+	err := images.Once(base+".tar", func(to string) error {
+		all, err := debianSystem(ctx, base, "", v)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
+			return err
 		}
-		if err := images.Once(layer, func(to string) error { return images.Difference(below, system, to) }); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
-		}
-		layers, below = append(layers, layer), system
+		return images.Difference("", all, to)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return layers, nil
+	return []string{base + ".tar", programs + ".tar"}, images.Once(programs+".tar", func(to string) error {
+		below, err := debianSystem(ctx, base, "", v)
+		if err != nil {
+			return err
+		}
+		all, err := debianSystem(ctx, programs, installed, v)
+		if err != nil {
+			return err
+		}
+		return images.Difference(below, all, to)
+	})
+}
+
+// debianSystem returns all that there is when a layer has been laid over those below it.
+func debianSystem(ctx context.Context, layer, packages string, v version) (string, error) {
+	system := layer + "-system.tar"
+	return system, images.Once(system, func(to string) error {
+		return images.Bootstrap(ctx, to, images.System{Packages: packages, Epoch: v.epoch, Security: v.newer()})
+	})
 }
 
 // modelLayers are a file of random bytes, as weights are to a compressor. In the newer version 64 places of it
