@@ -136,7 +136,7 @@ type lab struct {
 	bound        int          // bytes of the new chunks, as they are sent
 }
 
-// newLab makes a lab whose hub has both versions of the image, and knows all that it tells of them.
+// newLab makes a lab whose registry has both versions of the image.
 func newLab(ctx context.Context, b *bench, dir string, s subject) (l *lab, err error) {
 	l = &lab{granary: b.granary, quiet: b.quiet, subject: s}
 	if l.dir, err = os.MkdirTemp(cmp.Or(b.work, dir), "run-"); err != nil {
@@ -159,10 +159,8 @@ func newLab(ctx context.Context, b *bench, dir string, s subject) (l *lab, err e
 	if l.newer, err = l.push(newer.tag, is); err != nil {
 		return l, err
 	}
-	if l.bound, err = bound(was, is); err != nil {
-		return l, err
-	}
-	return l, l.fillHub(ctx)
+	l.bound, err = bound(was, is)
+	return l, err
 }
 
 // push puts a version into the registry.
@@ -179,8 +177,11 @@ func (l *lab) inStargz(of *image) (*image, error) {
 	return push(l.Registry, l.subject.name+"-stargz", of.Tag, stargz, of.tars, of.files)
 }
 
-// fillHub has the hub pull, and waits until it has looked at all layers.
+// fillHub has the hub pull both versions, once, and waits until it knows all that it tells of them.
 func (l *lab) fillHub(ctx context.Context) (err error) {
+	if l.other != nil {
+		return nil
+	}
 	p := make([]byte, 4<<20)
 	_, _ = rand.NewChaCha8([32]byte{'o'}).Read(p)
 	if l.other, err = l.Registry.PutImage("other", older.tag, []byte("{}"), []ocispec.Descriptor{l.Registry.PutBlob("other", ocispec.MediaTypeImageLayer, p)}); err != nil {

@@ -63,6 +63,11 @@ func (l *lab) run(ctx context.Context, r row) (parts []part, err error) {
 	if r.before == "" {
 		return r.get(ctx, l)
 	}
+	if r.before != readStargz {
+		if err := l.fillHub(ctx); err != nil {
+			return nil, fmt.Errorf("the hub: %w", err)
+		}
+	}
 	if err := l.reach(ctx, r.before); err != nil {
 		return nil, fmt.Errorf("the older version: %w", err)
 	}
