@@ -46,13 +46,20 @@ func (w *Watch) Read(ctx context.Context) (Outcome, error) {
 func (s *Site) Quiet(ctx context.Context, long time.Duration) error {
 	for was := int64(-1); was != s.line.ToFar.All.Load(); {
 		was = s.line.ToFar.All.Load()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(long):
+		if err := pause(ctx, long); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // Measure measures what do does to the line.

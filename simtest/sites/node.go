@@ -80,3 +80,20 @@ func (n *Node) knows(ctx context.Context) (count int) {
 	}
 	return count
 }
+
+// Settled waits until the node has looked at all layers that have come, for a second long.
+func (n *Node) Settled(ctx context.Context) error {
+	for looks := 0; looks < 4; looks++ {
+		s, err := n.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if s.Offers.Waiting > 0 {
+			looks = -1
+		}
+		if err := pause(ctx, 250*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -192,29 +192,7 @@ func (l *lab) fillHub(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	quiet := 0
-	for quiet < 4 {
-		s, err := l.Hub.Status(ctx)
-		if err != nil {
-			return err
-		}
-		if quiet++; s.Offers.Waiting > 0 {
-			quiet = 0
-		}
-		if err := pause(ctx, 250*time.Millisecond); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
+	return l.Hub.Settled(ctx)
 }
 
 // close ends all. Logs of what has failed stay.
