@@ -12,10 +12,12 @@ import (
 	"github.com/granary-oci/granary/simtest/netns"
 )
 
+// RegistryHost is what the registry is called at nodes; it resolves nowhere. RegistryAddress and RegistryURL are where
+// it is.
 const (
-	RegistryHost    = "registry.test"             // what the registry is called at nodes; it resolves nowhere
-	RegistryAddress = registryAddress + ":5000"   // where it is
-	RegistryURL     = "http://" + RegistryAddress // the same
+	RegistryHost    = "registry.test"
+	RegistryAddress = registryAddress + ":5000"
+	RegistryURL     = "http://" + RegistryAddress
 )
 
 // Registry has images in memory and in files, and serves them to everybody.
