@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -438,7 +439,7 @@ func (m *Mount) FetchRest() {
 		m.start(func() {
 			ctx := withUrgency(withTravel(m.ctx, &m.ahead), background)
 			for _, l := range m.layers {
-				if err := m.p.fetchStripes(ctx, l.Digest); err != nil {
+				if err := m.fetchLayer(ctx, chunkstore.Whole{Digest: l.Digest, Size: l.Size}); err != nil {
 					m.note(err)
 					m.setRest(err.Error())
 					return
@@ -451,15 +452,42 @@ func (m *Mount) FetchRest() {
 
 func (m *Mount) setRest(s string) { m.rest.Store(&s) }
 
+// fetchLayer fetches what is missing of a layer: of one that is read by its chunks, those that its files consist of.
+func (m *Mount) fetchLayer(ctx context.Context, w chunkstore.Whole) error {
+	if !m.p.unpacks(w) {
+		return m.p.fetchStripes(ctx, w.Digest)
+	}
+	l, err := m.p.Layer(ctx, w.Digest, m.manifest())
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if l.Map == nil {
+		return m.p.fetchStripes(ctx, w.Digest)
+	}
+	var missing []part
+	for e := range l.All() {
+		for _, p := range partsOfAll(e, 0) {
+			if !l.keeps(&p) {
+				missing = append(missing, p)
+			}
+		}
+	}
+	m.fetchRuns(l.runs(missing, runGap))
+	if i := slices.IndexFunc(missing, func(p part) bool { return !l.keeps(&p) }); i >= 0 {
+		return fmt.Errorf("layer %s: not all of %q came", w.Digest, missing[i].entry.Name)
+	}
+	return nil
+}
+
 // fetchStripes fetches what is missing of a blob, several stripes at a time, each in its
-// turn, unless it can be made of what is here.
+// turn.
 func (p *Repository) fetchStripes(ctx context.Context, d digest.Digest) error {
 	b, err := p.Blob(ctx, d)
 	if err != nil {
 		return err
 	}
 	defer b.Release()
-	p.rebuild(ctx, b)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(restAtOnce)
 	for off := int64(0); off < b.Size(); off += chunk.StripeSize {
