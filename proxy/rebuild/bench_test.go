@@ -2,8 +2,11 @@ package rebuild
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/toc/cdc"
 )
@@ -37,5 +40,31 @@ func BenchmarkSift(b *testing.B) {
 			b.Fatal(err)
 		}
 		f.Close()
+	}
+}
+
+// BenchmarkOlder reads the chunks of an older layer one by one, in order, as whoever reads the files of a newer one does.
+func BenchmarkOlder(b *testing.B) {
+	p, content := layer(b, 300, 60_000)
+	o := LookAt(b.Context(), []OldLayer{{digest.FromBytes(p), func(context.Context) (Layer, error) {
+		return Layer{bytes.NewReader(p), int64(len(p)), func() {}}, nil
+	}}}, Shelves{new(shelf), new(shelf)})
+	m, err := cdc.Of(b.Context(), bytes.NewReader(content))
+	if err != nil {
+		b.Fatal(err)
+	}
+	<-o.ready
+	b.SetBytes(int64(len(content)))
+	for b.Loop() {
+		for i := range m.Chunks {
+			if m.Chunks[i].Inline != nil {
+				continue
+			}
+			o.read(b.Context(), m, []*arrival{{chunk: i}}, func(_ *arrival, p []byte) {
+				if p == nil {
+					b.Fatal("a chunk is not there")
+				}
+			})
+		}
 	}
 }

@@ -97,10 +97,11 @@ func (h *Hub) Counts() Counts {
 	return c
 }
 
-// Ahead has an offer of a layer of size bytes made before anybody asks for it, when nobody waits for another
+// Ahead has the map and the offer of a layer of size bytes made before anybody asks for them, when nobody waits for another
 // one. If too many are to be made it is not.
 func (h *Hub) Ahead(layer digest.Digest, size int64) {
 	if size >= Least {
+		h.maps.enqueue(layer, size, false)
 		h.offers.enqueue(layer, size, false)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/toc"
-	"github.com/granary-oci/granary/toc/gzip"
 	"github.com/granary-oci/granary/toc/recipe"
 )
 
@@ -75,7 +74,7 @@ func (s Shelves) contents(ctx context.Context, layer digest.Digest) (c *contents
 	if err != nil {
 		return nil, ""
 	}
-	if x, ok := c.access.(*gzipTar); ok && x.Blob.OCI() != layer {
+	if x, ok := c.access.(gzipTar); ok && x.Blob.OCI() != layer {
 		return nil, ""
 	}
 	return c, ""
@@ -83,9 +82,9 @@ func (s Shelves) contents(ctx context.Context, layer digest.Digest) (c *contents
 
 // keep keeps a map and what its contents are read by, of whose table no more is needed then.
 func (s Shelves) keep(ctx context.Context, layer digest.Digest, c *contents) error {
-	if x, ok := c.access.(*gzipTar); ok {
+	if x, ok := c.access.(gzipTar); ok {
 		var b bytes.Buffer
-		if err := (*gzip.Index)(x).Encode(&b); err != nil {
+		if err := x.Encode(&b); err != nil {
 			return err
 		}
 		if b.Len() > maxIndex {

@@ -8,8 +8,10 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/toc"
 	"github.com/granary-oci/granary/toc/cdc"
+	"github.com/granary-oci/granary/toc/gzip"
 )
 
 // olderPatience is for how long who reads a layer waits for older ones to be looked at.
@@ -25,6 +27,8 @@ type OldLayer struct {
 type Older struct {
 	ready chan struct{} // closed when all were looked at
 	began time.Time
+
+	spans gzip.Spans // of those in gzip
 
 	mu    sync.Mutex
 	where map[toc.Digest]oldChunk
@@ -76,6 +80,10 @@ func (s Shelves) look(ctx context.Context, old OldLayer) (*contents, error) {
 }
 
 func (o *Older) add(t *oldTar) {
+	if x, ok := t.access.(gzipTar); ok {
+		x.spans = &o.spans
+		t.access = x
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range t.chunks.Chunks {
@@ -125,11 +133,10 @@ func (o *Older) forget(d toc.Digest) {
 
 // read gives each of some chunks of m, in order, to take; nil if it cannot be read.
 func (o *Older) read(ctx context.Context, m *cdc.Map, chunks []*arrival, take func(a *arrival, p []byte)) {
-	open := make(map[*oldTar]*tape)
+	open := make(map[*oldTar]Layer)
 	defer func() {
-		for _, t := range open {
-			t.close()
-			t.layer.Release()
+		for _, l := range open {
+			l.Release()
 		}
 	}()
 	for _, a := range chunks {
@@ -143,21 +150,26 @@ func (o *Older) read(ctx context.Context, m *cdc.Map, chunks []*arrival, take fu
 	}
 }
 
-func readOld(ctx context.Context, open map[*oldTar]*tape, at oldChunk, c *cdc.Chunk) ([]byte, error) {
+func readOld(ctx context.Context, open map[*oldTar]Layer, at oldChunk, c *cdc.Chunk) ([]byte, error) {
 	if at.layer == nil {
-		return nil, io.ErrUnexpectedEOF
+		return nil, chunk.ErrNotFound
 	}
-	t := open[at.layer]
-	if t == nil {
-		layer, err := at.layer.Open(ctx)
-		if err != nil {
+	layer, ok := open[at.layer]
+	if !ok {
+		var err error
+		if layer, err = at.layer.Open(ctx); err != nil {
 			return nil, err
 		}
-		t = &tape{contents: at.layer.contents, layer: layer}
-		open[at.layer] = t
+		open[at.layer] = layer
 	}
-	p := make([]byte, at.layer.chunks.Chunks[at.chunk].Size)
-	if err := t.read(p, at.chunk); err != nil {
+	old := &at.layer.chunks.Chunks[at.chunk]
+	tar, err := at.layer.open(layer, old.Offset, old.Offset+old.Size)
+	if err != nil {
+		return nil, err
+	}
+	defer tar.Close()
+	p := make([]byte, old.Size)
+	if _, err := io.ReadFull(tar, p); err != nil {
 		return nil, err
 	}
 	if !c.Fits(p) {

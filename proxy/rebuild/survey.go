@@ -78,7 +78,7 @@ func surveyGzip(ctx context.Context, all io.Reader, most int64) (*contents, erro
 		}
 		return table, err
 	})
-	return &contents{chunks: chunks, access: (*gzipTar)(x)}, err
+	return &contents{chunks: chunks, access: gzipTar{Index: x}}, err
 }
 
 func surveyZstd(ctx context.Context, all io.Reader, most int64) (*contents, error) {
@@ -116,19 +116,22 @@ func (plainTar) open(layer Layer, at, end int64) (io.ReadCloser, error) {
 }
 
 // gzipTar is one in gzip, of any kind, by its index, of which it needs no table.
-type gzipTar gzip.Index
+type gzipTar struct {
+	*gzip.Index
+	spans *gzip.Spans // that what is near is read from, nil for none
+}
 
-func (x *gzipTar) before(at int64) int64 { return (*gzip.Index)(x).Before(at).Out }
+func (x gzipTar) before(at int64) int64 { return x.Before(at).Out }
 
-func (x *gzipTar) open(layer Layer, at, end int64) (io.ReadCloser, error) {
-	opened, err := gzip.Open(layer, ocispec.Descriptor{Size: x.Size}, (*gzip.Index)(x), nil)
+func (x gzipTar) open(layer Layer, at, end int64) (io.ReadCloser, error) {
+	opened, err := gzip.Open(layer, ocispec.Descriptor{Size: x.Size}, x.Index, x.spans)
 	if err != nil {
 		return nil, err
 	}
 	return opened.Inflate(toc.Extent{Inner: at, Size: end - at}, 0)
 }
 
-func (x *gzipTar) takes() (n int64) {
+func (x gzipTar) takes() (n int64) {
 	n = 100 * int64(len(x.Points))
 	for _, p := range x.Points {
 		n += int64(len(p.Window))
@@ -170,7 +173,7 @@ func (c *contents) append(p []byte) []byte {
 	switch x := c.access.(type) {
 	case plainTar:
 		p = append(p, isTar)
-	case *gzipTar:
+	case gzipTar:
 		p = append(p, isGzip)
 	case zstdTar:
 		p = binary.AppendUvarint(append(p, isZstd), uint64(len(x)))
@@ -206,7 +209,7 @@ func readContents(p []byte, index func() ([]byte, error)) (*contents, error) {
 	}
 	c.packed = p
 	c.chunks, err = cdc.Unpack(p)
-	if x, ok := c.access.(*gzipTar); ok && err == nil && x.TarSize != c.chunks.Size() {
+	if x, ok := c.access.(gzipTar); ok && err == nil && x.TarSize != c.chunks.Size() {
 		err = toc.ErrMalformed
 	}
 	return c, err
@@ -222,7 +225,7 @@ func readIndex(index func() ([]byte, error)) (access, error) {
 		return nil, err
 	}
 	x.Table = new(toc.TOC) // it would take more memory than the rest
-	return (*gzipTar)(x), nil
+	return gzipTar{Index: x}, nil
 }
 
 func readFrames(p []byte) (z zstdTar, rest []byte, err error) {
