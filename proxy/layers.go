@@ -119,7 +119,9 @@ func (p *Repository) Layer(ctx context.Context, d, manifest digest.Digest) (*Lay
 	}
 	layer := &Layer{opened, b, nil, p.contents(ctx, of)}
 	if opened.Map != nil {
-		return layer.from(unpacked.(unpackable).readerAt(ctx, opened.Map)), nil
+		tar := unpacked.(unpackable).readerAt(ctx, opened.Map)
+		tar.known = opened.Borrowed
+		return layer.from(tar), nil
 	}
 	bytes := source.readerAt(ctx)
 	bytes.contents = digested(opened.Format)

@@ -64,7 +64,7 @@ func (u unpackable) came(origin string, n int64) {
 func (u unpackable) ReaderAt(ctx context.Context, m *cdc.Map) io.ReaderAt { return u.readerAt(ctx, m) }
 
 func (u unpackable) readerAt(ctx context.Context, m *cdc.Map) *unpackedBytes {
-	return &unpackedBytes{u, u.repository.registry.tars.of(u, m), ctx}
+	return &unpackedBytes{unpackable: u, tar: u.repository.registry.tars.of(u, m), ctx: ctx}
 }
 
 // reader is who reads the layer.
@@ -97,8 +97,9 @@ func (u unpackable) older(ctx context.Context) (all []rebuild.OldLayer) {
 // unpackedBytes are the bytes of the tar of a layer, of which the chunks are had one by one.
 type unpackedBytes struct {
 	unpackable
-	tar *rebuild.Tar
-	ctx context.Context
+	tar   *rebuild.Tar
+	ctx   context.Context
+	known bool // contents are kept by these chunks, so that what is kept is known
 }
 
 func (u *unpackedBytes) context() context.Context { return u.ctx }
@@ -224,7 +225,7 @@ func (u *unpackedBytes) fetch(chunks []int) ([][]byte, error) {
 // expectNear has what is behind chunks come with them, the more has been read here and there near them: files that are
 // read together are near each other in a layer.
 func (u *unpackedBytes) expectNear(chunks []int) {
-	if urgencyOf(u.ctx) != demanded {
+	if urgencyOf(u.ctx) != demanded || !u.known {
 		return
 	}
 	last := &u.tar.Map.Chunks[chunks[len(chunks)-1]]
