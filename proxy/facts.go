@@ -74,7 +74,7 @@ const (
 // Facts returns what is known of a repository, and of who may read it: among others
 // the credential whose SHA-256, in hexadecimal, is caller.
 func (r *Registry) Facts(in In, caller string) []byte {
-	now := time.Now()
+	now := r.ledger.Now()
 	f := Facts{Tags: make(map[string]TagFact), Members: r.cfg.Catalog.Members(in.String(), maxFactMembers), Itself: r.ledger.Shared(in.Host)}
 	for tag, t := range r.cfg.Catalog.Tags(in.String(), maxFactTags) {
 		f.Tags[tag] = tagFact(t, now)
@@ -143,7 +143,7 @@ func (r *Registry) Learn(in In, facts []byte) error {
 	if len(f.Tags) > maxFactTags || len(f.Members) > maxFactMembers || len(f.Callers) > maxFactCallers || len(f.Profiles) > maxProfiles {
 		return errors.New("there are too many facts")
 	}
-	now := time.Now()
+	now := r.ledger.Now()
 	for image, p := range f.Profiles {
 		if err := r.learnProfile(image, p); err != nil {
 			return err
@@ -213,7 +213,7 @@ func (p *Repository) tell(as access.Caller, up Upstream, f Facts) {
 		return
 	}
 	p.registry.recent.add(p.Repository)
-	now := time.Now()
+	now := p.registry.ledger.Now()
 	in := p.in(as)
 	f.Itself = in.Itself
 	if as.Anonymous() {

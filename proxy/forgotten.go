@@ -22,13 +22,12 @@ const (
 	onItsWay = 5 * time.Second
 )
 
-func (f *forgotten) add(repo ref.Repository, tag string) {
+func (f *forgotten) add(repo ref.Repository, tag string, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.at == nil {
 		f.at = make(map[string]time.Time)
 	}
-	now := time.Now()
 	for k, at := range f.at {
 		if now.Sub(at) > forgottenFor || len(f.at) >= maxForgotten {
 			delete(f.at, k)

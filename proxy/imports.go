@@ -8,7 +8,6 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -145,7 +144,7 @@ func more(r io.Reader) bool {
 // Import makes what is stored belong to a repository, and tells others. Unless all of it is
 // stored nothing is recorded.
 func (r *Registry) Import(repo ref.Repository, in Import) error {
-	p, now := r.Open(repo, access.Caller{}), time.Now()
+	p, now := r.Open(repo, access.Caller{}), r.ledger.Now()
 	for d, m := range in.Members {
 		if err := d.Validate(); err != nil || len(m.MediaType) > maxMediaType {
 			return fmt.Errorf("import: %q of type %q: %w", string(d), m.MediaType, errors.Join(err, errors.New("this is no descriptor")))

@@ -33,7 +33,7 @@ type once struct {
 func (o *once) Resolve(ctx context.Context, reference string) (upstream.Resolved, error) {
 	p := o.repository
 	return askOnce(ctx, o, "resolve "+reference, func(ctx context.Context, from func() string) (upstream.Resolved, error) {
-		if last, ok := p.registry.cfg.Catalog.Tag(p.String(), reference); ok && atOnce(last.Checked) && o.served() {
+		if last, ok := p.registry.cfg.Catalog.Tag(p.String(), reference); ok && p.registry.atOnce(last.Checked) && o.served() {
 			return resolvedTo(last), nil
 		}
 		resolved, err := o.Upstream.Resolve(ctx, reference)
@@ -87,7 +87,7 @@ func (o *once) Manifest(ctx context.Context, reference string) (upstream.Manifes
 // served reports whether the upstream has served whoever asks just now.
 func (o *once) served() bool {
 	word, ok := o.repository.registry.ledger.Word(o.repository.Host, o.repository.String(), o.as)
-	return ok && !word.Denied && atOnce(word.Checked)
+	return ok && !word.Denied && o.repository.registry.atOnce(word.Checked)
 }
 
 // askOnce asks what nobody else asks now. Who was served is for the one who asks to take

@@ -113,7 +113,7 @@ func (p *Repository) Granted() time.Duration {
 			best = g.Checked
 		}
 	}
-	return time.Since(best)
+	return p.registry.age(best)
 }
 
 // As returns a repository as another member reads it, for a client of its own:

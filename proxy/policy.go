@@ -32,9 +32,9 @@ func ParseTagPolicy(s string) (TagPolicy, error) {
 	return TagPolicy{}, fmt.Errorf("tag policy %q: want revalidate, ttl=DURATION or pin", s)
 }
 
-// current reports whether what the upstream said at checked is served now.
-func (p TagPolicy) current(checked time.Time) bool {
-	return p.Pin || time.Since(checked).Abs() < p.TTL
+// current reports whether what the upstream said so long ago is served now.
+func (p TagPolicy) current(age time.Duration) bool {
+	return p.Pin || age.Abs() < p.TTL
 }
 
 // TagRule is a policy for the tags that a pattern means.

@@ -121,7 +121,7 @@ type Config struct {
 	// Owns says which chunks of that this node gets for its cluster. nil is for all.
 	Owns func(chunk.Ref) bool
 	// Access says how long grants are good for. Its HoldFor bounds how long after
-	// the upstream's last word a tag is served, too.
+	// the upstream's last word a tag is served, too, and tags are dated by its clock.
 	Access access.Config
 	// TagRules say for which tags the upstream is not asked each time. The first
 	// that means a tag holds.
@@ -220,7 +220,7 @@ func (r *Registry) Open(repo ref.Repository, caller access.Caller) *Repository {
 // repository, so that the upstream is asked next time. It returns how many were
 // known.
 func (r *Registry) Invalidate(repo ref.Repository, tag string) (int, error) {
-	r.forgotten.add(repo, tag)
+	r.forgotten.add(repo, tag, r.ledger.Now())
 	r.lists.forget(repo.String())
 	return r.cfg.Catalog.ForgetTags(repo.String(), tag)
 }

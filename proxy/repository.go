@@ -48,7 +48,10 @@ type Resolution struct {
 // answer.
 const together = time.Second
 
-func atOnce(checked time.Time) bool { return time.Since(checked).Abs() < together }
+func (r *Registry) atOnce(checked time.Time) bool { return r.age(checked).Abs() < together }
+
+// age returns how long ago something was, by the clock that is also that of grants; it is negative after that was put back.
+func (r *Registry) age(t time.Time) time.Duration { return r.ledger.Now().Sub(t) }
 
 // Resolve returns the descriptor of a manifest: of d if that is not empty. How
 // often the upstream is asked about a tag is the tag's policy; while it cannot be
@@ -59,10 +62,10 @@ func (p *Repository) Resolve(ctx context.Context, tag string, d digest.Digest) (
 		return Resolution{Resolved: resolved}, err
 	}
 	last, known := p.registry.cfg.Catalog.Tag(p.String(), tag)
-	if known && (policyFor(p.registry.cfg.TagRules, p.Repository, tag).current(last.Checked) || p.shared() && atOnce(last.Checked)) {
+	if known && (policyFor(p.registry.cfg.TagRules, p.Repository, tag).current(p.registry.age(last.Checked)) || p.shared() && p.registry.atOnce(last.Checked)) {
 		err := p.authorize(ctx, last.Digest, "manifest", resolves(last.Digest))
 		if err == nil || !errors.Is(err, chunk.ErrNotFound) { // else it is gone there, and the tag has moved
-			return Resolution{Resolved: resolvedTo(last), Age: time.Since(last.Checked)}, p.about(tag, err)
+			return Resolution{Resolved: resolvedTo(last), Age: p.registry.age(last.Checked)}, p.about(tag, err)
 		}
 	}
 	resolved, err := ask(ctx, p, "tag "+tag, func(ctx context.Context, up Upstream) (upstream.Resolved, error) {
@@ -77,7 +80,7 @@ func (p *Repository) Resolve(ctx context.Context, tag string, d digest.Digest) (
 	if hasNoSay(err) {
 		last, known = p.registry.cfg.Catalog.Tag(p.String(), tag) // others may have known more
 	}
-	held := upstream.Unreachable(err) && time.Since(last.Checked).Abs() < p.registry.ledger.HoldFor()
+	held := upstream.Unreachable(err) && p.registry.age(last.Checked).Abs() < p.registry.ledger.HoldFor()
 	if known && (held || hasNoSay(err) && last.Imported) {
 		return Resolution{Resolved: resolvedTo(last), Stale: last.Checked}, p.about(tag, p.unasked(last.Digest, err))
 	}
@@ -102,11 +105,11 @@ func (p *Repository) about(tag string, err error) error {
 // setTag records what tag was resolved to.
 func (p *Repository) setTag(tag string, desc ocispec.Descriptor, up Upstream) {
 	age, _, _ := heard(up)
-	if p.registry.forgotten.since(p.Repository, tag, time.Now().Add(-age)) {
+	if p.registry.forgotten.since(p.Repository, tag, p.registry.ledger.Now().Add(-age)) {
 		return // whoever answered has not been told yet
 	}
 	p.registry.report(p.registry.cfg.Catalog.SetTag(p.String(), tag, catalog.Tag{
-		Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Checked: time.Now().Add(-age), Imported: p.registry.importedAs(p.Repository, tag, desc.Digest),
+		Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Checked: p.registry.ledger.Now().Add(-age), Imported: p.registry.importedAs(p.Repository, tag, desc.Digest),
 	}))
 }
 

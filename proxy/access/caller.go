@@ -90,8 +90,8 @@ func (c Caller) expires() (time.Time, bool) {
 	return time.Unix(int64(*claims.Expires), 0), true
 }
 
-// ended reports whether the credential is a token that says to have ended.
-func (c Caller) ended() bool {
+// ended reports whether the credential is a token that says to have ended by now.
+func (c Caller) ended(now time.Time) bool {
 	expires, ok := c.expires()
-	return ok && !time.Now().Before(expires)
+	return ok && !now.Before(expires)
 }

@@ -57,6 +57,8 @@ type Config struct {
 	Public func(host string) bool
 	// Report is told of records that could not be kept. nil ignores them.
 	Report func(error)
+	// Now is the clock on the wall, by which grants are dated. nil is [time.Now].
+	Now func() time.Time
 }
 
 // Ledger remembers grants. It is safe for concurrent use.
@@ -99,6 +101,9 @@ func New(cfg Config, records Records) *Ledger {
 	if cfg.Report == nil {
 		cfg.Report = func(error) {}
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	return &Ledger{
 		cfg: cfg, records: records,
 		grants: make(map[grantKey]Grant), hashes: make(map[[sha256.Size]byte]string),
@@ -119,6 +124,9 @@ func (l *Ledger) Shared(host string) bool { return l.cfg.Shared(host) }
 // last word.
 func (l *Ledger) HoldFor() time.Duration { return l.cfg.HoldFor }
 
+// Now returns the time by the clock that grants are dated by.
+func (l *Ledger) Now() time.Time { return l.cfg.Now() }
+
 // Public reports whether everybody may read a repository of host now, without
 // the upstream being asked.
 func (l *Ledger) Public(host, repository string) bool {
@@ -129,7 +137,7 @@ func (l *Ledger) Public(host, repository string) bool {
 // it, as lately as would do for the opposite.
 func (l *Ledger) Refused(host, repository string) bool {
 	g, ok := l.Word(host, repository, Caller{})
-	return ok && g.Denied && time.Since(g.Checked).Abs() < l.cfg.PublicFor
+	return ok && g.Denied && l.Now().Sub(g.Checked).Abs() < l.cfg.PublicFor
 }
 
 // Fresh reports whether a caller may read a repository of host now, without the
@@ -143,7 +151,8 @@ func (l *Ledger) fresh(c Caller, repository string) bool {
 	if !ok && !c.password() {
 		g, ok = l.recorded(c, repository)
 	}
-	return ok && g.good(l.freshFor(c)) && !c.ended()
+	now := l.Now()
+	return ok && g.good(now, l.freshFor(c)) && !c.ended(now)
 }
 
 // Holds reports whether a caller may read a repository of host for as long as
@@ -157,13 +166,14 @@ func (l *Ledger) holds(c Caller, repository string) bool {
 	if !ok {
 		g, ok = l.recorded(c, repository)
 	}
-	return ok && g.good(l.holdFor(c)) && !c.ended()
+	now := l.Now()
+	return ok && g.good(now, l.holdFor(c)) && !c.ended(now)
 }
 
 // Allow records that the upstream has served a caller, some time ago.
 func (l *Ledger) Allow(host, repository string, c Caller, age time.Duration) {
 	c = l.identity(host, c)
-	g := Grant{Checked: time.Now().Add(-age)}
+	g := Grant{Checked: l.Now().Add(-age)}
 	switch expires, ok := c.expires(); {
 	case ok:
 		g.Expires = expires
@@ -175,7 +185,7 @@ func (l *Ledger) Allow(host, repository string, c Caller, age time.Duration) {
 	}
 	old, known := l.remembered(c, repository)
 	l.remember(c, repository, g)
-	if known && old.good(l.freshFor(c)/4) {
+	if known && old.good(l.Now(), l.freshFor(c)/4) {
 		return // what is recorded is as good, and the disk is spared
 	}
 	l.report(l.records.Put(l.key(c, repository), g))
@@ -186,7 +196,7 @@ func (l *Ledger) Allow(host, repository string, c Caller, age time.Duration) {
 func (l *Ledger) Deny(host, repository string, c Caller, challenges []string) {
 	c = l.identity(host, c)
 	old, known := l.remembered(c, repository)
-	l.remember(c, repository, Grant{Checked: time.Now(), Denied: true}) // hides what is recorded
+	l.remember(c, repository, Grant{Checked: l.Now(), Denied: true}) // hides what is recorded
 	if !c.password() || known && !old.Denied {
 		l.report(l.records.Delete(l.key(c, repository))) // no slow hash for a wrong password
 	}
@@ -319,10 +329,9 @@ func (g Grant) overrules(known Grant) bool {
 	return g.Checked.After(since)
 }
 
-// good reports whether a grant was given within d, and its token lives. A grant
+// good reports whether a grant was given within d of now, and its token lives. A grant
 // from the future, by a clock that was put back, is as old as it is far.
-func (g Grant) good(d time.Duration) bool {
-	now := time.Now()
+func (g Grant) good(now time.Time, d time.Duration) bool {
 	return !g.Denied && now.Sub(g.Checked).Abs() < d && (g.Expires.IsZero() || now.Before(g.Expires))
 }
 

@@ -205,6 +205,27 @@ func TestAClockThatIsPutBack(t *testing.T) {
 	}
 }
 
+// TestGrantsGoByTheClockThatIsGiven: whichever way it is set, a grant is good for as long as it was, and it is dated by it.
+func TestGrantsGoByTheClockThatIsGiven(t *testing.T) {
+	now := time.Now()
+	l := access.New(access.Config{Now: func() time.Time { return now }}, newRecords())
+	const private = "registry.test/private"
+	password := caller(t, "Basic dXNlcjpwYXNzd29yZA==")
+	for _, jump := range []time.Duration{20 * time.Minute, -48 * time.Hour, 24 * time.Hour} {
+		l.Allow(host, repo, access.Caller{}, 0)
+		l.Allow(host, private, password, 0)
+		if now = now.Add(jump / 10); jump == 20*time.Minute && (!l.Public(host, repo) || !l.Fresh(host, private, password)) {
+			t.Errorf("after %v a grant is not fresh", jump/10)
+		}
+		if now = now.Add(jump); l.Public(host, repo) || l.Fresh(host, private, password) {
+			t.Errorf("after a jump of %v a grant is fresh", jump)
+		}
+		if held := jump.Abs() < time.Hour; l.Holds(host, private, password) != held {
+			t.Errorf("after a jump of %v a credential's grant holds: %v", jump, !held)
+		}
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	kept := newRecords()
 	l := access.New(access.Config{}, kept)

@@ -25,6 +25,10 @@ type Config struct {
 	WANConfig         `embed:""`
 	SnapshotterConfig `embed:""`
 	KeepConfig        `embed:""`
+
+	// Now is the clock on the wall, by which is dated what outlives a process: grants, tags and what crossed the links. nil
+	// is [time.Now]. Timeouts and pauses run by the system's.
+	Now func() time.Time `kong:"-" json:"-"`
 }
 
 // DataConfig says what a node keeps, and where it gets it from.

@@ -122,6 +122,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 			HoldFor:   cfg.MaxStale,
 			Shared:    n.upstreams.credentials.shared,
 			Public:    n.upstreams.public,
+			Now:       n.cfg.Now,
 		},
 		TagRules: n.tagRules,
 		Window:   readerWindow,
@@ -231,6 +232,9 @@ func (n *Node) openLedger() (err error) {
 	}
 	if n.ledger, err = openLedger(dir); err != nil {
 		n.log.Warn("what was asked for, moved and saved is counted anew", "error", err)
+	}
+	if n.cfg.Now != nil {
+		n.ledger.now = n.cfg.Now
 	}
 	n.closers = append(n.closers, n.ledger.save)
 	n.metrics.registry.MustRegister(n.ledger)
