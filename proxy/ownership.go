@@ -55,7 +55,7 @@ func (p *Repository) shows(ctx context.Context, m *chunk.Map, here, far chunk.So
 	}
 	given, err := far.Get(ctx, ref)
 	switch {
-	case upstream.Unreachable(err):
+	case upstream.Mute(err):
 		return true, p.readsElsewhere(m.Blob(), err)
 	case chunk.IsCorrupt(err) || err == nil && !bytes.Equal(given, stored):
 		return false, nil

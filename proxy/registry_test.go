@@ -366,6 +366,32 @@ func TestWrongBytesNeverEndCleanly(t *testing.T) {
 
 func byte64(n int) uint64 { return uint64(n % 251) }
 
+// TestAnUpstreamThatTakesNoMoreQuestions is as good as one that is gone, for what is here; for what is not its answer is passed on.
+func TestAnUpstreamThatTakesNoMoreQuestions(t *testing.T) {
+	o := newOrigin()
+	layer := random(3<<20, 5)
+	d := o.add("secret", layer)
+	o.tokens["right"] = "secret"
+	o.add("later", random(1000, 6))
+	s := newStack(t, o, true, func(c *proxy.Config) { c.Access.GrantFor = time.Nanosecond })
+	paths := []string{"/v2/secret/manifests/v1", "/v2/secret/manifests/" + string(d), "/v2/secret/blobs/" + string(digest.FromBytes(layer))}
+	for _, path := range paths {
+		s.wantStatus(t, http.StatusOK, path, "Bearer right")
+	}
+	o.set(func() {
+		o.answer = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.WriteHeader(http.StatusTooManyRequests)
+			return true
+		}
+	})
+	for _, path := range paths {
+		s.wantStatus(t, http.StatusOK, path, "Bearer right")
+		s.wantStatus(t, http.StatusServiceUnavailable, path, "")
+		s.wantStatus(t, http.StatusServiceUnavailable, path, "Bearer wrong")
+	}
+	s.wantStatus(t, http.StatusTooManyRequests, "/v2/later/manifests/v1", "")
+}
+
 func TestADeadUpstreamIsNotNoticed(t *testing.T) {
 	o := newOrigin()
 	layer := random(3<<20, 5)

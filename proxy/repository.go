@@ -80,7 +80,7 @@ func (p *Repository) Resolve(ctx context.Context, tag string, d digest.Digest) (
 	if hasNoSay(err) {
 		last, known = p.registry.cfg.Catalog.Tag(p.String(), tag) // others may have known more
 	}
-	held := upstream.Unreachable(err) && p.registry.age(last.Checked).Abs() < p.registry.ledger.HoldFor()
+	held := upstream.Mute(err) && p.registry.age(last.Checked).Abs() < p.registry.ledger.HoldFor()
 	if known && (held || hasNoSay(err) && last.Imported) {
 		return Resolution{Resolved: resolvedTo(last), Stale: last.Checked}, p.about(tag, p.unasked(last.Digest, err))
 	}
@@ -223,12 +223,12 @@ func (p *Repository) authorize(ctx context.Context, d digest.Digest, question st
 // cannotAsk reports whether an error means that the upstream has no say about d. Of what was imported
 // it has none either while this node may not connect to its address.
 func (p *Repository) cannotAsk(d digest.Digest, err error) bool {
-	return upstream.Unreachable(err) || hasNoSay(err) && p.imported(d)
+	return upstream.Mute(err) || hasNoSay(err) && p.imported(d)
 }
 
 // hasNoSay reports whether an error means that the upstream was not asked: it cannot be reached, or
-// only at an address that this node does not connect to.
-func hasNoSay(err error) bool { return upstream.Unreachable(err) || upstream.Refused(err) }
+// only at an address that this node does not connect to, or takes no more questions.
+func hasNoSay(err error) bool { return upstream.Mute(err) || upstream.Refused(err) }
 
 // unasked returns nil if the caller may be served what is here of d although the
 // upstream, which failed with err, cannot be asked.

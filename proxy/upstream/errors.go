@@ -136,6 +136,13 @@ func Unreachable(err error) bool {
 	return errors.As(err, &status) && brokenServer(status.Code)
 }
 
+// Mute reports whether err says that the upstream has said nothing of what it was asked: it is [Unreachable], or answers no more
+// questions for now (429).
+func Mute(err error) bool {
+	var status *StatusError
+	return Unreachable(err) || errors.As(err, &status) && status.Code == http.StatusTooManyRequests
+}
+
 // Refused reports whether err is the refusal of an address by [Config.Control].
 func Refused(err error) bool {
 	var refused *addressError
