@@ -11,6 +11,8 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // TestMain lets the test binary be its own clients and hostile members, as the
@@ -57,17 +59,17 @@ func TestNetwork(t *testing.T) {
 	if !reach(a) || !reach(b) {
 		t.Fatal("the registry does not answer its neighbours")
 	}
-	before, err := home.sent()
+	before, err := home.Sent()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := partition(t.Context(), []*space{a}, []*space{home}); err != nil {
+	if err := part(t.Context(), []*space{a}, []*space{home}); err != nil {
 		t.Fatal(err)
 	}
 	if reach(a) || !reach(b) {
 		t.Error("the partition cuts off the wrong ones")
 	}
-	if after, err := home.sent(); err != nil || after <= before || after > before+10_000 {
+	if after, err := home.Sent(); err != nil || after <= before || after > before+10_000 {
 		t.Errorf("the registry has sent %d bytes, and then %d: %v", before, after, err)
 	}
 	if err := heal(t.Context(), []*space{a}, []*space{home}); err != nil {
@@ -184,7 +186,7 @@ func buildTwice(t *testing.T, a, b recipe) (first, second *image) {
 func TestRequestsAreCountedOnce(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	const line = `10.208.0.11 - - [21/Nov/2026:17:50:10 +0000] "GET /v2/a/blobs/b HTTP/1.1" 206 91 "" "granary"` + "\n"
-	r := &registry{process: &process{log: log}}
+	r := &registry{Process: &netns.Process{Log: log}}
 	for i, step := range []struct {
 		text string
 		want int

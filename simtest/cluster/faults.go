@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // trial is a row in which something breaks.
@@ -105,7 +107,7 @@ func (t *trial) breaking(ctx context.Context, img *image, nodes []*node, except 
 		return err
 	}
 	p.begin()
-	err = pause(ctx, linkTime(img.size(), t.RegistryRate)*2/5)
+	err = netns.Pause(ctx, linkTime(img.size(), t.RegistryRate)*2/5)
 	if err == nil {
 		err = breakIt()
 	}
@@ -133,10 +135,10 @@ func (t *trial) registryDies(ctx context.Context) error {
 	if t.outcomes, err = pullNow(ctx, t.images[0], nodes[0].target()); err != nil {
 		return err
 	}
-	if err := pause(ctx, 3*time.Second); err != nil { // the image is announced
+	if err := netns.Pause(ctx, 3*time.Second); err != nil { // the image is announced
 		return err
 	}
-	t.registry.kill()
+	t.registry.Kill()
 	more, err := t.pullWithoutRegistry(ctx, nodes)
 	t.outcomes = append(t.outcomes, more...)
 	return errors.Join(err, t.reviveRegistry(context.WithoutCancel(ctx)))
@@ -156,7 +158,7 @@ func (t *trial) pullWithoutRegistry(ctx context.Context, nodes []*node) ([]outco
 }
 
 func (t *trial) reviveRegistry(ctx context.Context) error {
-	r, err := startRegistry(ctx, t.registry.space, t.Work, t.registry.log)
+	r, err := startRegistry(ctx, t.registry.space, t.Work, t.registry.Log)
 	if err == nil {
 		r.read = t.registry.read
 		t.registry = r

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // stranger has a node with another secret pull beside a cluster. It is to find
@@ -20,7 +22,7 @@ func (t *trial) stranger(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, 3*time.Second); err != nil { // for gossip to do what it can
+	if err := netns.Pause(ctx, 3*time.Second); err != nil { // for gossip to do what it can
 		return err
 	}
 	t.limit = 2.1
@@ -35,7 +37,7 @@ func (t *trial) stranger(ctx context.Context) error {
 	}
 	for _, n := range nodes {
 		if k := n.members(ctx); k != last-1 && !t.Alone {
-			return fmt.Errorf("%s has %d other members, want %d", n.name, k, last-1)
+			return fmt.Errorf("%s has %d other members, want %d", n.Name, k, last-1)
 		}
 	}
 	return nil
@@ -58,7 +60,7 @@ func (t *trial) partition(ctx context.Context) error {
 			_ = heal(context.WithoutCancel(ctx), a, b)
 		}
 	}()
-	err = t.breaking(ctx, t.images[0], nodes, nil, func() error { cut = true; return partition(ctx, a, b) })
+	err = t.breaking(ctx, t.images[0], nodes, nil, func() error { cut = true; return part(ctx, a, b) })
 	if err != nil {
 		return err
 	}
@@ -89,7 +91,7 @@ func (t *trial) partition(ctx context.Context) error {
 func (t *trial) asOne(ctx context.Context, nodes []*node, images ...*image) error {
 	var copies float64
 	for _, img := range images {
-		before, err := t.registry.space.sent()
+		before, err := t.registry.space.Sent()
 		if err != nil {
 			return err
 		}
@@ -98,7 +100,7 @@ func (t *trial) asOne(ctx context.Context, nodes []*node, images ...*image) erro
 		if err != nil {
 			return err
 		}
-		after, err := t.registry.space.sent()
+		after, err := t.registry.space.Sent()
 		if err != nil {
 			return err
 		}
@@ -122,20 +124,20 @@ func (t *trial) rolling(ctx context.Context) error {
 	for i, n := range nodes {
 		img := t.images[i]
 		err := t.breaking(ctx, img, nodes, n, func() error {
-			if n.stop(40 * time.Second) {
-				return fmt.Errorf("%s did not end on SIGTERM", n.name)
+			if n.StopWithin(40 * time.Second) {
+				return fmt.Errorf("%s did not end on SIGTERM", n.Name)
 			}
-			return n.restart(ctx, n.log)
+			return n.restart(ctx, n.Log)
 		})
 		if err != nil {
 			return err
 		}
 		if !t.Alone {
 			if err := t.together(ctx, 60*time.Second, nodes...); err != nil {
-				return fmt.Errorf("after the restart of %s: %w", n.name, err)
+				return fmt.Errorf("after the restart of %s: %w", n.Name, err)
 			}
 		}
-		before, err := t.registry.space.sent()
+		before, err := t.registry.space.Sent()
 		if err != nil {
 			return err
 		}
@@ -144,7 +146,7 @@ func (t *trial) rolling(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		after, err := t.registry.space.sent()
+		after, err := t.registry.space.Sent()
 		if err != nil {
 			return err
 		}
@@ -168,7 +170,7 @@ func (t *trial) rotate(ctx context.Context) error {
 	t.limit = nearlyOne
 	for i, keys := range [][]string{{"secret", "new"}, {"new", "secret"}, {"new"}} {
 		err := t.breaking(ctx, t.images[i], nodes, nil, func() error { t.writeSecret("secret", keys...); return nil })
-		if err = errors.Join(err, pause(ctx, reload)); err != nil {
+		if err = errors.Join(err, netns.Pause(ctx, reload)); err != nil {
 			return err
 		}
 	}

@@ -20,7 +20,7 @@ func (t *trial) kill(ctx context.Context) error {
 	victim := nodes[len(nodes)-1]
 	t.gone = []*node{victim}
 	t.limit = 1.1 + 1/float64(len(nodes))
-	return t.breaking(ctx, t.images[0], nodes, victim, func() error { victim.kill(); return nil })
+	return t.breaking(ctx, t.images[0], nodes, victim, func() error { victim.Kill(); return nil })
 }
 
 // deadOwner has the others pull an image just after an owner has died, when they
@@ -36,7 +36,7 @@ func (t *trial) deadOwner(ctx context.Context) error {
 	var slowest []float64
 	for i, img := range t.images {
 		if i == 1 {
-			victim.kill()
+			victim.Kill()
 		}
 		all, err := pullNow(ctx, img, targets(nodes[:len(nodes)-1])...)
 		if err != nil {
@@ -61,8 +61,8 @@ func (t *trial) hang(ctx context.Context) error {
 	}
 	victim := nodes[len(nodes)-1]
 	t.limit = 1.1 + 1/float64(len(nodes))
-	defer victim.signal(syscall.SIGCONT)
-	return t.breaking(ctx, t.images[0], nodes, victim, func() error { victim.signal(syscall.SIGSTOP); return nil })
+	defer victim.Signal(syscall.SIGCONT)
+	return t.breaking(ctx, t.images[0], nodes, victim, func() error { victim.Signal(syscall.SIGSTOP); return nil })
 }
 
 // diskFull gives one node a disk that holds a third of the image.

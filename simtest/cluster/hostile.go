@@ -4,78 +4,34 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
-	"github.com/granary-oci/granary/p2p/libp2p"
+	"github.com/granary-oci/granary/simtest/netns"
 	"github.com/granary-oci/granary/simtest/peers/hostile"
 )
 
-// pretend is a hostile member until SIGTERM.
-//
-//	cluster hostile BEHAVIOUR IP SECRETS JOIN...
-func pretend(args []string) int {
-	if len(args) < 4 {
-		fmt.Fprintln(os.Stderr, "usage: cluster hostile BEHAVIOUR IP SECRETS JOIN...")
-		return 2
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	if err := beHostile(ctx, args[0], args[1], args[2], args[3:]); err != nil {
-		fmt.Fprintln(os.Stderr, "cluster hostile:", err)
-		return 1
-	}
-	return 0
-}
-
-func beHostile(ctx context.Context, behaviour, ip, secrets string, join []string) error {
-	how, ok := hostile.Named(behaviour)
-	if !ok {
-		return fmt.Errorf("no behaviour is called %q", behaviour)
-	}
-	text, err := os.ReadFile(secrets)
-	if err != nil {
-		return err
-	}
-	identity, err := libp2p.NewIdentity()
-	if err != nil {
-		return err
-	}
-	cfg := hostile.Config{Identity: identity, P2P: "/ip4/" + ip + "/tcp/5052", Gossip: ip + ":5053", Join: join, Zone: zone}
-	for line := range strings.Lines(string(text)) {
-		cfg.Secrets = append(cfg.Secrets, []byte(strings.TrimSpace(line)))
-	}
-	m, err := hostile.Start(cfg, how)
-	if err != nil {
-		return err
-	}
-	return m.Run(ctx)
-}
-
 // startHostile starts a hostile member on machine i and waits until all nodes, and
 // it, take each other for members.
-func (l *lab) startHostile(ctx context.Context, i int, how hostile.Behaviour, nodes []*node) (*process, error) {
+func (l *lab) startHostile(ctx context.Context, i int, how hostile.Behaviour, nodes []*node) (*netns.Process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	args := []string{self, "hostile", how.Name, l.spaces[i].address, l.secret("secret")}
+	args := []string{self, "hostile", how.Name, l.spaces[i].Address, l.secret("secret"), zone}
 	for _, n := range nodes {
-		args = append(args, n.space.address+":5053")
+		args = append(args, n.space.Address+":5053")
 	}
-	p, err := start(l.logFile("hostile"), l.spaces[i], args...)
+	p, err := netns.Start(l.logFile("hostile"), l.spaces[i].Space, args...)
 	if err != nil {
 		return nil, err
 	}
-	l.after = append(l.after, func() { p.stop(5 * time.Second) })
+	l.after = append(l.after, func() { p.StopWithin(5 * time.Second) })
 	err = l.allCount(ctx, nodes, "up", len(nodes))
-	if err != nil && !p.alive() {
-		said, _ := os.ReadFile(p.log)
-		return nil, fmt.Errorf("%s has ended: %s", filepath.Base(p.log), said)
+	if err != nil && !p.Alive() {
+		said, _ := os.ReadFile(p.Log)
+		return nil, fmt.Errorf("%s has ended: %s", filepath.Base(p.Log), said)
 	}
 	return p, err
 }
@@ -119,8 +75,8 @@ func (t *trial) hostile(ctx context.Context, how hostile.Behaviour) error {
 	if t.outcomes, err = pullNow(ctx, t.images[0], targets(nodes)...); err != nil {
 		return err
 	}
-	if !p.alive() {
-		return fmt.Errorf("%s has died", p.name)
+	if !p.Alive() {
+		return fmt.Errorf("%s has died", p.Name)
 	}
 	t.note = fmt.Sprintf("the hostile member is %s. ", how.State)
 	return t.allCount(ctx, nodes, how.State, 1)

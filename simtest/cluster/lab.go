@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // settings are what all rows of a run share.
@@ -39,7 +40,7 @@ func defaults() settings {
 // lab is a registry and machines for nodes. Rows take turns in it.
 type lab struct {
 	settings
-	net      *network
+	net      *netns.Bridge
 	registry *registry
 	spaces   []*space // of the nodes
 	nodes    []*node  // of this row, in the order of their start
@@ -60,15 +61,15 @@ func newLab(ctx context.Context, s settings, n int) (l *lab, err error) {
 	if err := errors.Join(os.MkdirAll(l.logs, 0o755), os.MkdirAll(l.data, 0o755)); err != nil {
 		return l, err
 	}
-	if l.net, err = newNetwork(ctx, n+1); err != nil {
+	if l.net, err = netns.NewBridge(ctx, namePrefix, n+1); err != nil {
 		return l, err
 	}
-	home, err := l.net.add(ctx, "r", 1, s.RegistryRate, false)
+	home, err := addSpace(ctx, l.net, "r", 1, s.RegistryRate, false)
 	if err != nil {
 		return l, err
 	}
 	for i := range n {
-		s, err := l.net.add(ctx, fmt.Sprint(i+1), 11+i, s.NodeRate, true)
+		s, err := addSpace(ctx, l.net, fmt.Sprint(i+1), 11+i, s.NodeRate, true)
 		if err != nil {
 			return l, err
 		}
@@ -81,10 +82,10 @@ func newLab(ctx context.Context, s settings, n int) (l *lab, err error) {
 func (l *lab) close() {
 	l.stopNodes()
 	if l.registry != nil {
-		l.registry.stop(5 * time.Second)
+		l.registry.StopWithin(5 * time.Second)
 	}
 	if l.net != nil {
-		l.net.close()
+		l.net.Close()
 	}
 	_ = os.RemoveAll(l.data)
 }
@@ -92,15 +93,15 @@ func (l *lab) close() {
 // stopNodes ends all nodes and removes what they have stored.
 func (l *lab) stopNodes() {
 	for _, n := range l.nodes {
-		if n.process != nil {
-			n.signal(syscall.SIGCONT)
-			n.signal(syscall.SIGTERM)
+		if n.Process != nil {
+			n.Signal(syscall.SIGCONT)
+			n.Signal(syscall.SIGTERM)
 		}
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	for _, n := range l.nodes {
-		if n.process != nil {
-			n.stop(time.Until(deadline))
+		if n.Process != nil {
+			n.StopWithin(time.Until(deadline))
 		}
 	}
 	for _, f := range l.after {
@@ -165,10 +166,5 @@ func buildGranary(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	file := filepath.Join(dir, "granary")
-	build := exec.CommandContext(ctx, "go", "build", "-o", file, "github.com/granary-oci/granary/cmd/granary")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return file, nil
+	return file, netns.BuildGranary(ctx, file)
 }

@@ -44,6 +44,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/peers/hostile"
 )
 
 // options are the command line.
@@ -76,7 +78,7 @@ func playRole(args []string) {
 	case "fetch":
 		os.Exit(fetch(args[1:]))
 	case "hostile":
-		os.Exit(pretend(args[1:]))
+		os.Exit(hostile.Main(args[1:]))
 	}
 }
 

@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 const (
@@ -20,7 +19,7 @@ const (
 
 // node is a granary on its machine.
 type node struct {
-	*process
+	*netns.Process
 	space *space
 	args  []string
 	cpus  float64 // seconds that its earlier processes have used
@@ -51,11 +50,11 @@ func (l *lab) arguments(i int, data, secret string, alone bool) []string {
 	if alone {
 		return args
 	}
-	args = append(args, "--p2p-listen", "/ip4/"+s.address+"/tcp/5052", "--gossip-listen", s.address+":5053",
-		"--advertise", s.address, "--cluster-secret-file", secret, "--zone", zone)
+	args = append(args, "--p2p-listen", "/ip4/"+s.Address+"/tcp/5052", "--gossip-listen", s.Address+":5053",
+		"--advertise", s.Address, "--cluster-secret-file", secret, "--zone", zone)
 	for _, other := range l.spaces {
 		if other != s {
-			args = append(args, "--join", other.address+":5053")
+			args = append(args, "--join", other.Address+":5053")
 		}
 	}
 	return args
@@ -74,13 +73,13 @@ func (l *lab) startNode(ctx context.Context, i int, data, secret string, alone b
 
 // restart starts the node's process, again if it has ended.
 func (n *node) restart(ctx context.Context, log string) (err error) {
-	if n.process != nil {
-		n.cpus += n.cpu()
+	if n.Process != nil {
+		n.cpus += n.CPU()
 	}
-	if n.process, err = start(log, n.space, n.args...); err != nil {
+	if n.Process, err = netns.Start(log, n.space.Space, n.args...); err != nil {
 		return err
 	}
-	return eventually(ctx, 30*time.Second, n.name+" is ready", func() bool { return answers(ctx, n.space, adminURL+"/readyz") })
+	return eventually(ctx, 30*time.Second, n.Name+" is ready", func() bool { return answers(ctx, n.space, adminURL+"/readyz") })
 }
 
 // startNodes starts the first count nodes and waits until they are a cluster.
@@ -108,7 +107,7 @@ func (l *lab) together(ctx context.Context, limit time.Duration, nodes ...*node)
 	if err != nil {
 		return err
 	}
-	return pause(ctx, l.Settle)
+	return netns.Pause(ctx, l.Settle)
 }
 
 // members returns how many others the node has as members, whatever it makes of
@@ -117,29 +116,8 @@ func (n *node) members(ctx context.Context) int {
 	return int(n.metric(ctx, "granary_members", "") - n.metric(ctx, "granary_members", `state="self"`))
 }
 
-// metric sums the values of a metric whose labels contain match.
-func (n *node) metric(ctx context.Context, name, match string) (sum float64) {
-	text, err := n.read(ctx, "/metrics")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		labels, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if family, _, _ := strings.Cut(labels, "{"); family == name && strings.Contains(labels, match) {
-			v, _ := strconv.ParseFloat(value, 64)
-			sum += v
-		}
-	}
-	return sum
-}
-
-func (n *node) read(ctx context.Context, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	resp, err := request(ctx, n.space, http.MethodGet, adminURL+path, "", nil, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	return io.ReadAll(resp.Body)
+// metric sums the values of a metric whose labels contain match. It is 0 if the node does not answer.
+func (n *node) metric(ctx context.Context, name, match string) float64 {
+	text, _ := netns.Read(ctx, n.space.client, adminURL+"/metrics")
+	return netns.Metrics(text).Sum(name, match)
 }

@@ -44,8 +44,8 @@ func preparePull(ctx context.Context, img *image, targets ...target) (*pull, err
 	ctx, cancel := context.WithCancel(ctx)
 	p := &pull{image: img, cancel: cancel}
 	for _, t := range targets {
-		args := inSpace(t.space, self, "fetch", t.url, img.Name, string(img.Digest))
-		c := &client{cmd: exec.CommandContext(ctx, args[0], args[1:]...), where: t.space.name}
+		args := t.space.In(self, "fetch", t.url, img.Name, string(img.Digest))
+		c := &client{cmd: exec.CommandContext(ctx, args[0], args[1:]...), where: t.space.Name}
 		c.cmd.Stderr = &c.stderr
 		c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		stdout, err1 := c.cmd.StdoutPipe()

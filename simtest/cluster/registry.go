@@ -14,11 +14,13 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // registry is Debian's docker-registry on a machine of its own.
 type registry struct {
-	*process
+	*netns.Process
 	space *space
 	work  string
 	read  int64 // bytes of the access log that have been counted
@@ -37,18 +39,18 @@ func startRegistry(ctx context.Context, s *space, work, log string) (*registry, 
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		return nil, err
 	}
-	p, err := start(log, s, "docker-registry", "serve", file)
+	p, err := netns.Start(log, s.Space, "docker-registry", "serve", file)
 	if err != nil {
 		return nil, err
 	}
-	r := &registry{process: p, space: s, work: work}
-	return r, eventually(ctx, 20*time.Second, "the registry answers", func() bool { return p.alive() && answers(ctx, s, r.local("/v2/")) })
+	r := &registry{Process: p, space: s, work: work}
+	return r, eventually(ctx, 20*time.Second, "the registry answers", func() bool { return p.Alive() && answers(ctx, s, r.local("/v2/")) })
 }
 
 func (r *registry) local(path string) string { return "http://127.0.0.1:5000" + path }
 
 // url is where other machines reach the registry.
-func (r *registry) url() string { return "http://" + r.space.address + ":5000" }
+func (r *registry) url() string { return "http://" + r.space.Address + ":5000" }
 
 // ensure makes and pushes an image unless an earlier run has.
 func (r *registry) ensure(ctx context.Context, what recipe) (*image, error) {
@@ -161,7 +163,7 @@ func answers(ctx context.Context, s *space, url string) bool {
 // requests returns how many requests the registry has answered since it was
 // asked last. Its access log has a line for each (Apache's combined format).
 func (r *registry) requests() int {
-	f, err := os.Open(r.log)
+	f, err := os.Open(r.Log)
 	if err != nil {
 		return 0
 	}
@@ -183,18 +185,9 @@ func eventually(ctx context.Context, limit time.Duration, what string, ok func()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for !ok() {
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := netns.Pause(ctx, 50*time.Millisecond); err != nil {
 			return fmt.Errorf("not within %v: %s", limit, what)
 		}
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // row is one measurement: what the clients saw, what left the registry, and
@@ -50,7 +52,7 @@ func (l *lab) measure(ctx context.Context, system string, images []*image, work 
 }
 
 func (r *row) begin(l *lab) error {
-	sent, err := l.registry.space.sent()
+	sent, err := l.registry.space.Sent()
 	r.sentBefore = float64(sent)
 	l.registry.requests()
 	r.busyBefore, r.allBefore = busyTicks()
@@ -60,19 +62,19 @@ func (r *row) begin(l *lab) error {
 // end takes the counters, the nodes being still there, and looks whether clients
 // and nodes are well.
 func (r *row) end(ctx context.Context, l *lab) error {
-	sent, err := l.registry.space.sent()
+	sent, err := l.registry.space.Sent()
 	r.egress = sent - int64(r.sentBefore)
 	busy, all := busyTicks()
 	r.busy = (busy - r.busyBefore) / (all - r.allBefore)
 	errs := []error{err}
 	for _, n := range l.nodes {
-		r.cpu += n.cpus + n.cpu()
-		r.rss = max(r.rss, n.peak())
-		if !n.alive() && !slices.Contains(r.gone, n) {
-			errs = append(errs, fmt.Errorf("%s has died", n.name))
+		r.cpu += n.cpus + n.CPU()
+		r.rss = max(r.rss, n.Peak())
+		if !n.Alive() && !slices.Contains(r.gone, n) {
+			errs = append(errs, fmt.Errorf("%s has died", n.Name))
 		}
 	}
-	_ = pause(ctx, 200*time.Millisecond) // for the log of the last request
+	_ = netns.Pause(ctx, 200*time.Millisecond) // for the log of the last request
 	r.requests = l.registry.requests()
 	for _, o := range r.outcomes {
 		if o.Error != "" {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // limits are what a cluster is held to; 0 is no limit.
@@ -85,11 +87,11 @@ func (l *lab) idle(ctx context.Context, img *image) *row {
 		if err := r.begin(l); err != nil {
 			return err
 		}
-		before := nodes[0].cpu()
-		if err := pause(ctx, while); err != nil {
+		before := nodes[0].CPU()
+		if err := netns.Pause(ctx, while); err != nil {
 			return err
 		}
-		r.note = fmt.Sprintf("an idle member took %.1f ms of CPU time a second. ", 1000*(nodes[0].cpu()-before)/while.Seconds())
+		r.note = fmt.Sprintf("an idle member took %.1f ms of CPU time a second. ", 1000*(nodes[0].CPU()-before)/while.Seconds())
 		return r.end(ctx, l)
 	})
 }
@@ -138,7 +140,7 @@ func (l *lab) staggered(ctx context.Context, img *image, lim limits) *row {
 			return err
 		}
 		first.begin()
-		if err := pause(ctx, delay); err != nil {
+		if err := netns.Pause(ctx, delay); err != nil {
 			return err
 		}
 		second.begin()

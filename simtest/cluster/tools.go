@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // tool has real clients pull through the nodes of a cluster, all at once. Their
@@ -60,11 +62,11 @@ func (l *lab) containerd(ctx context.Context, i int, img *image) error {
 	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(config, []byte(text), 0o644)); err != nil {
 		return err
 	}
-	p, err := start(l.logFile(fmt.Sprintf("containerd%d", i+1)), l.spaces[i], filepath.Join(l.Tools, "containerd"), "-c", config)
+	p, err := netns.Start(l.logFile(fmt.Sprintf("containerd%d", i+1)), l.spaces[i].Space, filepath.Join(l.Tools, "containerd"), "-c", config)
 	if err != nil {
 		return err
 	}
-	defer p.stop(5 * time.Second)
+	defer p.StopWithin(5 * time.Second)
 	err = eventually(ctx, 20*time.Second, "containerd answers", func() bool { return l.runIn(ctx, i, "ctr", "-a", socket, "version") == nil })
 	if err != nil {
 		return err
@@ -74,7 +76,7 @@ func (l *lab) containerd(ctx context.Context, i int, img *image) error {
 
 // runIn runs one of the tools on machine i.
 func (l *lab) runIn(ctx context.Context, i int, tool string, args ...string) error {
-	args = inSpace(l.spaces[i], append([]string{filepath.Join(l.Tools, tool)}, args...)...)
+	args = l.spaces[i].In(append([]string{filepath.Join(l.Tools, tool)}, args...)...)
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s on machine %d: %w: %s", tool, i+1, err, out[max(0, len(out)-500):])

@@ -1,3 +1,3 @@
-// Package netns makes machines of network namespaces, with programs that run on them, light clients,
+// Package netns makes machines of network namespaces, with programs that run on them, granaries among others, light clients,
 // and long wires between them, for a kernel that cannot delay packets itself. It takes root.
 package netns

@@ -28,9 +28,13 @@ func Tool(names ...string) (string, error) {
 }
 
 // BuildGranary builds the program of the module that this one is of.
-func BuildGranary(ctx context.Context, to string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-o", to, "github.com/granary-oci/granary/cmd/granary")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+func BuildGranary(ctx context.Context, to string) error { return BuildFrom(ctx, "", to) }
+
+// BuildFrom is BuildGranary of the sources in a directory, "" for the caller's module, with more flags of "go build".
+func BuildFrom(ctx context.Context, dir, to string, flags ...string) error {
+	args := append([]string{"build", "-o", to}, flags...)
+	build := exec.CommandContext(ctx, "go", append(args, "github.com/granary-oci/granary/cmd/granary")...)
+	build.Dir, build.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, out)
 	}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,9 +40,13 @@ func Delete(names ...string) {
 	}
 }
 
-// In gives the command line that runs args on the machine. What it mounts is seen
-// everywhere: "ip netns exec" would give it mounts of its own.
+// In gives the command line that runs args on the machine; on nil that is the caller's own. nsenter replaces
+// itself with the program, so that the process is the program. What it mounts is seen everywhere: "ip netns
+// exec" would give it mounts of its own, and what others have mounted would stay as long as it runs.
 func (s *Space) In(args ...string) []string {
+	if s == nil {
+		return args
+	}
 	return append([]string{"nsenter", "--net=/run/netns/" + s.Name, "--"}, args...)
 }
 
@@ -94,6 +99,16 @@ func (s *Space) Listen(address string) (l net.Listener, err error) {
 // Client is one of HTTP that is on the machine.
 func (s *Space) Client() *http.Client {
 	return &http.Client{Timeout: 5 * time.Minute, Transport: &http.Transport{DialContext: s.Dial, DisableKeepAlives: true}}
+}
+
+// Sent returns the bytes that have left the machine by its link, frames and all, as the link counts them: a
+// segment that the kernel sends in one piece has one header.
+func (s *Space) Sent() (int64, error) {
+	out, err := exec.Command("ip", "netns", "exec", s.Name, "cat", "/sys/class/net/eth0/statistics/tx_bytes").Output()
+	if err != nil {
+		return 0, fmt.Errorf("count bytes of %s: %w", s.Name, err)
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
 }
 
 // Answers reports whether a GET of url is answered with 200, within 5 seconds.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/granary-oci/granary/simtest/netns"
@@ -29,7 +28,7 @@ type lab struct {
 // fails.
 func newLab(ctx context.Context, o *options) (l *lab, err error) {
 	l = &lab{images: make(map[string]*image), granary: o.granary, logLevel: o.logLevel, label: "setup", logs: filepath.Join(o.work, "logs")}
-	sweepRuns(o.work)
+	netns.SweepRuns(o.work)
 	l.dir = filepath.Join(o.work, fmt.Sprint("run-", os.Getpid()))
 	if err := os.Mkdir(l.dir, 0o755); err != nil {
 		return l, err
@@ -85,18 +84,6 @@ func (l *lab) close() {
 	if l.dir != "" {
 		netns.UnmountBelow(l.dir)
 		_ = os.RemoveAll(l.dir)
-	}
-}
-
-// sweepRuns removes what runs that were killed have left.
-func sweepRuns(work string) {
-	names, _ := filepath.Glob(filepath.Join(work, "run-*"))
-	for _, name := range names {
-		_, pid, _ := strings.Cut(filepath.Base(name), "-")
-		if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {
-			netns.UnmountBelow(name)
-			_ = os.RemoveAll(name)
-		}
 	}
 }
 

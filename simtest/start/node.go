@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/granary-oci/granary/simtest/mounts"
@@ -83,16 +80,7 @@ func (l *lab) startCluster(ctx context.Context) (nodes []*node, end func(), err 
 			return nil, end, err
 		}
 	}
-	return nodes, end, pause(ctx, 2*time.Second) // until they have probed each other
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
+	return nodes, end, netns.Pause(ctx, 2*time.Second) // until they have probed each other
 }
 
 // granary runs a command through the node.
@@ -108,26 +96,8 @@ func (n *node) granary(ctx context.Context, command string, args ...string) erro
 // metric sums the values of a metric whose labels contain match. It is 0 if the node does
 // not answer.
 func (n *node) metric(ctx context.Context, name, match string) (sum float64) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, adminURL+"/metrics", nil)
-	if err != nil {
-		return 0
-	}
-	resp, err := n.client.Do(req)
-	if err != nil {
-		return 0
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		labels, value, _ := strings.Cut(lines.Text(), " ")
-		if family, _, _ := strings.Cut(labels, "{"); family == name && strings.Contains(labels, match) {
-			v, _ := strconv.ParseFloat(value, 64)
-			sum += v
-		}
-	}
-	return sum
+	text, _ := netns.Read(ctx, n.client, adminURL+"/metrics")
+	return netns.Metrics(text).Sum(name, match)
 }
 
 // mount mounts an image, and returns when it is.
