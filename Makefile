@@ -1,6 +1,6 @@
 # The few commands that people use. The README explains them.
 
-.PHONY: build release manifests demo test e2e bench fuzz lint
+.PHONY: build release manifests demo test e2e chaos bench fuzz lint
 
 build: ## the static binary, ./granary
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o granary ./cmd/granary
@@ -18,6 +18,9 @@ demo: ## a registry, a node and an image, pulled cold, warm and without the regi
 
 test: ## every test; those that need root, FUSE or a program that is missing say why they skip
 	go test -race ./...
+
+chaos: ## clients pull for 20 minutes from a cluster that breaks; root, for all of it
+	go run ./simtest/chaos
 
 bench: ## the table of medians and ratios beside other programs; needs root
 	go run ./simtest/bench
