@@ -86,7 +86,9 @@ func (t *Tar) Get(ctx context.Context, by *Reader, chunks []int) ([][]byte, erro
 // not come.
 func (t *Tar) Expect(ctx context.Context, by *Reader, chunks []int) {
 	t.older.wait(ctx)
-	for _, a := range t.want(by, chunks, false) {
+	// While this had no turn they may have been read.
+	missing := slices.DeleteFunc(slices.Clone(chunks), func(i int) bool { return by.Has != nil && by.Has(&t.Map.Chunks[i]) })
+	for _, a := range t.want(by, missing, false) {
 		select {
 		case <-ctx.Done():
 			return
