@@ -139,7 +139,7 @@ func TestASiteTakesWhatChanged(t *testing.T) {
 			c := newCluster(t, r, 3, unreachable, under(h), saving("bytes"))
 			old, now := made.versions(t)
 			first := r.pushOf(gzipType, "app", "v1", old)
-			pullAtOnce(t, first, 1, c.members[0])
+			pullAtOnce(t, first, 1, c.members...) // lest it depends on how soon others are told who has it
 			if n, _ := l.questions(); n > 0 {
 				t.Errorf("%d questions for a cold image", n)
 			}
@@ -163,7 +163,7 @@ func TestASiteTakesWhatChanged(t *testing.T) {
 			if layers != 1 || saved < img.size()*7/8 {
 				t.Errorf("%d layers are made again, which saves %d bytes", layers, saved)
 			}
-			spared := sparing{image: 6 * img.size(), link: 6*img.size() + first.size(), moved: first.size() + img.size()/8}
+			spared := sparing{image: 6 * img.size(), link: 6*img.size() + 3*first.size(), moved: first.size() + img.size()/8}
 			spared.check(t, c, "parent "+strings.TrimPrefix(h.Server.URL, "http://"))
 			leaves := c.members[0]
 			links, images := leaves.Status().Links, leaves.Status().Images
