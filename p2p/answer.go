@@ -14,8 +14,10 @@ import (
 	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/decide"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/proxy/trace"
+	"github.com/granary-oci/granary/tracker"
 )
 
 // answer answers a request, and returns the last frame of the answer.
@@ -38,7 +40,7 @@ func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
 	case wire.TypeHave:
 		q, err := wire.ReadGet(f.Header)
 		if err == nil {
-			s.spreads.have(spreadKey{q.Host, q.Blob, q.First / stripeChunks}, l.from)
+			s.spreads.have(decide.Stripe{Host: q.Host, Blob: q.Blob, Number: q.First / stripeChunks}, l.from)
 		}
 		return done(err)
 	case wire.TypeMap:
@@ -168,23 +170,38 @@ func (l *served) get(ctx context.Context, id uint32, q wire.Get) wire.Frame {
 
 // lend answers a request that is made to a holder.
 func (l *served) lend(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *sending) error {
+	if q.Owner != "" && l.server.client.transits.under(transit{decide.Stripe{Host: q.Host, Blob: q.Blob, Number: stripeOf(refs[0])}, q.Owner}) {
+		return l.relay(ctx, q, refs, sent)
+	}
 	release, err := l.work(ctx, holding)
 	if err != nil {
 		return err
 	}
 	defer release()
+	defer l.sends()()
 	return l.server.backend.Stored(ctx, q.Host, refs, sent.send(ctx))
+}
+
+// relay answers a request for what is on its way here from the same owner.
+func (l *served) relay(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *sending) error {
+	place := l.server.working[relaying]
+	if !place.TryAcquire(1) {
+		return &busyError{}
+	}
+	defer place.Release(1)
+	defer l.sends()()
+	return l.server.backend.Relay(ctx, q.Host, refs, sent.send(ctx))
 }
 
 // own answers a request that is made to an owner.
 func (l *served) own(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *sending) (err error) {
 	s := l.server
-	k := spreadKey{q.Host, q.Blob, stripeOf(refs[0])}
-	if err := l.join(ctx, k, q.Role == wire.ToOwnerAgain); err != nil {
+	k := decide.Stripe{Host: q.Host, Blob: q.Blob, Number: stripeOf(refs[0])}
+	if err := l.join(ctx, k, q); err != nil {
 		return err
 	}
 	defer func() {
-		all := len(refs) == min(stripeChunks, chunk.Count(q.Total)-k.stripe*stripeChunks)
+		all := len(refs) == min(stripeChunks, chunk.Count(q.Total)-k.Number*stripeChunks)
 		s.spreads.leave(k, l.from, err == nil && all)
 	}()
 	as := owning
@@ -196,27 +213,42 @@ func (l *served) own(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *se
 		return err
 	}
 	defer release()
+	defer l.sends()()
 	return s.backend.Fetch(ctx, q.Repository, refs, sent.send(ctx))
 }
 
+// sends counts an answer with chunks, until the function it returns is called.
+func (l *served) sends() (end func()) {
+	n := &l.server.client.sending
+	n.Add(1)
+	return func() { n.Add(-1) }
+}
+
 // join waits until the asker is to be sent a stripe. The error may be a referral.
-func (l *served) join(ctx context.Context, k spreadKey, insists bool) error {
+func (l *served) join(ctx context.Context, k decide.Stripe, q wire.Get) error {
+	ss := l.server.spreads
+	decided := make(chan decide.Verdict, 1)
+	r := &decide.Request{From: l.from, Load: q.Load, Insists: q.Role == wire.ToOwnerAgain, Stuck: l.stuck, Decided: func(v decide.Verdict) { decided <- v }}
+	ss.enter(k, r)
 	late := time.NewTimer(waitForGiven)
 	defer late.Stop()
+	look := time.NewTicker(stuckAfter)
+	defer look.Stop()
 	for {
-		v := l.server.spreads.enter(k, l.from, insists, time.Now(), l.stuck)
-		switch {
-		case v.serve:
-			return nil
-		case len(v.referrals) > 0:
-			return &busyError{v.referrals}
-		}
 		select {
-		case <-v.wait:
-		case <-time.After(stuckAfter): // somebody may have got stuck
+		case v := <-decided:
+			if v.Serve {
+				return nil
+			}
+			return &busyError{[]tracker.ID{v.Referral}}
+		case <-look.C:
+			ss.look(k)
 		case <-late.C:
-			insists = true
+			ss.hurry(k, r)
 		case <-ctx.Done():
+			if !ss.quit(k, r) && (<-decided).Serve {
+				ss.leave(k, l.from, false)
+			}
 			return ctx.Err()
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -14,6 +15,7 @@ import (
 	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/decide"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/tracker"
@@ -48,11 +50,17 @@ type Config struct {
 	Traffic func(in, out int64)
 }
 
+// Timing says how long a node waits for others.
+type Timing = decide.Timing
+
 // Client asks other members. It is safe for concurrent use.
 type Client struct {
 	cfg    Config
 	peers  *Peers
 	claims *Claims
+
+	transits transits
+	sending  atomic.Int32 // answers with chunks
 
 	mu        sync.Mutex
 	random    *rand.Rand
@@ -61,7 +69,7 @@ type Client struct {
 
 // NewClient returns a client. Run it.
 func NewClient(cfg Config) *Client {
-	cfg.Timing = cfg.Timing.withDefaults()
+	cfg.Timing = cfg.Timing.WithDefaults()
 	if cfg.Report == nil {
 		cfg.Report = func(error) {}
 	}

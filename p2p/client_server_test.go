@@ -112,6 +112,29 @@ func TestACrowdIsServedLikeATree(t *testing.T) {
 	})
 }
 
+// A stripe takes the time of its chunks on its way through members that pass on each when it comes, and not its own time at
+// each of them.
+func TestWhatAMemberIsBeingSentItSendsOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ids := []tracker.ID{"owner", "a", "b", "c", "d", "e", "f", "g", "h"}
+		c := newCluster(t, nil, ids...)
+		for _, id := range ids {
+			c.net.SetLink(id, 10<<20, 10<<20) // bytes per second
+		}
+		m := c.blob(4<<20, "owner")
+		c.mustGet("owner", m)
+		began := time.Now()
+		var wg sync.WaitGroup
+		for _, id := range ids[1:] {
+			wg.Go(func() { c.mustGet(id, m) })
+		}
+		wg.Wait()
+		if took := time.Since(began); took > 1500*time.Millisecond { // 0.8 s for two, and 0.8 again for the next four
+			t.Errorf("eight members took %v", took)
+		}
+	})
+}
+
 func TestAnAskerThatLeavesEndsTheOwnersWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, nil, "a", "b")

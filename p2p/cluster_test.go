@@ -149,6 +149,7 @@ type node struct {
 	providers *tracker.Providers
 	store     *memory
 	own, read chunk.Source
+	coming    chunk.Flight // to whoever reads
 
 	mu     sync.Mutex
 	proven map[digest.Digest]bool
@@ -164,6 +165,10 @@ var _ p2p.Backend = (*node)(nil)
 
 func (n *node) Stored(ctx context.Context, _ string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	return chunk.GetRun(ctx, n.store, refs, yield)
+}
+
+func (n *node) Relay(ctx context.Context, _ string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	return chunk.GetRun(ctx, chunk.Coming(n.store, &n.coming), refs, yield)
 }
 
 func (n *node) Fetch(ctx context.Context, _ wire.Repository, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
@@ -359,7 +364,7 @@ func (c *cluster) start(self tracker.Peer, change func(*p2p.Config)) *node {
 	}
 	n.client = p2p.NewClient(cfg)
 	n.own = chunk.Cache(n.store, chunk.First(n.client.Held(host), chunk.Named("upstream", recorded{c.registry, n})), new(chunk.Flight), nil)
-	n.read = chunk.Cache(n.store, n.client.Source(app, n.own), new(chunk.Flight), nil)
+	n.read = chunk.Cache(n.store, n.client.Source(app, n.own), &n.coming, nil)
 	c.net.Node(self.ID).Handle(p2p.NewServer(n.client, n, slog.New(slog.DiscardHandler)).Serve)
 	c.nodes[self.ID] = n
 	return n

@@ -8,7 +8,8 @@ import (
 
 // desk is what kind of work a request for chunks is. Each kind waits for kinds
 // after it alone, at other members: an owner asks whoever reads the whole of a blob,
-// and holders; those ask holders; and holders ask nobody. With a bound for all kinds
+// and holders; those ask holders; and holders ask nobody. Relaying waits for relaying at others: for
+// that nobody waits, but is refused. With a bound for all kinds
 // together, two members whose owners have taken every place would wait for each
 // other's holders for ever.
 type desk int
@@ -17,6 +18,7 @@ const (
 	owning desk = iota
 	reading
 	holding
+	relaying
 	kinds
 )
 

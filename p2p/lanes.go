@@ -154,7 +154,7 @@ func (ps *Peers) tidy() {
 		ps.get(m.ID).seen = now
 	}
 	for id, p := range ps.byID {
-		if now.Sub(p.seen) > strikesFadeIn && now.Sub(p.heard) > strikesFadeIn && now.Sub(p.struck) > strikesFadeIn && !p.probing {
+		if now.Sub(p.seen) > strikesFadeIn && now.Sub(p.health.Heard) > strikesFadeIn && now.Sub(p.struck) > strikesFadeIn && !p.probing {
 			delete(ps.byID, id)
 		}
 	}

@@ -3,24 +3,21 @@ package p2p
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/decide"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/tracker"
 )
 
 const (
-	failuresToSkip  = 2
-	failuresApart   = 200 * time.Millisecond // closer ones have one cause, and are one
 	probeEvery      = time.Second
 	probeFor        = time.Second
 	firstQuarantine = time.Minute
 	longQuarantine  = 24 * time.Hour
 	strikesFadeIn   = 24 * time.Hour
-	samples         = 64 // latencies that are remembered of a peer
 )
 
 var (
@@ -51,12 +48,8 @@ type peer struct {
 	lanes [lanesPerPeer]laneSlot
 	seen  time.Time // when it was last seen to be a member
 
-	failures int // in a row
-	failed   time.Time
-	probing  bool // somebody finds out when it is up again
-	heard    time.Time
-	took     []time.Duration // until its latest answers began, in a ring
-	at       int
+	health  decide.Health
+	probing bool // somebody finds out when it is up again
 
 	received int64 // bytes of bodies
 	sent     int64
@@ -91,7 +84,7 @@ func (ps *Peers) usable(id tracker.ID) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.byID[id]
-	return p == nil || p.failures < failuresToSkip && !ps.now().Before(p.until)
+	return p == nil || p.health.Up() && !ps.now().Before(p.until)
 }
 
 // sound reports whether a member is to be asked even where others would do: it is
@@ -103,7 +96,7 @@ func (ps *Peers) sound(id tracker.ID) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.byID[id]
-	return p == nil || p.failures == 0
+	return p == nil || p.health.Sound()
 }
 
 // trusted reports whether what a peer signs is believed: it has been a member
@@ -121,10 +114,15 @@ func (ps *Peers) lastHeard(id tracker.ID) time.Time {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if p := ps.byID[id]; p != nil {
-		return p.heard
+		return p.health.Heard
 	}
 	return time.Time{}
 }
+
+// Usable and LastHeard implement [decide.Peers].
+func (ps *Peers) Usable(id tracker.ID) bool { return ps.usable(id) }
+
+func (ps *Peers) LastHeard(id tracker.ID) time.Time { return ps.lastHeard(id) }
 
 // hear notes that a peer has answered. That it asks says nothing: it may reach this
 // node and not be reached.
@@ -132,8 +130,7 @@ func (ps *Peers) hear(id tracker.ID, bytes int) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.get(id)
-	p.heard = ps.now()
-	p.failures = 0
+	p.health.Hear(ps.now())
 	p.received += int64(bytes)
 }
 
@@ -151,49 +148,26 @@ func (ps *Peers) gave(id tracker.ID, bytes int) {
 func (ps *Peers) began(id tracker.ID, took time.Duration) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	p := ps.get(id)
-	if len(p.took) < samples {
-		p.took = append(p.took, took)
-		return
-	}
-	p.took[p.at] = took
-	p.at = (p.at + 1) % samples
+	ps.get(id).health.Began(took)
 }
 
-// hedge returns the silence of a peer after which another is asked too: what 19 of
-// 20 of its answers took to begin, doubled, within the timing's bounds.
+// hedge returns the silence of a peer after which another is asked too.
 func (ps *Peers) hedge(id tracker.ID, t Timing) time.Duration {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	p := ps.byID[id]
-	if p == nil || len(p.took) < 8 {
-		return t.HedgeMax // of an acquaintance so short nothing can be said
+	if p := ps.byID[id]; p != nil {
+		return p.health.Hedge(t)
 	}
-	return min(max(2*p.p95(), t.HedgeMin), t.HedgeMax)
-}
-
-func (p *peer) p95() time.Duration {
-	if len(p.took) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(p.took))
-	return sorted[len(sorted)*95/100]
+	return t.HedgeMax
 }
 
 // fail notes that a peer was silent, or could not be reached, and finds out whether
-// it is there. After two times in a row, of which such a probe may be one, it is
-// skipped until it answers; all that was asked of it when it paused is one time.
+// it is there.
 func (ps *Peers) fail(id tracker.ID) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.get(id)
-	now := ps.now()
-	if p.failures > 0 && now.Sub(p.failed) < failuresApart {
-		return
-	}
-	p.failures++
-	p.failed = now
-	if !p.probing {
+	if p.health.Fail(ps.now()) && !p.probing {
 		p.probing = ps.spawn(func(ctx context.Context) { ps.probe(ctx, p) })
 	}
 }
@@ -222,12 +196,9 @@ func (ps *Peers) probed(p *peer, err error) bool {
 	_, member := ps.members.View().Peer(p.id)
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if err == nil || !member || p.failures == 0 { // or it has been heard otherwise
-		p.failures, p.probing = 0, false
-		return true
-	}
-	p.failures = failuresToSkip
-	return false
+	over := p.health.Probed(err == nil || !member)
+	p.probing = !over
+	return over
 }
 
 func (ps *Peers) ping(ctx context.Context, id tracker.ID) error {
@@ -282,11 +253,11 @@ func (ps *Peers) Status() []PeerStatus {
 	for _, m := range view.Peers() {
 		s := PeerStatus{Peer: m, State: "up"}
 		if p := ps.byID[m.ID]; p != nil {
-			s.P95, s.Received, s.Sent, s.Strikes, s.Fault = p.p95(), p.received, p.sent, p.strikes, p.fault
+			s.P95, s.Received, s.Sent, s.Strikes, s.Fault = p.health.P95(), p.received, p.sent, p.strikes, p.fault
 			if now.Before(p.until) {
 				s.Quarantined = p.until
 			}
-			if p.failures >= failuresToSkip {
+			if !p.health.Up() {
 				s.State = "down"
 			}
 		}

@@ -7,8 +7,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/granary-oci/granary/p2p/decide"
 	"github.com/granary-oci/granary/tracker"
 )
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // nobody is a transport that reaches no one.
 type nobody struct{}
@@ -35,7 +38,7 @@ func TestAPeerThatFailsTwiceIsSkippedUntilItIsHeard(t *testing.T) {
 		if !ps.usable("b") {
 			t.Error("it is skipped after one failure")
 		}
-		time.Sleep(failuresApart)
+		time.Sleep(decide.FailuresApart)
 		ps.hear("b", 1)
 		ps.fail("b")
 		if !ps.usable("b") {
@@ -45,7 +48,7 @@ func TestAPeerThatFailsTwiceIsSkippedUntilItIsHeard(t *testing.T) {
 		if !ps.usable("b") {
 			t.Error("it is skipped for failing at two things at once")
 		}
-		time.Sleep(failuresApart)
+		time.Sleep(decide.FailuresApart)
 		ps.fail("b")
 		for range 100 {
 			if ps.usable("b") || !ps.usable("c") {
@@ -59,7 +62,7 @@ func TestAPeerThatFailsTwiceIsSkippedUntilItIsHeard(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		ps.fail("b")
-		time.Sleep(failuresApart)
+		time.Sleep(decide.FailuresApart)
 		ps.fail("b")
 		if ps.usable("b") {
 			t.Error("after a recovery it cannot fail again")
@@ -71,7 +74,7 @@ func TestAPeerThatHasLeftIsNotProbedAndNotUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ps, members := newTestPeers(t)
 		ps.fail("b")
-		time.Sleep(failuresApart)
+		time.Sleep(decide.FailuresApart)
 		ps.fail("b")
 		members.Set(tracker.NewView(tracker.Peer{ID: "a"}, nil))
 		time.Sleep(time.Minute)
@@ -139,7 +142,7 @@ func TestWhoSignsIsBelievedWhileItIsRememberedToHaveBeenAMember(t *testing.T) {
 }
 
 func TestAHedgeFollowsWhatAPeersAnswersTook(t *testing.T) {
-	timing := Timing{}.withDefaults()
+	timing := Timing{}.WithDefaults()
 	for _, tt := range []struct {
 		name string
 		took []time.Duration // in turn
@@ -169,7 +172,7 @@ func TestAHedgeFollowsWhatAPeersAnswersTook(t *testing.T) {
 		for i := range 1000 {
 			ps.began("b", time.Duration(1000-i)*time.Second)
 		}
-		for range samples {
+		for range 64 {
 			ps.began("b", 100*time.Millisecond)
 		}
 		if got := ps.hedge("b", timing); got != 200*time.Millisecond {
@@ -186,7 +189,7 @@ func TestRequestsAfterTheEndFail(t *testing.T) {
 			t.Errorf("a request after the end: %v", err)
 		}
 		ps.fail("b")
-		time.Sleep(failuresApart)
+		time.Sleep(decide.FailuresApart)
 		ps.fail("b") // nobody is probed
 	})
 }

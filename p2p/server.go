@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/decide"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/tracker"
 )
@@ -20,6 +21,8 @@ type Backend interface {
 	// Stored yields chunks that are stored here and that host has shown to have, or
 	// returns [chunk.ErrNotFound].
 	Stored(ctx context.Context, host string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error
+	// Relay is Stored, but waits for chunks that are on their way here for this node's readers.
+	Relay(ctx context.Context, host string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error
 	// Fetch is Stored for an owner: what is missing comes from providers or from
 	// the upstream, in the name of whoever the repository is read by.
 	Fetch(ctx context.Context, repo wire.Repository, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error
@@ -67,7 +70,7 @@ type Server struct {
 	backend Backend
 	upload  *Limiter
 	log     *slog.Logger
-	spreads spreads
+	spreads *spreads
 	working desks
 
 	mu     sync.Mutex
@@ -87,8 +90,7 @@ type guest struct {
 func NewServer(client *Client, backend Backend, log *slog.Logger) *Server {
 	return &Server{
 		client: client, backend: backend, upload: client.cfg.Upload, log: log,
-		spreads: spreads{random: client.chance(), all: make(map[spreadKey]*spread)},
-		working: newDesks(maxWorking), guests: make(map[tracker.ID]*guest),
+		spreads: &spreads{all: decide.NewSpreads(client.chance())}, working: newDesks(maxWorking), guests: make(map[tracker.ID]*guest),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	otel "go.opentelemetry.io/otel/trace"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/decide"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/proxy/trace"
 	"github.com/granary-oci/granary/tracker"
@@ -128,14 +129,18 @@ type arrival struct {
 }
 
 // asking is one attempt that is being made.
-type asking struct{ cancel context.CancelFunc }
+type asking struct {
+	cancel  context.CancelFunc
+	transit transit // that comes of it
+}
 
 // errand is the driving of one pursuit: what it orders is done, and what comes of
 // that it is told.
 type errand struct {
 	*placed
-	pursuit  *pursuit
+	pursuit  *decide.Pursuit
 	stripe   wire.Get
+	key      decide.Stripe
 	left     []chunk.Ref // not given yet
 	yield    func(chunk.Ref, []byte) error
 	arrivals chan arrival
@@ -148,7 +153,7 @@ type errand struct {
 func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) (err error) {
 	c := s.client
 	owners := c.owners(refs[0])
-	if len(owners) == 0 || owners[0].id == itself {
+	if len(owners) == 0 || owners[0].ID == decide.Itself {
 		return chunk.GetRun(ctx, s.own, refs, yield)
 	}
 	// Before anybody is asked, lest this node's own limit be taken for silence.
@@ -161,9 +166,10 @@ func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 		attribute.Int64("granary.offset", refs[0].Offset), attribute.Int("granary.chunks", len(refs)))
 	defer func() { span.End(err) }()
 	e := &errand{
-		placed: s, stripe: request(s.repo, wire.ToHolder, refs), left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
-		pursuit: &pursuit{timing: c.cfg.Timing, owners: owners, usable: c.peers.usable, alive: c.peers.lastHeard, random: c.chance()},
+		placed: s, key: decide.Stripe{Host: s.repo.Host, Blob: refs[0].Blob, Number: stripeOf(refs[0])}, stripe: request(s.repo, wire.ToHolder, refs), left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
+		pursuit: decide.NewPursuit(c.cfg.Timing, owners, c.peers, c.chance()),
 	}
+	defer e.end()
 	return e.run(ctx)
 }
 
@@ -171,18 +177,18 @@ func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 const ownersAsked = 3
 
 // owners returns who may be asked for a chunk, best first.
-func (c *Client) owners(ref chunk.Ref) (all []candidate) {
+func (c *Client) owners(ref chunk.Ref) (all []decide.Candidate) {
 	view := c.cfg.Members.View()
 	self := view.Self().ID
 	for _, p := range view.Owners(tracker.StripeKey(ref.Blob, stripeOf(ref)), len(view.Peers())) {
 		id := p.ID
 		if id == self {
-			id = itself
+			id = decide.Itself
 		} else if !c.peers.usable(id) {
 			continue // the next one is the owner until it is back
 		}
-		all = append(all, candidate{id, c.peers.hedge(id, c.cfg.Timing)})
-		if id == itself || len(all) == ownersAsked {
+		all = append(all, decide.Candidate{ID: id, Hedge: c.peers.hedge(id, c.cfg.Timing)})
+		if id == decide.Itself || len(all) == ownersAsked {
 			break
 		}
 	}
@@ -201,7 +207,7 @@ func (c *Client) Owns(ref chunk.Ref) bool {
 // run returns when all has been given, or nobody is left who might.
 func (e *errand) run(ctx context.Context) error {
 	now := e.client.peers.now
-	e.obey(ctx, e.pursuit.start(now()))
+	e.obey(ctx, e.pursuit.Start(now()))
 	for len(e.left) > 0 {
 		if len(e.under) == 0 {
 			return cmp.Or(e.ownErr, e.err)
@@ -232,21 +238,18 @@ func (e *errand) run(ctx context.Context) error {
 // holder is free for the next one, and so is this node.
 func (e *errand) thank() {
 	c := e.client
-	for _, a := range e.pursuit.under {
-		if a.role != wire.ToHolder {
-			continue
-		}
+	for _, owner := range e.pursuit.Owed() {
 		c.peers.background(func(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, learnFor)
 			defer cancel()
-			_, _ = c.ask(ctx, a.owner, wire.Frame{Type: wire.TypeHave, Header: e.stripe.Header()})
+			_, _ = c.ask(ctx, owner, wire.Frame{Type: wire.TypeHave, Header: e.stripe.Header()})
 		})
 	}
 }
 
 // timer returns a channel that delivers at the pursuit's deadline.
 func (e *errand) timer(now time.Time) (<-chan time.Time, func()) {
-	at := e.pursuit.deadline()
+	at := e.pursuit.Deadline()
 	if at.IsZero() {
 		return nil, func() {}
 	}
@@ -257,33 +260,47 @@ func (e *errand) timer(now time.Time) (<-chan time.Time, func()) {
 // wake holds it against those who are silent, who are then not asked instead of
 // themselves.
 func (e *errand) wake(ctx context.Context, now time.Time) {
-	orders, silent := e.pursuit.wake(now)
+	orders, silent := e.pursuit.Wake(now)
 	for _, id := range silent {
 		e.client.peers.fail(id)
 	}
 	e.obey(ctx, orders)
 }
 
-func (e *errand) obey(ctx context.Context, orders []order) {
+func (e *errand) obey(ctx context.Context, orders []decide.Order) {
 	for _, o := range orders {
-		if o.cancel {
-			if a := e.under[o.ask]; a != nil {
-				a.cancel()
-				delete(e.under, o.ask)
-			}
+		if o.Cancel {
+			e.drop(o.Ask)
 			continue
 		}
 		attempt, cancel := context.WithCancel(ctx)
-		by := &asking{cancel}
-		e.under[o.ask] = by
+		by := &asking{cancel, transit{e.key, cmp.Or(o.Owner, o.Ask)}}
+		e.client.transits.add(by.transit, 1)
+		e.under[o.Ask] = by
 		go e.attempt(attempt, by, o, e.left)
 	}
 }
 
+// drop ends an attempt.
+func (e *errand) drop(id tracker.ID) {
+	if a := e.under[id]; a != nil {
+		a.cancel()
+		e.client.transits.add(a.transit, -1)
+		delete(e.under, id)
+	}
+}
+
+// end ends what is under way.
+func (e *errand) end() {
+	for id := range e.under {
+		e.drop(id)
+	}
+}
+
 // attempt asks one member, or the node's own source, for refs.
-func (e *errand) attempt(ctx context.Context, by *asking, o order, refs []chunk.Ref) {
+func (e *errand) attempt(ctx context.Context, by *asking, o decide.Order, refs []chunk.Ref) {
 	send := func(a arrival) error {
-		a.id, a.by = o.ask, by
+		a.id, a.by = o.Ask, by
 		select {
 		case e.arrivals <- a:
 			return nil
@@ -292,14 +309,16 @@ func (e *errand) attempt(ctx context.Context, by *asking, o order, refs []chunk.
 		}
 	}
 	var err error
-	if o.ask == itself {
+	if o.Ask == decide.Itself {
 		ctx, origin := chunk.WithOrigin(ctx)
 		err = chunk.GetRun(ctx, e.own, refs, func(ref chunk.Ref, p []byte) error {
 			return send(arrival{lent: lent{ref: ref, bytes: p}, origin: origin()})
 		})
 	} else {
 		progress := func(n int64) { _ = send(arrival{progress: true, said: n}) }
-		err = e.client.get(ctx, o.ask, request(e.repo, o.role, refs), refs, progress, func(l lent) error { return send(arrival{lent: l}) })
+		q := request(e.repo, o.Role, refs)
+		q.Owner, q.Load = o.Owner, int(e.client.sending.Load())
+		err = e.client.get(ctx, o.Ask, q, refs, progress, func(l lent) error { return send(arrival{lent: l}) })
 	}
 	_ = send(arrival{end: true, err: err})
 }
@@ -309,19 +328,18 @@ func (e *errand) attempt(ctx context.Context, by *asking, o order, refs []chunk.
 func (e *errand) tell(ctx context.Context, a arrival, now time.Time) error {
 	switch {
 	case a.progress:
-		e.obey(ctx, e.pursuit.progress(a.id, a.said, now))
+		e.obey(ctx, e.pursuit.Progress(a.id, a.said, now))
 	case !a.end:
-		e.obey(ctx, e.pursuit.data(a.id, now))
+		e.obey(ctx, e.pursuit.Data(a.id, now))
 		return e.give(ctx, a)
 	default:
-		a.by.cancel()
-		delete(e.under, a.id)
+		e.drop(a.id)
 		if a.err == nil { // and yet not all is there
 			a.err = chunk.ErrNotFound
 		}
-		if e.err = a.err; a.id == itself {
+		if e.err = a.err; a.id == decide.Itself {
 			e.ownErr = a.err
-			e.pursuit.ownFailed()
+			e.pursuit.OwnFailed()
 			return nil
 		}
 		e.obey(ctx, e.ended(a.id, a.err, now))
@@ -335,7 +353,7 @@ func (e *errand) give(ctx context.Context, a arrival) error {
 		return nil
 	}
 	e.left = e.left[1:]
-	if a.id != itself {
+	if a.id != decide.Itself {
 		e.client.keep(e.repo.Host, a.lent)
 		a.origin = peerName
 	}
@@ -344,17 +362,17 @@ func (e *errand) give(ctx context.Context, a arrival) error {
 }
 
 // ended returns what to do after a member's answer has ended before all was there.
-func (e *errand) ended(id tracker.ID, err error, now time.Time) []order {
+func (e *errand) ended(id tracker.ID, err error, now time.Time) []decide.Order {
 	e.client.fault(id, err)
 	var busy *busyError
 	var unavailable *unavailableError
 	switch {
 	case errors.As(err, &busy):
-		return e.pursuit.busy(id, busy.referrals, now)
+		return e.pursuit.Busy(id, busy.referrals, now)
 	case errors.As(err, &unavailable):
-		return e.pursuit.unavailable(id, unavailable.Cause, now)
+		return e.pursuit.Unavailable(id, unavailable.Cause, now)
 	case errors.Is(err, chunk.ErrNotFound):
-		return e.pursuit.notFound(id, now)
+		return e.pursuit.NotFound(id, now)
 	}
-	return e.pursuit.failed(id, now)
+	return e.pursuit.Failed(id, now)
 }

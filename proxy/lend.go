@@ -17,20 +17,27 @@ func (r *Registry) MayLend(host string, d digest.Digest) bool { return r.mayShar
 // host's, as far as that is known here. [chunk.ErrNotFound] says that one of them
 // is not.
 func (r *Registry) Lend(ctx context.Context, host string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	from := &Repository{Repository: ref.Repository{Host: host}, registry: r}
-	for _, ref := range refs {
-		b, err := from.storedFor(ctx, ref)
-		if errors.Is(err, chunk.ErrNotFound) {
-			b, err = from.keptFor(ctx, ref)
-		}
-		if err != nil {
-			return err
-		}
-		if err := yield(ref, b); err != nil {
-			return err
-		}
+	return chunk.GetRun(ctx, r.lent(host), refs, yield)
+}
+
+// Relay is Lend, but waits for chunks that are on their way here from other members.
+func (r *Registry) Relay(ctx context.Context, host string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	return chunk.GetRun(ctx, chunk.Coming(r.lent(host), r.flights.of(flightKey{host, fromOwners})), refs, yield)
+}
+
+func (r *Registry) lent(host string) chunk.Source {
+	return lent{&Repository{Repository: ref.Repository{Host: host}, registry: r}}
+}
+
+// lent is what is stored of a host, chunk by chunk.
+type lent struct{ from *Repository }
+
+func (l lent) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	p, err := l.from.storedFor(ctx, ref)
+	if errors.Is(err, chunk.ErrNotFound) {
+		p, err = l.from.keptFor(ctx, ref)
 	}
-	return nil
+	return p, err
 }
 
 // keptFor returns a chunk of a blob that is kept beside the store.

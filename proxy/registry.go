@@ -128,6 +128,8 @@ type Config struct {
 	TagRules []TagRule
 	// Window is how many bytes a reader of a blob may hold, see chunk.BlobConfig.
 	Window int64
+	// Turns are those of stripes that come from other members. nil bounds nothing.
+	Turns *chunk.Turns
 	// Budget bounds the memory of all readers together. nil does not.
 	Budget *chunk.Budget
 	// Report is told of faults that were worked around. nil ignores them.

@@ -51,6 +51,10 @@ func NewView(self Peer, peers []Peer) *View {
 	return v
 }
 
+// As returns the same members as another sees them, who need not be one. It shares their list: a
+// view for each of many members takes no more memory than one.
+func (v *View) As(self Peer) *View { return &View{self: self, peers: v.peers, seeds: v.seeds} }
+
 // Self returns the member whose view this is.
 func (v *View) Self() Peer { return v.self }
 

@@ -19,6 +19,7 @@ const maxProviders = 64
 type Providers struct {
 	max int
 	ttl time.Duration
+	now func() time.Time
 
 	mu    sync.Mutex
 	blobs map[digest.Digest]*list.Element // of order
@@ -38,14 +39,19 @@ type provider struct {
 // NewProviders returns a record of the max blobs, at least one, that were announced
 // last. A provider that does not announce a blob again is forgotten after ttl.
 func NewProviders(max int, ttl time.Duration) *Providers {
-	return &Providers{max: max, ttl: ttl, blobs: make(map[digest.Digest]*list.Element)}
+	return NewProvidersAt(time.Now, max, ttl)
+}
+
+// NewProvidersAt is NewProviders with a clock.
+func NewProvidersAt(now func() time.Time, max int, ttl time.Duration) *Providers {
+	return &Providers{max: max, ttl: ttl, now: now, blobs: make(map[digest.Digest]*list.Element)}
 }
 
 // Announce records that a member holds a blob.
 func (p *Providers) Announce(d digest.Digest, id ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := time.Now()
+	now := p.now()
 	e, ok := p.blobs[d]
 	if !ok {
 		e = p.order.PushBack(&provided{blob: d})
@@ -111,7 +117,7 @@ func (p *Providers) Of(d digest.Digest) []ID {
 	if !ok {
 		return nil
 	}
-	now := time.Now()
+	now := p.now()
 	var ids []ID
 	for _, by := range slices.Backward(e.Value.(*provided).by) {
 		if now.Before(by.until) {

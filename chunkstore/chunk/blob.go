@@ -36,6 +36,8 @@ type BlobConfig struct {
 	// Run is how many bytes a reader fetches at a time, a multiple of [StripeSize].
 	// 0 is an eighth of the window, and a stripe at least.
 	Run int64
+	// Turns says which of the fetches of all readers are under way. nil has all of them be.
+	Turns *Turns
 	// Budget bounds the memory of all readers together. nil does not.
 	Budget *Budget
 	// Proofs is asked whether the blob is proven, and told when it is. With nil

@@ -79,6 +79,49 @@ func (f *Flight) share(ctx context.Context, refs []Ref, fetch fetchFunc, yield f
 	return len(refs), false, nil
 }
 
+// Wait returns a chunk that is under way; [ErrNotFound] says that it is not. What fetches it is
+// whoever began to, whose denial is passed on.
+func (f *Flight) Wait(ctx context.Context, ref Ref) ([]byte, error) {
+	f.mu.Lock()
+	c := f.calls[ref.Key()]
+	if c == nil {
+		f.mu.Unlock()
+		return nil, ErrNotFound
+	}
+	if c.waiters == 0 {
+		c.run.wanted++
+	}
+	c.waiters++
+	f.mu.Unlock()
+	defer f.leave([]*call{c})
+	select {
+	case <-c.done:
+		return c.bytes, c.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Coming returns the chunks of near, and those that are on their way into it by a flight, when they
+// come. It begins no fetch.
+func Coming(near Source, flight *Flight) Source { return coming{near, flight} }
+
+type coming struct {
+	near   Source
+	flight *Flight
+}
+
+func (c coming) Get(ctx context.Context, ref Ref) ([]byte, error) {
+	p, err := c.near.Get(ctx, ref)
+	if !errors.Is(err, ErrNotFound) {
+		return p, err
+	}
+	if p, err = c.flight.Wait(ctx, ref); !errors.Is(err, ErrNotFound) {
+		return p, err
+	}
+	return c.near.Get(ctx, ref) // it may have come in between
+}
+
 // join registers the caller as a waiter for each of refs and starts a fetch for
 // every stretch that nobody is fetching; those go to own.
 func (f *Flight) join(ctx context.Context, refs []Ref, fetch fetchFunc, own map[*run]bool) []*call {

@@ -30,6 +30,7 @@ type Reader struct {
 // written by the fetch before ready is closed.
 type slot struct {
 	ref   Ref
+	turn  *Turn // of the run that fetches it
 	ready chan struct{}
 	bytes []byte
 	from  string
@@ -78,6 +79,7 @@ func (r *Reader) drop() {
 		r.cancel()
 	}
 	for _, s := range r.ahead {
+		s.turn.Quit()
 		r.b.cfg.Budget.release(s.ref.Size)
 	}
 	r.ahead = nil
@@ -195,6 +197,7 @@ func (r *Reader) current(ref Ref) (*slot, error) {
 		return nil, err
 	}
 	s := r.ahead[0]
+	s.turn.Urge()
 	select {
 	case <-s.ready:
 	case <-r.ctx.Done():
@@ -256,7 +259,11 @@ func (r *Reader) fill() error {
 			return err
 		}
 		r.ahead = append(r.ahead, got...)
-		go r.fetch(r.ctx, got)
+		ctx := r.ctx
+		turn := r.b.cfg.Turns.Enter(func() { go r.fetch(ctx, got) })
+		for _, s := range got {
+			s.turn = turn
+		}
 	}
 }
 
@@ -312,6 +319,7 @@ func (r *Reader) slot() *slot {
 // fetch gets adjacent slots as one run. The reader awaits each slot; a fetch
 // whose reader has gone ends with ctx.
 func (r *Reader) fetch(ctx context.Context, slots []*slot) {
+	defer r.b.cfg.Turns.Leave()
 	ctx, o := withOrigin(ctx)
 	refs := make([]Ref, len(slots))
 	for i, s := range slots {

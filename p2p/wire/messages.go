@@ -105,6 +105,13 @@ type Get struct {
 	// Digests are what is known of the chunks' own digests: none, or one for each
 	// chunk. Who has such bytes in any blob may answer with them.
 	Digests []digest.Digest
+	// Owner is who has referred to a holder. One that has the stripe from the same owner, be
+	// it by way of others, sends what it has not got yet when it comes: owners see to it that
+	// nobody waits for itself.
+	Owner tracker.ID
+	// Load is how many stripes the asker is sending to others: whoever has the least is the best to
+	// refer to.
+	Load int
 }
 
 // Header returns the message's header.
@@ -119,6 +126,8 @@ func (g Get) Header() []byte {
 	for _, d := range g.Digests {
 		w.text(9, string(d))
 	}
+	w.text(10, string(g.Owner))
+	w.number(16, int64(g.Load))
 	return w
 }
 
@@ -141,6 +150,10 @@ func ReadGet(header []byte) (g Get, err error) {
 			if f.room(len(g.Digests), MaxCount) {
 				g.Digests = append(g.Digests, f.digest())
 			}
+		case 10:
+			g.Owner = tracker.ID(f.text(maxID))
+		case 16:
+			g.Load = f.int(math.MaxInt32)
 		default:
 			g.read(f)
 		}

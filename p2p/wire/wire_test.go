@@ -28,7 +28,7 @@ var kinds = map[string]struct {
 	message interface{ Header() []byte }
 	read    func([]byte) (any, error)
 }{
-	"get":         {Get{where, ToOwnerAgain, blob, 9 << 20, 3, 2, []digest.Digest{blob, other}}, as(ReadGet)},
+	"get":         {Get{where, ToOwnerAgain, blob, 9 << 20, 3, 2, []digest.Digest{blob, other}, "12D3KooW", 9}, as(ReadGet)},
 	"data":        {Data{7, true, Claim{other, "before", "after", "12D3KooW", []byte("signature"), "hub"}}, as(ReadData)},
 	"progress":    {Progress{1 << 40}, as(ReadProgress)},
 	"busy":        {Busy{[]tracker.ID{"a", "b"}}, as(ReadBusy)},

@@ -116,6 +116,10 @@ func (b backend) Stored(ctx context.Context, _ string, refs []chunk.Ref, yield f
 	return chunk.GetRun(ctx, b.blobs, refs, yield)
 }
 
+func (b backend) Relay(ctx context.Context, host string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	return b.Stored(ctx, host, refs, yield)
+}
+
 func (b backend) Fetch(ctx context.Context, _ wire.Repository, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	return chunk.GetRun(ctx, b.blobs, refs, yield)
 }

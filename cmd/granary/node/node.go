@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -41,6 +42,7 @@ const (
 	memoryCache   = 16 << 20 // chunks that are kept
 	readAhead     = 64 << 20 // chunks that readers hold, all together
 	readerWindow  = 32 << 20 // and one reader at the most
+	stripesAtOnce = 5        // that readers get from other members, all together
 	scrubEvery    = 7 * 24 * time.Hour
 	scrubRate     = 16 << 20 // bytes per second
 	maxHeader     = 64 << 10
@@ -126,6 +128,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		},
 		TagRules: n.tagRules,
 		Window:   readerWindow,
+		Turns:    chunk.NewTurns(stripesAtOnce, mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64()))),
 		Budget:   chunk.NewBudget(readAhead),
 		Report:   n.faults.report,
 		Served:   n.served,

@@ -179,6 +179,11 @@ func (b backend) Stored(ctx context.Context, host string, refs []chunk.Ref, yiel
 	return b.registry.Lend(ctx, host, refs, yield)
 }
 
+// Relay implements [p2p.Backend].
+func (b backend) Relay(ctx context.Context, host string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	return b.registry.Relay(ctx, host, refs, yield)
+}
+
 // Fetch implements [p2p.Backend].
 func (b backend) Fetch(ctx context.Context, r wire.Repository, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	p, err := b.open(r)

@@ -1,4 +1,4 @@
-package p2p
+package decide
 
 import (
 	"math/rand/v2"
@@ -23,7 +23,8 @@ type Timing struct {
 	Patience time.Duration
 }
 
-func (t Timing) withDefaults() Timing {
+// WithDefaults returns t with defaults in place of zeros.
+func (t Timing) WithDefaults() Timing {
 	for _, d := range []struct {
 		value *time.Duration
 		zero  time.Duration
@@ -36,7 +37,7 @@ func (t Timing) withDefaults() Timing {
 }
 
 const (
-	maxAsked = 4 // times that one member is asked in a pursuit
+	maxAsked = 10 // times that one member is asked in a pursuit
 	// queuedBudgets is for how many budgets a member that has other answers to give
 	// may be silent about this one: it may be queued behind them on a thin link.
 	queuedBudgets = 5
@@ -45,35 +46,42 @@ const (
 	maxPatience = 10
 )
 
-// itself is the ID by which a pursuit names the node that pursues.
-const itself = tracker.ID("")
+// Itself is the ID by which a pursuit names the node that pursues.
+const Itself = tracker.ID("")
 
-// order is what a pursuit wants done next.
-type order struct {
-	ask    tracker.ID // [itself]: the node gets it as an owner would
-	role   wire.Role
-	cancel bool // what was asked is not wanted any more
+// Order is what a pursuit wants done next.
+type Order struct {
+	Ask    tracker.ID // [Itself]: the node gets it as an owner would
+	Role   wire.Role
+	Owner  tracker.ID // who has referred to a holder
+	Cancel bool       // what was asked is not wanted any more
 }
 
-// candidate is an owner that may be asked.
-type candidate struct {
-	id    tracker.ID
-	hedge time.Duration // silence after which the next one is asked too
+// Candidate is an owner that may be asked.
+type Candidate struct {
+	ID    tracker.ID
+	Hedge time.Duration // silence after which the next one is asked too
 }
 
-// A pursuit decides whom to ask for adjacent chunks of one stripe, and what to do
+// Peers is what a node knows of other members.
+type Peers interface {
+	// Usable reports whether a member is believed to be up, and to be honest.
+	Usable(tracker.ID) bool
+	// LastHeard returns when anything was last heard of a member: an answer that is
+	// queued behind others is no silence.
+	LastHeard(tracker.ID) time.Time
+}
+
+// A Pursuit decides whom to ask for adjacent chunks of one stripe, and what to do
 // when that does not help. It is told what happens and when, and answers with
 // orders. It starts no goroutine, reads no clock and sends nothing, so that the
 // same decisions can be simulated. It is for one goroutine.
-type pursuit struct {
+type Pursuit struct {
 	timing Timing
 	random *rand.Rand
-	usable func(tracker.ID) bool // a member that is believed to be up
-	// alive returns when anything was last heard of a member: an answer that is
-	// queued behind others is no silence.
-	alive func(tracker.ID) time.Time
+	peers  Peers
 
-	owners []candidate // to be asked, best first; one that was asked may come back
+	owners []Candidate // to be asked, best first; one that was asked may come back
 	asked  map[tracker.ID]int
 	under  []*attempt
 	own    bool // the node has been ordered to get it itself
@@ -95,8 +103,13 @@ type attempt struct {
 	bytes   int64         // that it said to have so far
 }
 
-// start returns the first orders.
-func (p *pursuit) start(now time.Time) []order {
+// NewPursuit returns one of a stripe that owners answer for, best first. timing has no zeros.
+func NewPursuit(timing Timing, owners []Candidate, peers Peers, random *rand.Rand) *Pursuit {
+	return &Pursuit{timing: timing, owners: owners, peers: peers, random: random}
+}
+
+// Start returns the first orders.
+func (p *Pursuit) Start(now time.Time) []Order {
 	p.asked = make(map[tracker.ID]int)
 	p.heard, p.gained, p.given = now, now, now
 	return p.next(now)
@@ -104,15 +117,15 @@ func (p *pursuit) start(now time.Time) []order {
 
 // next orders the best owner that is left to be asked, else the node itself. While
 // somebody who was asked is still at it, the node itself is no hurry.
-func (p *pursuit) next(now time.Time) []order {
+func (p *Pursuit) next(now time.Time) []Order {
 	for len(p.owners) > 0 {
 		c := p.owners[0]
 		p.owners = p.owners[1:]
-		if c.id == itself {
+		if c.ID == Itself {
 			return p.itself()
 		}
-		if p.askable(c.id) {
-			return p.ask(now, attempt{id: c.id, role: wire.ToOwner, hedge: c.hedge})
+		if p.askable(c.ID) {
+			return p.ask(now, attempt{id: c.ID, role: wire.ToOwner, hedge: c.Hedge})
 		}
 	}
 	if len(p.under) > 0 {
@@ -123,26 +136,26 @@ func (p *pursuit) next(now time.Time) []order {
 
 // askable reports whether a member may be asked: no two of its answers are awaited,
 // and none is asked for ever.
-func (p *pursuit) askable(id tracker.ID) bool {
-	return p.find(id) == nil && p.asked[id] < maxAsked && p.usable(id)
+func (p *Pursuit) askable(id tracker.ID) bool {
+	return p.find(id) == nil && p.asked[id] < maxAsked && p.peers.Usable(id)
 }
 
-func (p *pursuit) ask(now time.Time, a attempt) []order {
+func (p *Pursuit) ask(now time.Time, a attempt) []Order {
 	a.silent = now
 	p.asked[a.id]++
 	p.under = append(p.under, &a)
-	return []order{{ask: a.id, role: a.role}}
+	return []Order{{Ask: a.id, Role: a.role, Owner: a.owner}}
 }
 
-func (p *pursuit) itself() []order {
+func (p *Pursuit) itself() []Order {
 	if p.own {
 		return nil
 	}
 	p.own = true
-	return []order{{ask: itself, role: wire.ToOwner}}
+	return []Order{{Ask: Itself, Role: wire.ToOwner}}
 }
 
-func (p *pursuit) find(id tracker.ID) *attempt {
+func (p *Pursuit) find(id tracker.ID) *attempt {
 	i := slices.IndexFunc(p.under, func(a *attempt) bool { return a.id == id })
 	if i < 0 {
 		return nil
@@ -150,25 +163,25 @@ func (p *pursuit) find(id tracker.ID) *attempt {
 	return p.under[i]
 }
 
-func (p *pursuit) drop(id tracker.ID) {
+func (p *Pursuit) drop(id tracker.ID) {
 	p.under = slices.DeleteFunc(p.under, func(a *attempt) bool { return a.id == id })
 }
 
 // putBack makes a cancelled attempt's owner the first that is asked next.
-func (p *pursuit) putBack(a *attempt) {
-	c := candidate{a.id, a.hedge}
+func (p *Pursuit) putBack(a *attempt) {
+	c := Candidate{a.id, a.hedge}
 	if a.role == wire.ToHolder {
-		c = candidate{a.owner, p.timing.HedgeMax}
+		c = Candidate{a.owner, p.timing.HedgeMax}
 	}
-	if !slices.ContainsFunc(p.owners, func(other candidate) bool { return other.id == c.id }) {
+	if !slices.ContainsFunc(p.owners, func(other Candidate) bool { return other.ID == c.ID }) {
 		p.owners = slices.Insert(p.owners, 0, c)
 	}
 }
 
-// progress is told that id says to be waiting, with so many bytes so far. If
+// Progress is told that id says to be waiting, with so many bytes so far. If
 // others were asked because it had been silent, they are not needed; but the
 // second time that happens they go on, lest two take turns for ever.
-func (p *pursuit) progress(id tracker.ID, bytes int64, now time.Time) (orders []order) {
+func (p *Pursuit) Progress(id tracker.ID, bytes int64, now time.Time) (orders []Order) {
 	a := p.find(id)
 	if a == nil {
 		return nil
@@ -186,14 +199,14 @@ func (p *pursuit) progress(id tracker.ID, bytes int64, now time.Time) (orders []
 		b := p.under[later]
 		p.under = slices.Delete(p.under, later, later+1)
 		p.putBack(b)
-		orders = append(orders, order{ask: b.id, cancel: true})
+		orders = append(orders, Order{Ask: b.id, Cancel: true})
 	}
 	return orders
 }
 
-// data is told that a chunk has come from id. One source is enough from then on;
+// Data is told that a chunk has come from id. One source is enough from then on;
 // of the others those come back as candidates that were not found silent.
-func (p *pursuit) data(id tracker.ID, now time.Time) (orders []order) {
+func (p *Pursuit) Data(id tracker.ID, now time.Time) (orders []Order) {
 	p.heard, p.gained, p.given = now, now, now
 	var kept []*attempt
 	for _, a := range slices.Backward(p.under) {
@@ -205,18 +218,18 @@ func (p *pursuit) data(id tracker.ID, now time.Time) (orders []order) {
 		if !a.hedged {
 			p.putBack(a)
 		}
-		orders = append(orders, order{ask: a.id, cancel: true})
+		orders = append(orders, Order{Ask: a.id, Cancel: true})
 	}
 	p.under = kept
-	if id != itself && p.own && !p.spent {
+	if id != Itself && p.own && !p.spent {
 		p.own = false
-		orders = append(orders, order{ask: itself, cancel: true})
+		orders = append(orders, Order{Ask: Itself, Cancel: true})
 	}
 	return orders
 }
 
-// failed is told that id cannot be reached, has broken off, or was wrong.
-func (p *pursuit) failed(id tracker.ID, now time.Time) []order {
+// Failed is told that id cannot be reached, has broken off, or was wrong.
+func (p *Pursuit) Failed(id tracker.ID, now time.Time) []Order {
 	a := p.find(id)
 	if a == nil {
 		return nil
@@ -227,16 +240,16 @@ func (p *pursuit) failed(id tracker.ID, now time.Time) []order {
 
 // instead orders who is asked because an attempt is of no use: instead of a holder,
 // the owner that referred to it.
-func (p *pursuit) instead(a *attempt, now time.Time) []order {
+func (p *Pursuit) instead(a *attempt, now time.Time) []Order {
 	if a.role == wire.ToHolder {
 		return p.again(a.owner, now)
 	}
 	return p.next(now)
 }
 
-// notFound is told that id does not have it. Of a holder that means nothing; an
+// NotFound is told that id does not have it. Of a holder that means nothing; an
 // owner has asked the upstream, which is the node's own to hear.
-func (p *pursuit) notFound(id tracker.ID, now time.Time) []order {
+func (p *Pursuit) NotFound(id tracker.ID, now time.Time) []Order {
 	a := p.find(id)
 	if a == nil {
 		return nil
@@ -248,28 +261,28 @@ func (p *pursuit) notFound(id tracker.ID, now time.Time) []order {
 	return p.itself()
 }
 
-// unavailable is told that id cannot get it.
-func (p *pursuit) unavailable(id tracker.ID, cause wire.Cause, now time.Time) []order {
+// Unavailable is told that id cannot get it.
+func (p *Pursuit) Unavailable(id tracker.ID, cause wire.Cause, now time.Time) []Order {
 	switch cause {
 	case wire.CauseDenied, wire.CauseUnreachable:
-		return p.notFound(id, now)
+		return p.NotFound(id, now)
 	}
-	return p.failed(id, now)
+	return p.Failed(id, now)
 }
 
-// busy is told that id refers to members who have been given the same.
-func (p *pursuit) busy(id tracker.ID, referrals []tracker.ID, now time.Time) []order {
+// Busy is told that id refers to members who have been given the same.
+func (p *Pursuit) Busy(id tracker.ID, referrals []tracker.ID, now time.Time) []Order {
 	a := p.find(id)
 	if a == nil {
 		return nil
 	}
 	p.drop(id)
 	p.heard = now
-	if a.role != wire.ToOwner {
-		return p.instead(a, now) // who insists is not referred
+	if a.role == wire.ToHolder { // it sends to as many as it may
+		return p.again(a.owner, now)
 	}
 	for _, i := range p.random.Perm(len(referrals)) {
-		if to := referrals[i]; to != id && to != itself && p.askable(to) {
+		if to := referrals[i]; to != id && to != Itself && p.askable(to) {
 			return p.ask(now, attempt{id: to, role: wire.ToHolder, owner: id, hedge: p.timing.HedgeMax})
 		}
 	}
@@ -277,7 +290,7 @@ func (p *pursuit) busy(id tracker.ID, referrals []tracker.ID, now time.Time) []o
 }
 
 // again asks an owner that has referred in vain.
-func (p *pursuit) again(owner tracker.ID, now time.Time) []order {
+func (p *Pursuit) again(owner tracker.ID, now time.Time) []Order {
 	if p.find(owner) != nil {
 		return nil
 	}
@@ -287,19 +300,19 @@ func (p *pursuit) again(owner tracker.ID, now time.Time) []order {
 	return p.ask(now, attempt{id: owner, role: wire.ToOwnerAgain, hedge: p.timing.HedgeMax})
 }
 
-// ownFailed is told that the node itself could not get it. Whoever else is at it
+// OwnFailed is told that the node itself could not get it. Whoever else is at it
 // still may, until the budget is spent.
-func (p *pursuit) ownFailed() { p.spent = true }
+func (p *Pursuit) OwnFailed() { p.spent = true }
 
-// wake is told that the time that deadline returned has come. silent are the
+// Wake is told that the time that deadline returned has come. silent are the
 // members that are at fault for that: it is told of each attempt once.
-func (p *pursuit) wake(now time.Time) (orders []order, silent []tracker.ID) {
+func (p *Pursuit) Wake(now time.Time) (orders []Order, silent []tracker.ID) {
 	for _, a := range slices.Clone(p.under) {
 		if a.hedged || now.Before(p.hedgeAt(a)) {
 			continue
 		}
 		a.hedged = true
-		if now.Sub(p.alive(a.id)) >= a.hedge {
+		if now.Sub(p.peers.LastHeard(a.id)) >= a.hedge {
 			silent = append(silent, a.id)
 		}
 		orders = append(orders, p.instead(a, now)...)
@@ -312,7 +325,7 @@ func (p *pursuit) wake(now time.Time) (orders []order, silent []tracker.ID) {
 	}
 	if p.spent { // nobody is left
 		for _, a := range p.under {
-			orders = append(orders, order{ask: a.id, cancel: true})
+			orders = append(orders, Order{Ask: a.id, Cancel: true})
 		}
 		p.under = nil
 	}
@@ -321,9 +334,9 @@ func (p *pursuit) wake(now time.Time) (orders []order, silent []tracker.ID) {
 
 // word returns when a member was last heard, about this or, for a while, about
 // anything else.
-func (p *pursuit) word(a *attempt) time.Time {
+func (p *Pursuit) word(a *attempt) time.Time {
 	latest := a.silent.Add(queuedBudgets * p.timing.Budget)
-	t := p.alive(a.id)
+	t := p.peers.LastHeard(a.id)
 	switch {
 	case t.Before(a.silent):
 		return a.silent
@@ -335,11 +348,11 @@ func (p *pursuit) word(a *attempt) time.Time {
 
 // hedgeAt returns when the silence of a member is long enough for another to be
 // asked.
-func (p *pursuit) hedgeAt(a *attempt) time.Time { return p.word(a).Add(a.hedge) }
+func (p *Pursuit) hedgeAt(a *attempt) time.Time { return p.word(a).Add(a.hedge) }
 
 // patientUntil returns when it is for the node itself, if nothing is heard until
 // then: of anybody, or of anything that comes of their waiting.
-func (p *pursuit) patientUntil() time.Time {
+func (p *Pursuit) patientUntil() time.Time {
 	heard := p.heard
 	for _, a := range p.under {
 		if t := p.word(a); t.After(a.silent) && t.After(heard) {
@@ -349,8 +362,8 @@ func (p *pursuit) patientUntil() time.Time {
 	return earliest(heard.Add(p.timing.Budget), p.gained.Add(p.timing.Patience), p.given.Add(maxPatience*p.timing.Patience))
 }
 
-// deadline returns when wake is to be called next; zero is never.
-func (p *pursuit) deadline() (t time.Time) {
+// Deadline returns when wake is to be called next; zero is never.
+func (p *Pursuit) Deadline() (t time.Time) {
 	for _, a := range p.under {
 		if !a.hedged {
 			t = earliest(t, p.hedgeAt(a))
@@ -370,4 +383,15 @@ func earliest(times ...time.Time) (first time.Time) {
 		}
 	}
 	return first
+}
+
+// Owed returns the owners who have referred to holders that are still being asked: where one of
+// these has given the stripe, its owner is told.
+func (p *Pursuit) Owed() (owners []tracker.ID) {
+	for _, a := range p.under {
+		if a.role == wire.ToHolder {
+			owners = append(owners, a.owner)
+		}
+	}
+	return owners
 }

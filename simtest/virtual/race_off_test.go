@@ -1,6 +1,6 @@
 //go:build !race
 
-package sim
+package virtual
 
 var sizes = []int{8, 100}
 

@@ -1,4 +1,4 @@
-// Package sim simulates clusters that pull a cold image at once: in virtual time
+// Package virtual simulates clusters that pull a cold image at once: in virtual time
 // (testing/synctest), above the network in memory of p2p/p2ptest, whose links have a
 // rate and a latency. Clients, servers, flights, caches and readers are the ones that
 // a node runs, put together as package proxy does; modelled are the network, a
@@ -22,11 +22,11 @@
 //
 // Run
 //
-//	go test ./simtest/sim -v
+//	go test ./simtest/virtual -v
 //
 // pulls an image of 48 MiB by 8 and by 100 nodes, and by 20 while something goes wrong,
 // in 40 s of CPU; with -race by 8. With 100 nodes the image of 600 MiB takes two minutes
 // of CPU and 4 GiB of memory:
 //
-//	GRANARY_TEST_LONG=1 go test ./simtest/sim -run Cold -v
-package sim
+//	GRANARY_TEST_LONG=1 go test ./simtest/virtual -run Cold -v
+package virtual

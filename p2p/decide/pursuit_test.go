@@ -1,4 +1,4 @@
-package p2p
+package decide
 
 import (
 	"fmt"
@@ -21,24 +21,23 @@ func at(ms int) time.Time { return epoch.Add(time.Duration(ms) * time.Millisecon
 // chase is a pursuit of a stripe whose owners are a, b and c, each to be hedged after
 // 100 ms, and its surroundings.
 type chase struct {
-	*pursuit
+	*Pursuit
 	down  map[tracker.ID]bool
 	heard map[tracker.ID]time.Time
 }
 
 func newChase(owners ...tracker.ID) *chase {
 	c := &chase{down: make(map[tracker.ID]bool), heard: make(map[tracker.ID]time.Time)}
-	c.pursuit = &pursuit{
-		timing: Timing{}.withDefaults(),
-		random: rand.New(rand.NewPCG(1, 2)),
-		usable: func(id tracker.ID) bool { return !c.down[id] },
-		alive:  func(id tracker.ID) time.Time { return c.heard[id] },
-	}
+	c.Pursuit = NewPursuit(Timing{}.WithDefaults(), nil, c, rand.New(rand.NewPCG(1, 2)))
 	for _, id := range owners {
-		c.owners = append(c.owners, candidate{id, 100 * time.Millisecond})
+		c.owners = append(c.owners, Candidate{id, 100 * time.Millisecond})
 	}
 	return c
 }
+
+func (c *chase) Usable(id tracker.ID) bool { return !c.down[id] }
+
+func (c *chase) LastHeard(id tracker.ID) time.Time { return c.heard[id] }
 
 // tell tells the pursuit one thing, in words, and returns what it orders, in words.
 func (c *chase) tell(ms int, what string) string {
@@ -47,38 +46,38 @@ func (c *chase) tell(ms int, what string) string {
 	if len(words) > 1 && words[1] != "itself" {
 		id = tracker.ID(words[1])
 	}
-	var orders []order
+	var orders []Order
 	var silent []tracker.ID
 	switch words[0] {
 	case "start":
-		orders = c.start(now)
+		orders = c.Start(now)
 	case "wake":
-		orders, silent = c.wake(now)
+		orders, silent = c.Wake(now)
 	case "progress":
 		n, _ := strconv.Atoi(words[2])
 		c.heard[id] = now
-		orders = c.progress(id, int64(n), now)
+		orders = c.Progress(id, int64(n), now)
 	case "data":
 		c.heard[id] = now
-		orders = c.data(id, now)
+		orders = c.Data(id, now)
 	case "failed":
-		orders = c.failed(id, now)
+		orders = c.Failed(id, now)
 	case "notfound":
-		orders = c.notFound(id, now)
+		orders = c.NotFound(id, now)
 	case "denied":
-		orders = c.unavailable(id, wire.CauseDenied, now)
+		orders = c.Unavailable(id, wire.CauseDenied, now)
 	case "unreachable":
-		orders = c.unavailable(id, wire.CauseUnreachable, now)
+		orders = c.Unavailable(id, wire.CauseUnreachable, now)
 	case "overloaded":
-		orders = c.unavailable(id, wire.CauseOverloaded, now)
+		orders = c.Unavailable(id, wire.CauseOverloaded, now)
 	case "busy":
 		var ids []tracker.ID
 		for _, w := range words[2:] {
 			ids = append(ids, tracker.ID(w))
 		}
-		orders = c.busy(id, ids, now)
+		orders = c.Busy(id, ids, now)
 	case "spent":
-		c.ownFailed()
+		c.OwnFailed()
 	case "down":
 		c.down[id] = true
 	case "hear": // about something else
@@ -89,22 +88,22 @@ func (c *chase) tell(ms int, what string) string {
 	return say(orders, silent)
 }
 
-func say(orders []order, silent []tracker.ID) string {
+func say(orders []Order, silent []tracker.ID) string {
 	var said []string
 	for _, id := range silent {
 		said = append(said, string(id)+" is silent")
 	}
 	for _, o := range orders {
-		name := string(o.ask)
-		if o.ask == itself {
+		name := string(o.Ask)
+		if o.Ask == Itself {
 			name = "itself"
 		}
 		switch {
-		case o.cancel:
+		case o.Cancel:
 			said = append(said, "cancel "+name)
-		case o.role == wire.ToHolder:
+		case o.Role == wire.ToHolder:
 			said = append(said, "ask holder "+name)
-		case o.role == wire.ToOwnerAgain:
+		case o.Role == wire.ToOwnerAgain:
 			said = append(said, "ask again "+name)
 		default:
 			said = append(said, "ask "+name)
@@ -220,11 +219,16 @@ func TestAPursuitAsksWhoeverIsLikeliestToAnswer(t *testing.T) {
 		{"an owner that refers to nobody is asked again", `
 			0 start = ask a
 			5 busy a a = ask again a`},
-		{"an owner that refers who insists is no use", `
+		{"an owner refers who insists elsewhere", `
 			0 start = ask a
 			5 busy a h = ask holder h
 			7 notfound h = ask again a
-			9 busy a i = ask b`},
+			9 busy a i = ask holder i
+			11 data i =`},
+		{"a holder that sends to as many as it may", `
+			0 start = ask a
+			5 busy a h = ask holder h
+			7 busy h = ask again a`},
 		{"members that are down are not referred to", `
 			0 start = ask a
 			0 down h =
@@ -280,7 +284,7 @@ func TestAPursuitAsksWhoeverIsLikeliestToAnswer(t *testing.T) {
 				from, _ := strconv.Atoi(first)
 				to, _ := strconv.Atoi(last)
 				for ms := from; ms <= max(from, to); ms += 90 {
-					if d := c.deadline(); ms > 0 && (what == "wake" && !d.Equal(at(ms)) || what != "wake" && !d.IsZero() && d.Before(at(ms))) {
+					if d := c.Deadline(); ms > 0 && (what == "wake" && !d.Equal(at(ms)) || what != "wake" && !d.IsZero() && d.Before(at(ms))) {
 						t.Fatalf("%s: at %d the deadline is at %v", rest, ms, d.Sub(epoch))
 					}
 					if got := c.tell(ms, what); got != want {
@@ -350,7 +354,7 @@ func TestAPursuitNeverGetsStuckWhateverHappens(t *testing.T) {
 			}
 			id := slices.Sorted(maps.Keys(w.under))[random.IntN(len(w.under))]
 			w.now += random.IntN(300)
-			if d := int(w.deadline().Sub(epoch) / time.Millisecond); !w.deadline().IsZero() && d <= w.now {
+			if d := int(w.Deadline().Sub(epoch) / time.Millisecond); !w.Deadline().IsZero() && d <= w.now {
 				w.now = d
 				w.tell("wake")
 				continue
@@ -371,7 +375,7 @@ func TestAPursuitNeverGetsStuckWhateverHappens(t *testing.T) {
 				w.tell(what + " " + id)
 			case what == "silence":
 				w.now += random.IntN(5000)
-				if d := w.deadline(); !d.IsZero() && d.Before(at(w.now)) {
+				if d := w.Deadline(); !d.IsZero() && d.Before(at(w.now)) {
 					w.now = int(d.Sub(epoch) / time.Millisecond)
 				}
 			default:
@@ -387,8 +391,8 @@ func TestAPursuitNeverGetsStuckWhateverHappens(t *testing.T) {
 			w.tell("spent")
 		}
 		begun := w.now
-		for !w.deadline().IsZero() {
-			if w.now = int(w.deadline().Sub(epoch) / time.Millisecond); w.now > begun+120_000 {
+		for !w.Deadline().IsZero() {
+			if w.now = int(w.Deadline().Sub(epoch) / time.Millisecond); w.now > begun+120_000 {
 				w.fail("seed %d: still waiting after two minutes of silence", seed)
 			}
 			asked := w.asked["itself"]

@@ -1,4 +1,4 @@
-package sim
+package virtual
 
 import (
 	"bytes"
@@ -57,6 +57,7 @@ type life struct {
 	providers *tracker.Providers
 	own, src  chunk.Source
 	budget    *chunk.Budget
+	coming    chunk.Flight // to readers
 }
 
 // start begins a life, with the claims that the one before has handed on, if any.
@@ -88,7 +89,7 @@ func (n *node) compose(l *life, up chunk.Source) {
 	report := func(err error) { n.cluster.t.Errorf("%s: %v", n.peer.ID, err) }
 	l.own = chunk.Cache(near, chunk.First(held, fetched{far, l.client.Claims()}), new(chunk.Flight), report)
 	placed := interned{l.client.Source(repo, l.own), n.cluster.img}
-	l.src = chunk.Cache(near, placed, new(chunk.Flight), report)
+	l.src = chunk.Cache(near, placed, &l.coming, report)
 }
 
 // fetched records what the upstream has sent.
@@ -159,6 +160,10 @@ var _ p2p.Backend = backend{}
 
 func (b backend) Stored(ctx context.Context, _ string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	return chunk.GetRun(ctx, b.n.store, refs, yield)
+}
+
+func (b backend) Relay(ctx context.Context, _ string, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	return chunk.GetRun(ctx, chunk.Coming(b.n.store, &b.l.coming), refs, yield)
 }
 
 func (b backend) Fetch(ctx context.Context, _ wire.Repository, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {

@@ -1,6 +1,6 @@
 //go:build race
 
-package sim
+package virtual
 
 // The race detector makes bytes an order of magnitude dearer.
 var sizes = []int{8}

@@ -1,0 +1,89 @@
+package chunk
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+)
+
+// Turns bounds how many runs are under way for all readers of a process together, and lets those
+// that wait begin in no order: of many nodes that read the same at the same time each then
+// has something early that others have late, and is asked for it. In the order of the blob the
+// ones that are ahead would be asked for everything, and the others for nothing. Whoever needs a run
+// at once does not wait. A nil Turns has no bound.
+type Turns struct {
+	mu      sync.Mutex
+	free    int // below 0 after what was urgent
+	waiting []*Turn
+	random  *rand.Rand
+}
+
+// Turn is one run that waits, or is under way.
+type Turn struct {
+	turns *Turns
+	begin func()
+}
+
+// NewTurns returns turns for n runs at a time.
+func NewTurns(n int, random *rand.Rand) *Turns { return &Turns{free: n, random: random} }
+
+// Enter has begin called when it is the run's turn, maybe before Enter returns. It must not wait.
+func (t *Turns) Enter(begin func()) *Turn {
+	if t == nil {
+		begin()
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	turn := &Turn{t, begin}
+	t.waiting = append(t.waiting, turn)
+	t.next()
+	return turn
+}
+
+// next lets runs begin while there is room; t.mu is held.
+func (t *Turns) next() {
+	for t.free > 0 && len(t.waiting) > 0 {
+		t.start(t.random.IntN(len(t.waiting)))
+	}
+}
+
+func (t *Turns) start(i int) {
+	turn := t.waiting[i]
+	t.waiting = slices.Delete(t.waiting, i, i+1)
+	t.free--
+	turn.begin()
+}
+
+// Leave ends a run that has begun.
+func (t *Turns) Leave() {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.free++
+	t.next()
+}
+
+// Urge lets a run begin at once, unless it has.
+func (t *Turn) Urge() {
+	if t == nil {
+		return
+	}
+	t.turns.mu.Lock()
+	defer t.turns.mu.Unlock()
+	if i := slices.Index(t.turns.waiting, t); i >= 0 {
+		t.turns.start(i)
+	}
+}
+
+// Quit takes back a run, unless it has begun.
+func (t *Turn) Quit() {
+	if t == nil {
+		return
+	}
+	t.turns.mu.Lock()
+	defer t.turns.mu.Unlock()
+	t.turns.waiting = slices.DeleteFunc(t.turns.waiting, func(other *Turn) bool { return other == t })
+}

@@ -1,0 +1,277 @@
+package decide
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/granary-oci/granary/tracker"
+)
+
+var key = Stripe{Number: 1}
+
+func member(i int) tracker.ID { return tracker.ID(fmt.Sprintf("m%04d", i)) }
+
+// owner is who is asked for a stripe, and what became of the requests.
+type owner struct {
+	*Spreads
+	verdicts map[tracker.ID]Verdict // the latest
+	requests map[tracker.ID]*Request
+}
+
+func newOwner() *owner {
+	return &owner{NewSpreads(rand.New(rand.NewPCG(1, 2))), make(map[tracker.ID]Verdict), make(map[tracker.ID]*Request)}
+}
+
+func moves(time.Time) bool { return false }
+
+// ask makes a request, and returns what becomes of it at once; ok is whether that is anything.
+func (o *owner) ask(k Stripe, r Request, now time.Time) (v Verdict, ok bool) {
+	delete(o.verdicts, r.From)
+	if r.Stuck == nil {
+		r.Stuck = moves
+	}
+	r.Decided = func(v Verdict) { o.verdicts[r.From] = v }
+	o.requests[r.From] = &r
+	o.Enter(k, &r, now)
+	v, ok = o.verdicts[r.From]
+	return v, ok
+}
+
+func TestAnOwnerSendsAStripeToAFewAndRefersTheOthersToThem(t *testing.T) {
+	o := newOwner()
+	for i := range fanOut {
+		if v, _ := o.ask(key, Request{From: member(i)}, epoch); !v.Serve {
+			t.Fatalf("member %d is not served", i)
+		}
+	}
+	if v, ok := o.ask(key, Request{From: "late"}, epoch); !ok || v.Serve || v.Referral != member(0) && v.Referral != member(1) {
+		t.Errorf("the verdict is %+v, want a referral to whom it is being sent", v)
+	}
+	for name, r := range map[string]Request{
+		"one who has waited for long": {From: "patient", Late: true},
+		"one who is sent it":          {From: member(0)},
+	} {
+		if v, _ := o.ask(key, r, epoch); !v.Serve {
+			t.Errorf("%s is not served", name)
+		}
+	}
+	if v, _ := o.ask(Stripe{Number: 2}, Request{From: "late"}, epoch); !v.Serve {
+		t.Error("another stripe is not served")
+	}
+}
+
+// TestACrowdBecomesATree: however many ask at the same moment, each has somebody to get it from, nobody has more than
+// it can send to, and all lead to the owner.
+func TestACrowdBecomesATree(t *testing.T) {
+	o, from, children := newOwner(), make(map[tracker.ID]tracker.ID), make(map[tracker.ID]int)
+	for i := range 3000 {
+		v, ok := o.ask(key, Request{From: member(i)}, epoch)
+		if !ok {
+			t.Fatalf("member %d has to wait", i)
+		}
+		if !v.Serve {
+			from[member(i)] = v.Referral
+			children[v.Referral]++
+		}
+	}
+	if n := 3000 - len(from); n != fanOut {
+		t.Errorf("the owner sends to %d, want %d", n, fanOut)
+	}
+	for id, n := range children {
+		if n > fanOut {
+			t.Errorf("%d are referred to %s", n, id)
+		}
+	}
+	for i := range 3000 {
+		depth := 0
+		for id := member(i); from[id] != ""; id = from[id] {
+			if depth++; depth > 60 {
+				t.Fatalf("member %d is %d members from the owner", i, depth)
+			}
+		}
+	}
+}
+
+func TestNobodyWaitsForItself(t *testing.T) {
+	o := newOwner()
+	from := make(map[tracker.ID]tracker.ID)
+	random := rand.New(rand.NewPCG(3, 4))
+	for i := range 200 {
+		v, _ := o.ask(key, Request{From: member(i)}, epoch)
+		from[member(i)] = v.Referral
+	}
+	for range 2000 { // who could not get it from whom it was referred to
+		id := member(random.IntN(200))
+		v, ok := o.ask(key, Request{From: id, Insists: true}, epoch)
+		if from[id] = v.Referral; !ok || v.Serve {
+			o.Quit(key, o.requests[id])
+			from[id] = ""
+		}
+		if v.Serve {
+			o.Leave(key, id, false, epoch)
+		}
+		depth := 0
+		for at := from[id]; at != ""; at = from[at] {
+			if depth++; at == id || depth > 200 {
+				t.Fatalf("%s is referred to somebody who has it from %s", id, id)
+			}
+		}
+	}
+}
+
+func TestWhoHasLeastToSendIsReferredTo(t *testing.T) {
+	to := make(map[tracker.ID]int)
+	o := newOwner()
+	for i := range 100 {
+		k := Stripe{Number: i}
+		o.ask(k, Request{From: "busy", Load: 30}, epoch)
+		o.ask(k, Request{From: "idle", Load: 1}, epoch)
+		v, _ := o.ask(k, Request{From: "late"}, epoch)
+		to[v.Referral]++
+	}
+	if to["idle"] < 80 {
+		t.Errorf("referred to %v, want mostly the one that is idle", to)
+	}
+}
+
+func TestWhoTakesNothingKeepsNobodyWaiting(t *testing.T) {
+	o := newOwner()
+	for i := range fanOut {
+		o.ask(key, Request{From: member(i), Stuck: func(now time.Time) bool { return now.After(epoch) }}, epoch)
+	}
+	for i := range fanOut * fanOut { // as many as may be referred to these
+		o.ask(key, Request{From: tracker.ID(fmt.Sprint("child ", i))}, epoch)
+	}
+	if v, _ := o.ask(key, Request{From: "late"}, epoch); v.Serve {
+		t.Error("there is no room, and one more is served")
+	}
+	if v, _ := o.ask(key, Request{From: "later"}, epoch.Add(time.Second)); !v.Serve {
+		t.Errorf("those who are sent it have vanished, and the verdict is %+v", v)
+	}
+}
+
+// waits returns an owner who sends a stripe to as many as it may, none of whom may be referred to, and one who waits.
+func waits(t *testing.T) *owner {
+	o := newOwner()
+	for i := range fanOut {
+		o.ask(key, Request{From: member(i)}, epoch)
+	}
+	for _, p := range o.all[key].places {
+		p.room = 0
+	}
+	if v, ok := o.ask(key, Request{From: "waiting"}, epoch); ok {
+		t.Fatalf("with nobody to refer to the verdict is %+v", v)
+	}
+	return o
+}
+
+func TestWhoWaitsIsDecidedOnWhenThereIsRoom(t *testing.T) {
+	o := waits(t)
+	o.Leave(key, member(0), true, epoch)
+	if !o.verdicts["waiting"].Serve {
+		t.Error("there is room, and who waits is not served")
+	}
+	if o.Quit(key, o.requests["waiting"]) {
+		t.Error("what was decided is taken back")
+	}
+}
+
+func TestWhoHasLeftIsNotDecidedOn(t *testing.T) {
+	o := waits(t)
+	if !o.Quit(key, o.requests["waiting"]) {
+		t.Error("what waits cannot be taken back")
+	}
+	o.Leave(key, member(0), true, epoch)
+	if v, ok := o.verdicts["waiting"]; ok {
+		t.Errorf("the verdict is %+v, of a request that was taken back", v)
+	}
+}
+
+func TestWhoHasGotItHasRoomForOthers(t *testing.T) {
+	o := newOwner()
+	for i := range fanOut {
+		o.ask(key, Request{From: member(i)}, epoch)
+	}
+	var children []tracker.ID
+	for i := range fanOut * fanOut {
+		children = append(children, tracker.ID(fmt.Sprint("child ", i)))
+		o.ask(key, Request{From: children[i]}, epoch)
+	}
+	first := o.verdicts[children[0]].Referral
+	o.all[key].places[first].load = -1 // it is the best
+	for _, p := range o.all[key].places {
+		if slices.Contains(children, p.id) {
+			p.room = 0
+		}
+	}
+	if v, ok := o.ask(key, Request{From: "late"}, epoch); ok {
+		t.Fatalf("the verdict is %+v, though all have as many as they may", v)
+	}
+	o.Have(key, "stranger", epoch)
+	if _, ok := o.verdicts["late"]; ok {
+		t.Error("the word of one who was not referred counts")
+	}
+	o.Have(key, children[0], epoch)
+	if got := o.verdicts["late"].Referral; got != first && got != children[0] {
+		t.Errorf("referred to %q, want the one that has room again", got)
+	}
+}
+
+func TestOneWhoIsReferredInVainAgainAndAgainIsServed(t *testing.T) {
+	o := newOwner()
+	for i := range 100 {
+		o.ask(key, Request{From: member(i)}, epoch)
+	}
+	for i := range maxAgain + 2 {
+		if v, _ := o.ask(key, Request{From: "unlucky", Insists: i > 0}, epoch); v.Serve {
+			if i < maxAgain {
+				t.Errorf("it is served after %d referrals", i)
+			}
+			return
+		}
+	}
+	t.Error("it is never served")
+}
+
+func TestWhoWasGivenAStripeLongAgoIsNotReferredTo(t *testing.T) {
+	o := newOwner()
+	o.ask(key, Request{From: "early"}, epoch)
+	o.Leave(key, "early", true, epoch)
+	later := epoch.Add(spreadFor + time.Second)
+	for i := range 3 * fanOut {
+		if v, _ := o.ask(key, Request{From: member(i)}, later); v.Referral == "early" {
+			t.Error("it is referred to")
+		}
+	}
+}
+
+func TestStripesAreForgottenForNewOnes(t *testing.T) {
+	o, busy := newOwner(), Stripe{Host: "busy"}
+	o.ask(busy, Request{From: "a"}, epoch)
+	for i := range 3 * maxSpreads {
+		k := Stripe{Number: i}
+		o.ask(k, Request{From: "a"}, epoch)
+		o.Leave(k, "a", true, epoch)
+	}
+	if n := len(o.all); n > maxSpreads {
+		t.Errorf("%d stripes are remembered, want %d at most", n, maxSpreads)
+	}
+	if o.all[busy] == nil {
+		t.Error("a stripe that is being sent was forgotten")
+	}
+	o.Leave(Stripe{Host: "unknown"}, "a", true, epoch) // is no harm
+}
+
+func TestMembersOfOneStripeAreBounded(t *testing.T) {
+	o := newOwner()
+	for i := range maxPlaces + 100 {
+		o.ask(key, Request{From: tracker.ID(fmt.Sprint(i)), Late: true}, epoch)
+		o.Leave(key, tracker.ID(fmt.Sprint(i)), true, epoch)
+	}
+	if n := len(o.all[key].places); n > maxPlaces {
+		t.Errorf("%d members are remembered, want %d at most", n, maxPlaces)
+	}
+}
