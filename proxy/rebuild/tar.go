@@ -52,8 +52,9 @@ type arrival struct {
 	chunk int
 	by    *Reader       // who wanted it first
 	done  chan struct{} // closed when it is there, or will not come
-	now   bool          // somebody waits for it
+	waits int           // how many wait for it
 	over  bool          // done is closed
+	taken bool          // somebody has it
 	// Written before done is closed.
 	bytes []byte
 	err   error
@@ -64,11 +65,12 @@ func (e *Edge) Tar(layer chunk.Ref, m *cdc.Map, older *Older) *Tar {
 	return &Tar{Map: m, edge: e, of: layer, older: older, coming: make(map[int]*arrival)}
 }
 
-// Get returns chunks, by their numbers in order, none of which is inline.
+// Get returns chunks, by their numbers in order, none of which is inline. Who leaves before all are there has those kept that come.
 func (t *Tar) Get(ctx context.Context, by *Reader, chunks []int) ([][]byte, error) {
 	t.older.wait(ctx)
-	all := make([][]byte, len(chunks))
-	for i, a := range t.want(by, chunks, true) {
+	all := t.want(by, chunks, true)
+	defer t.leave(all)
+	for _, a := range all {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -77,9 +79,37 @@ func (t *Tar) Get(ctx context.Context, by *Reader, chunks []int) ([][]byte, erro
 		if a.err != nil {
 			return nil, a.err
 		}
-		all[i] = a.bytes
 	}
-	return all, nil
+	bytes := make([][]byte, len(all))
+	for i, a := range all {
+		bytes[i] = a.bytes
+	}
+	t.taken(all)
+	return bytes, nil
+}
+
+// taken says that somebody has chunks: what becomes of them is theirs to say.
+func (t *Tar) taken(all []*arrival) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, a := range all {
+		a.taken = true
+	}
+}
+
+// leave says that somebody does not wait for chunks any more. What has come, and nobody has taken, is kept.
+func (t *Tar) leave(all []*arrival) {
+	var left []*arrival
+	t.mu.Lock()
+	for _, a := range all {
+		if a.waits--; a.waits == 0 && a.over && a.err == nil && !a.taken {
+			left = append(left, a)
+		}
+	}
+	t.mu.Unlock()
+	for _, a := range left {
+		a.by.Keep(&t.Map.Chunks[a.chunk], a.bytes)
+	}
 }
 
 // Expect has chunks come that are about to be read, by their numbers in order. They are kept. It returns when they are there, or will
@@ -132,7 +162,9 @@ func (t *Tar) want(by *Reader, chunks []int, now bool) []*arrival {
 				t.wanted = append(t.wanted, a)
 			}
 		}
-		a.now = a.now || now
+		if now {
+			a.waits++
+		}
 		all = append(all, a)
 	}
 	if len(here) > 0 {
@@ -178,7 +210,7 @@ func (t *Tar) send() {
 
 // batch returns the next batch, or nil when it is to wait. What is waited for comes first. t.mu is held.
 func (t *Tar) batch() []*arrival {
-	first := slices.IndexFunc(t.wanted, func(a *arrival) bool { return a.now })
+	first := slices.IndexFunc(t.wanted, func(a *arrival) bool { return a.waits > 0 })
 	now := first >= 0
 	if now && t.active >= soonAtOnce || !now && t.active >= batchesAtOnce {
 		return nil
@@ -206,7 +238,7 @@ func (t *Tar) batch() []*arrival {
 // numbers returns which chunks somebody wants, those that are waited for or the others, in order. t.mu is held.
 func (t *Tar) numbers(by *Reader, now bool) (all []int) {
 	for _, a := range t.wanted {
-		if a.by.Name == by.Name && a.now == now {
+		if a.by.Name == by.Name && (a.waits > 0) == now {
 			all = append(all, a.chunk)
 		}
 	}
@@ -273,7 +305,7 @@ func (t *Tar) fetchFrom(ctx context.Context, g Giver, batch []*arrival) error {
 // settle says that a chunk is there, or will not come, unless that was said. What nobody waits for is kept before it is forgotten.
 func (t *Tar) settle(a *arrival, p []byte, err error) {
 	t.mu.Lock()
-	over, keep := a.over, !a.now && err == nil
+	over, keep := a.over, a.waits == 0 && err == nil
 	t.mu.Unlock()
 	if over {
 		return

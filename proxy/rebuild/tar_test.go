@@ -219,6 +219,34 @@ func TestWhoWaitsForChunksLeaves(t *testing.T) {
 	})
 }
 
+// TestWhatNobodyTakesIsKept, of chunks for which somebody has waited: those that had come when they left, and that come later.
+func TestWhatNobodyTakesIsKept(t *testing.T) {
+	tar := version(t, 1)
+	h := &door{giver: newGiver(t, tar, pack(t, tar, goGzip))}
+	synctest.Test(t, func(t *testing.T) {
+		h.gate = make(chan struct{})
+		r := newReading(t, tar, nil, h)
+		all := r.all()
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error, 1)
+		go r.Expect(t.Context(), r.by, all[:5]) // a question that the others do not wait for
+		synctest.Wait()
+		go func() { left <- r.get(t, ctx, all...) }()
+		synctest.Wait()
+		h.gate <- struct{}{}
+		synctest.Wait()
+		cancel()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("who leaves: %v", err)
+		}
+		close(h.gate)
+		synctest.Wait()
+		if len(r.kept) != len(all) {
+			t.Errorf("%d of %d chunks are kept", len(r.kept), len(all))
+		}
+	})
+}
+
 func unpacked(t *testing.T, p []byte) []byte {
 	t.Helper()
 	z, err := zstd.NewReader(nil)
