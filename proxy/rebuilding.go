@@ -18,7 +18,6 @@ import (
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/proxy/rebuild"
 	"github.com/granary-oci/granary/proxy/trace"
-	"github.com/granary-oci/granary/toc/cdc"
 )
 
 const (
@@ -162,7 +161,7 @@ func (p *Repository) doRebuild(ctx context.Context, want chunkstore.Whole, old [
 		w.Old = append(w.Old, rebuild.Old{Digest: o.Digest, Size: o.Size, Open: func(ctx context.Context) io.ReadCloser { return p.openOlder(ctx, o) }})
 	}
 	w.Turn = p.registry.turns.begin
-	w.Kept = p.keptChunks(ctx, want.Digest)
+	w.Kept = p.contents(ctx, LayerRef{Layer: want.Digest}).chunk
 	w.Keep = func(ctx context.Context, from io.Reader) error {
 		err := p.registry.ImportBlob(ctx, p.Repository, want.Digest, want.Size, 0, from)
 		if err == nil {
@@ -172,21 +171,6 @@ func (p *Repository) doRebuild(ctx context.Context, want chunkstore.Whole, old [
 		return err
 	}
 	return p.registry.cfg.Edge.Rebuild(ctx, w)
-}
-
-// keptChunks returns what has those chunks that were kept when files of a layer, or others, were read one by one.
-func (p *Repository) keptChunks(ctx context.Context, layer digest.Digest) func(c *cdc.Chunk) []byte {
-	files := p.contents(ctx, LayerRef{Layer: layer})
-	return func(c *cdc.Chunk) []byte {
-		if files == nil || !files.Has(c.Digest, c.Size) {
-			return nil
-		}
-		b := make([]byte, c.Size)
-		if _, err := files.Readable.ReadAt(c.Digest, c.Size, b, 0); err != nil {
-			return nil
-		}
-		return b
-	}
 }
 
 // givers returns those parents who are asked how a layer is made again: none, if the registry has a place

@@ -134,6 +134,7 @@ func (u *unpackedBytes) ReadAt(p []byte, off int64) (n int, err error) {
 		if err != nil {
 			return 0, err
 		}
+		u.keepCut(numbers, got, off, off+int64(len(want)))
 		for i := m.Find(off); n < len(want); i++ {
 			c := &m.Chunks[i]
 			from := c.Inline
@@ -149,11 +150,57 @@ func (u *unpackedBytes) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// get gets chunks in their turn. Who waits for some that are near each other gets more of what is near.
-func (u *unpackedBytes) get(chunks []int) ([][]byte, error) {
-	if len(chunks) == 0 {
-		return nil, nil
+// keepCut keeps those of some chunks of which there is more than from one byte to another: whoever reads on needs the rest.
+func (u *unpackedBytes) keepCut(chunks []int, got [][]byte, start, end int64) {
+	for k, i := range chunks {
+		if c := &u.tar.Map.Chunks[i]; c.Offset < start || c.Offset+c.Size > end {
+			if by := u.reader(); !by.Has(c) {
+				by.Keep(c, got[k])
+			}
+		}
 	}
+}
+
+// get gets chunks: those that are kept, as what was expected is, and then the others.
+func (u *unpackedBytes) get(chunks []int) ([][]byte, error) {
+	all := make([][]byte, len(chunks))
+	var missing []int
+	for k, i := range chunks {
+		if all[k] = u.files.chunk(&u.tar.Map.Chunks[i]); all[k] == nil {
+			missing = append(missing, i)
+			continue
+		}
+		travelled(u.ctx, "disk", len(all[k]))
+	}
+	if len(missing) == 0 {
+		return all, nil
+	}
+	got, err := u.fetch(missing)
+	if err != nil {
+		return nil, err
+	}
+	for k := range all {
+		if all[k] == nil {
+			all[k], got = got[0], got[1:]
+		}
+	}
+	return all, nil
+}
+
+// chunk returns a chunk that is kept by itself, as when files of a layer, or others, were read one by one; else nil.
+func (c *contents) chunk(k *cdc.Chunk) []byte {
+	if c == nil || !c.Has(k.Digest, k.Size) {
+		return nil
+	}
+	p := make([]byte, k.Size)
+	if _, err := c.Readable.ReadAt(k.Digest, k.Size, p, 0); err != nil {
+		return nil
+	}
+	return p
+}
+
+// fetch gets chunks in their turn. Who waits for some that are near each other gets more of what is near.
+func (u *unpackedBytes) fetch(chunks []int) ([][]byte, error) {
 	r := u.repository.registry
 	bytes := int64(0)
 	for _, i := range chunks {
