@@ -195,6 +195,20 @@ func (l *lab) fillHub(ctx context.Context) (err error) {
 	return l.Hub.Settled(ctx)
 }
 
+// fillHubWithStargz is fillHub for both versions as eStargz.
+func (l *lab) fillHubWithStargz(ctx context.Context) error {
+	for _, of := range []*image{l.older, l.newer} {
+		img, err := l.inStargz(of)
+		if err != nil {
+			return err
+		}
+		if err := img.Pull(ctx, l.Hub.Space, sites.HubURL); err != nil {
+			return err
+		}
+	}
+	return l.Hub.Settled(ctx)
+}
+
 // close ends all. Logs of what has failed stay.
 func (l *lab) close(well bool) {
 	if l.Lab != nil {

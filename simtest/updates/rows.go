@@ -63,10 +63,12 @@ func (l *lab) run(ctx context.Context, r row) (parts []part, err error) {
 	if r.before == "" {
 		return r.get(ctx, l)
 	}
-	if r.before != readStargz {
-		if err := l.fillHub(ctx); err != nil {
-			return nil, fmt.Errorf("the hub: %w", err)
-		}
+	fill := l.fillHub
+	if r.before == readStargz {
+		fill = l.fillHubWithStargz
+	}
+	if err := fill(ctx); err != nil {
+		return nil, fmt.Errorf("the hub: %w", err)
 	}
 	if err := l.reach(ctx, r.before); err != nil {
 		return nil, fmt.Errorf("the older version: %w", err)
