@@ -282,8 +282,12 @@ type tars struct {
 	all []*openTar // the one that was used last is the last
 }
 
-// maxTars is how many layers are remembered so: their maps take about 200 KB for each 100 MB.
-const maxTars = 64
+// maxTars is how many layers are remembered so, and maxTarChunks how many chunks of all of them, beside those of the last
+// one: each takes about 100 bytes.
+const (
+	maxTars      = 64
+	maxTarChunks = 1 << 20
+)
 
 type openTar struct {
 	host  string
@@ -305,10 +309,17 @@ func (t *tars) of(u unpackable, m *cdc.Map) *rebuild.Tar {
 	} else {
 		o = &openTar{host: u.repository.Host, blob: u.blob.Digest(), older: rebuild.LookAt(edge.Life(), u.older(edge.Life()), u.repository.registry.shelves())}
 	}
-	t.all = append(t.all[max(0, len(t.all)-maxTars+1):], o)
 	if o.tar == nil || o.tar.Map != m {
 		o.tar = edge.Tar(u.ref(), m, o.older)
 	}
+	first, chunks := len(t.all), 0
+	for first > 0 && len(t.all)-first < maxTars-1 {
+		if chunks += len(t.all[first-1].tar.Map.Chunks); chunks > maxTarChunks {
+			break
+		}
+		first--
+	}
+	t.all = append(slices.Clone(t.all[first:]), o)
 	return o.tar
 }
 

@@ -80,6 +80,15 @@ type Layer struct {
 	table digest.Digest
 }
 
+// weight is about how many entries take as much memory.
+func (l *Layer) weight() int {
+	n := l.Len()
+	if l.Map != nil {
+		n += len(l.Map.Chunks)
+	}
+	return n
+}
+
 // on returns the layer as it is read from r.
 func (l *Layer) on(r io.ReaderAt) *Layer {
 	on := *l
@@ -203,7 +212,7 @@ func (l *Layers) remember(key string, blob digest.Digest, layer *Layer) {
 	l.open = append(slices.DeleteFunc(l.open, func(r remembered) bool { return r.key == key }), remembered{key, blob, layer.on(nil)})
 	total := 0
 	for i := len(l.open) - 1; i >= 0; i-- {
-		total += l.open[i].layer.Len()
+		total += l.open[i].layer.weight()
 		if i < len(l.open)-1 && (total > maxRemembered || len(l.open)-i > maxOpen) {
 			l.open = slices.Clone(l.open[i+1:])
 			return
