@@ -55,6 +55,14 @@ func (s *Stack) Stat(d digest.Digest) (Info, error) {
 	return s.Disk.Stat(d)
 }
 
+// Sync is [Disk.Sync].
+func (s *Stack) Sync() error {
+	if s.Disk == nil {
+		return nil
+	}
+	return s.Disk.Sync()
+}
+
 // Has is [Disk.Has].
 func (s *Stack) Has(ref chunk.Ref) bool { return s.Disk != nil && s.Disk.Has(ref) }
 

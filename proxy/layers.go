@@ -65,7 +65,7 @@ func (l *Layer) Content(e *toc.Entry) *toc.Content {
 // expect says that size bytes at off of a file are about to be read, which may be of
 // several extents.
 func (l *Layer) expect(e *toc.Entry, off, size int64) {
-	if len(e.Extents) < 2 || l.keepsWhole(e, off) {
+	if l.shared() && l.Map == nil || len(e.Extents) < 2 || l.keepsWhole(e, off) {
 		return
 	}
 	var missing []toc.Extent

@@ -101,17 +101,23 @@ func (p *Repository) whole(ctx context.Context, d digest.Digest) (l rebuild.Laye
 	if err != nil {
 		return l, err
 	}
-	if r.Stored(d, size) && r.mayShare(p.Host, d) {
+	if r.mayShare(p.Host, d) && r.settled(d, size) {
 		return r.wholeFrom(ctx, d, size, r.cfg.Store)
 	}
 	kept, err := r.lentKept(ctx, p.Host, d, size)
-	if err != nil && r.cfg.Keeps == nil && r.cfg.Store.Proven(d) && r.mayShare(p.Host, d) {
-		return l, &rebuild.LaterError{After: 1, Reason: "the layer is being written to disk"}
-	}
 	if err != nil {
 		return l, fmt.Errorf("layer %s: not all of it is stored here and has matched its digest: %w", d, err)
 	}
 	return r.wholeFrom(ctx, d, size, kept)
+}
+
+// settled is Stored for a blob whose last chunk may have been written a moment ago.
+func (r *Registry) settled(d digest.Digest, size int64) bool {
+	if r.Stored(d, size) || !r.cfg.Store.Proven(d) {
+		return r.Stored(d, size)
+	}
+	r.report(r.cfg.Store.Sync())
+	return r.Stored(d, size)
 }
 
 // change answers a request of another site for the offer of a layer, for its content map, or for some of its contents. All tell what is

@@ -135,7 +135,7 @@ func (p *Repository) rebuildForAll(ctx context.Context, want chunkstore.Whole, o
 func (p *Repository) rebuildHere(ctx context.Context, want chunkstore.Whole, old []chunkstore.Whole) {
 	r := p.registry
 	key := p.rebuildKey(want)
-	if len(old) == 0 && !r.tars.has(p.Host, want.Digest) || !r.cfg.Edge.Tries(want.Digest) {
+	if len(old) == 0 && !r.tars.has(p.String(), want.Digest) || !r.cfg.Edge.Tries(want.Digest) {
 		r.rebuilds.Wait(ctx, key) // somebody else may have older layers
 		return
 	}

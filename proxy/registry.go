@@ -68,6 +68,8 @@ type Store interface {
 	chunk.Store
 	chunk.Proofs
 	Stat(d digest.Digest) (chunkstore.Info, error)
+	// Sync records everything that was written, as happens now and then anyway.
+	Sync() error
 	// Has reports whether a chunk is there to be read.
 	Has(ref chunk.Ref) bool
 	// Drop forgets all that is stored of a blob that is not proven.

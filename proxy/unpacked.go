@@ -74,14 +74,20 @@ func (u unpackable) reader() *rebuild.Reader {
 		Name:   u.repository.String() + "\n" + as.Authorization(),
 		Givers: u.repository.givers(),
 		Came:   u.came,
-		Has: func(c *cdc.Chunk) bool {
-			return u.files != nil && u.files.Has(c.Digest, c.Size) && u.files.May(c.Digest)
-		},
-		Keep: func(c *cdc.Chunk, p []byte) {
-			if u.files != nil {
-				u.repository.registry.report(u.files.Keep(c.Digest, c.Size, bytes.NewReader(p)))
-			}
-		},
+		Has:    u.has,
+		Keep:   u.keep,
+	}
+}
+
+// has reports whether a chunk is kept by itself, and may be read.
+func (u unpackable) has(c *cdc.Chunk) bool {
+	return u.files != nil && u.files.Has(c.Digest, c.Size) && u.files.May(c.Digest)
+}
+
+// keep keeps a chunk by itself, as contents of files are.
+func (u unpackable) keep(c *cdc.Chunk, p []byte) {
+	if u.files != nil {
+		u.repository.registry.report(u.files.Keep(c.Digest, c.Size, bytes.NewReader(p)))
 	}
 }
 
@@ -153,10 +159,8 @@ func (u *unpackedBytes) ReadAt(p []byte, off int64) (n int, err error) {
 // keepCut keeps those of some chunks of which there is more than from one byte to another: whoever reads on needs the rest.
 func (u *unpackedBytes) keepCut(chunks []int, got [][]byte, start, end int64) {
 	for k, i := range chunks {
-		if c := &u.tar.Map.Chunks[i]; c.Offset < start || c.Offset+c.Size > end {
-			if by := u.reader(); !by.Has(c) {
-				by.Keep(c, got[k])
-			}
+		if c := &u.tar.Map.Chunks[i]; (c.Offset < start || c.Offset+c.Size > end) && !u.has(c) {
+			u.keep(c, got[k])
 		}
 	}
 }
@@ -254,14 +258,13 @@ func (u *unpackedBytes) Expect(start, end int64) {
 	if start >= end || start >= u.tar.Map.Size() {
 		return
 	}
-	by := u.reader()
-	missing := slices.DeleteFunc(u.chunks(start, end), func(i int) bool { return u.tar.Coming(i) || by.Has(&u.tar.Map.Chunks[i]) })
+	missing := slices.DeleteFunc(u.chunks(start, end), func(i int) bool { return u.tar.Coming(i) || u.has(&u.tar.Map.Chunks[i]) })
 	for _, batch := range u.tar.Batches(missing) {
-		go u.expect(by, batch)
+		go u.expect(batch)
 	}
 }
 
-func (u *unpackedBytes) expect(by *rebuild.Reader, chunks []int) {
+func (u *unpackedBytes) expect(chunks []int) {
 	bytes := int64(0)
 	for _, i := range chunks {
 		bytes += u.tar.Share(i)
@@ -272,7 +275,7 @@ func (u *unpackedBytes) expect(by *rebuild.Reader, chunks []int) {
 		return
 	}
 	defer done()
-	u.tar.Expect(u.ctx, by, chunks)
+	u.tar.Expect(u.ctx, u.reader(), chunks)
 	r.turns.arrived(int(bytes))
 }
 
@@ -289,11 +292,12 @@ const (
 	maxTarChunks = 1 << 20
 )
 
+// openTar is a layer of a repository: older ones of others tell nothing to who reads there.
 type openTar struct {
-	host  string
-	blob  digest.Digest
-	older *rebuild.Older
-	tar   *rebuild.Tar
+	repository string
+	blob       digest.Digest
+	older      *rebuild.Older
+	tar        *rebuild.Tar
 }
 
 // of returns the tar of a layer with a map.
@@ -301,13 +305,13 @@ func (t *tars) of(u unpackable, m *cdc.Map) *rebuild.Tar {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	edge := u.repository.registry.cfg.Edge
-	i := slices.IndexFunc(t.all, func(o *openTar) bool { return o.host == u.repository.Host && o.blob == u.blob.Digest() })
+	i := slices.IndexFunc(t.all, func(o *openTar) bool { return o.repository == u.repository.String() && o.blob == u.blob.Digest() })
 	var o *openTar
 	if i >= 0 {
 		o = t.all[i]
 		t.all = slices.Delete(t.all, i, i+1)
 	} else {
-		o = &openTar{host: u.repository.Host, blob: u.blob.Digest(), older: rebuild.LookAt(edge.Life(), u.older(edge.Life()), u.repository.registry.shelves())}
+		o = &openTar{repository: u.repository.String(), blob: u.blob.Digest(), older: edge.LookAt(u.older(edge.Life()), u.repository.registry.shelves())}
 	}
 	if o.tar == nil || o.tar.Map != m {
 		o.tar = edge.Tar(u.ref(), m, o.older)
@@ -323,18 +327,15 @@ func (t *tars) of(u unpackable, m *cdc.Map) *rebuild.Tar {
 	return o.tar
 }
 
-// has reports whether a layer was read by its chunks lately.
-func (t *tars) has(host string, d digest.Digest) bool {
+// has reports whether a layer of a repository was read by its chunks lately.
+func (t *tars) has(repository string, d digest.Digest) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.ContainsFunc(t.all, func(o *openTar) bool { return o.host == host && o.blob == d })
+	return slices.ContainsFunc(t.all, func(o *openTar) bool { return o.repository == repository && o.blob == d })
 }
 
 // expectShared has parts of a file come that other members are to have fetched, several at a time.
 func (l *Layer) expectShared(e *toc.Entry, missing []toc.Extent) {
-	if l.Map == nil {
-		return
-	}
 	slots := make(chan struct{}, sharedAtOnce)
 	c := l.Content(e)
 	for _, x := range missing {

@@ -114,6 +114,7 @@ type Layers struct {
 	derived *Derived
 	flights flight.Group
 	spans   gzip.Spans
+	maps    sync.Mutex // held while a content map is unpacked: a hostile one takes 400 MB for that
 
 	mu         sync.Mutex
 	open       []remembered // the one that was used last is the last

@@ -67,7 +67,7 @@ func (l *Layers) openUnpacked(ctx context.Context, f toc.Format, r io.ReaderAt, 
 func (l *Layers) mapOf(ctx context.Context, q Request) (*cdc.Map, error) {
 	key := digest.FromString(q.Host + "\n" + string(q.table))
 	if p, err := l.derived.Get(ctx, kindMap, key); err == nil {
-		if m, err := cdc.Unpack(p); err == nil {
+		if m, err := l.unpack(p); err == nil {
 			return m, nil
 		}
 	}
@@ -75,11 +75,17 @@ func (l *Layers) mapOf(ctx context.Context, q Request) (*cdc.Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := cdc.Unpack(p)
+	m, err := l.unpack(p)
 	if err == nil {
 		l.derived.Put(ctx, kindMap, key, p)
 	}
 	return m, err
+}
+
+func (l *Layers) unpack(p []byte) (*cdc.Map, error) {
+	l.maps.Lock()
+	defer l.maps.Unlock()
+	return cdc.Unpack(p)
 }
 
 // placeIn gives a tar the table that the layer carries, whose digests are worth more.

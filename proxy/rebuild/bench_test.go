@@ -46,7 +46,7 @@ func BenchmarkSift(b *testing.B) {
 // BenchmarkOlder reads the chunks of an older layer one by one, in order, as whoever reads the files of a newer one does.
 func BenchmarkOlder(b *testing.B) {
 	p, content := layer(b, 300, 60_000)
-	o := LookAt(b.Context(), []OldLayer{{digest.FromBytes(p), func(context.Context) (Layer, error) {
+	o := newSite(b, p, nil).LookAt([]OldLayer{{digest.FromBytes(p), func(context.Context) (Layer, error) {
 		return Layer{bytes.NewReader(p), int64(len(p)), func() {}}, nil
 	}}}, Shelves{new(shelf), new(shelf)})
 	m, err := cdc.Of(b.Context(), bytes.NewReader(content))

@@ -91,6 +91,9 @@ type Edge struct {
 	ctx context.Context // ends with Close
 	end context.CancelFunc
 
+	looking sync.Mutex     // held while an older layer is looked at
+	begun   sync.WaitGroup // by start
+
 	mu     sync.Mutex
 	failed map[digest.Digest]time.Time // until when it is not tried again
 	ledger Ledger
@@ -113,7 +116,19 @@ func NewEdge(dir string, bytes bool) (*Edge, error) {
 // Close ends what is under way, and waits for that.
 func (e *Edge) Close() error {
 	e.end()
+	e.begun.Wait()
 	return e.turns.Acquire(context.Background(), edgeAtOnce) // and nothing begins any more
+}
+
+// start does something that Close waits for. What begins after that finds that all is over.
+func (e *Edge) start(do func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx.Err() != nil {
+		go do()
+		return
+	}
+	e.begun.Go(do)
 }
 
 // Life is a context that ends with Close.

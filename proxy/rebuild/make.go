@@ -65,8 +65,11 @@ func (h *Hub) makeOffer(ctx context.Context, name digest.Digest) error {
 		reason, never := noneBecause(err)
 		switch {
 		case err == nil:
+			if err := h.keepRecipe(ctx, name, how); err != nil {
+				return nil, err
+			}
 			h.count(func(c *Counts) { c.Made++ })
-			return &made{contents: m.contents, offer: offer}, h.keepRecipe(ctx, name, how)
+			return &made{contents: m.contents, offer: offer}, nil
 		case !never:
 			return nil, err
 		}
@@ -94,7 +97,10 @@ func (h *Hub) mapped(ctx context.Context, name digest.Digest) (*made, error) {
 	if j.err != nil {
 		return nil, j.err
 	}
-	return h.open(ctx, name), nil
+	if m = h.open(ctx, name); m.contents == nil && m.unreadable == "" {
+		return nil, &LaterError{longest, "the map of the layer was made, and has made room for others since"}
+	}
+	return m, nil
 }
 
 // look has something made of a layer, and remembers that.

@@ -45,18 +45,28 @@ type oldTar struct {
 	*contents
 }
 
-// LookAt looks at older layers, with what is kept of them or else by reading them, until ctx ends. It returns at once.
-func LookAt(ctx context.Context, all []OldLayer, kept Shelves) *Older {
+// LookAt looks at older layers, with what is kept of them or else by reading them, one at a time. It returns at once.
+func (e *Edge) LookAt(all []OldLayer, kept Shelves) *Older {
 	o := &Older{ready: make(chan struct{}), began: time.Now(), where: make(map[toc.Digest]oldChunk)}
-	go func() {
+	e.start(func() {
 		defer close(o.ready)
 		for _, old := range all[:min(len(all), maxOld)] {
-			if c, err := kept.look(ctx, old); err == nil {
+			if c, err := e.look(old, kept); err == nil {
 				o.add(&oldTar{old, c})
 			}
 		}
-	}()
+	})
 	return o
+}
+
+// look looks at one layer, in its turn: many layers of an image may have the same older ones.
+func (e *Edge) look(old OldLayer, kept Shelves) (*contents, error) {
+	e.looking.Lock()
+	defer e.looking.Unlock()
+	if err := e.ctx.Err(); err != nil {
+		return nil, err
+	}
+	return kept.look(e.ctx, old)
 }
 
 // look returns what a layer's contents are read by.

@@ -168,7 +168,7 @@ func (t *Tar) want(by *Reader, chunks []int, now bool) []*arrival {
 		all = append(all, a)
 	}
 	if len(here) > 0 {
-		go t.takeFrom(here)
+		t.edge.start(func() { t.takeFrom(here) })
 	}
 	t.send()
 	return all
@@ -204,7 +204,7 @@ func (t *Tar) send() {
 			return
 		}
 		t.active++
-		go t.fetch(batch)
+		t.edge.start(func() { t.fetch(batch) })
 	}
 }
 

@@ -97,17 +97,24 @@ func lookedAt(t *testing.T, layers ...[]byte) *Older {
 			return Layer{bytes.NewReader(p), int64(len(p)), func() {}}, nil
 		}})
 	}
-	return LookAt(t.Context(), all, Shelves{new(shelf), new(shelf)})
+	return newSite(t, nil, nil).LookAt(all, Shelves{new(shelf), new(shelf)})
+}
+
+// held runs do with a layer that is read from a giver who answers when the gate is open.
+func held(t *testing.T, do func(t *testing.T, h *door, r *reading)) {
+	t.Helper()
+	tar := version(t, 1)
+	h := &door{giver: newGiver(t, tar, pack(t, tar, goGzip))}
+	synctest.Test(t, func(t *testing.T) {
+		h.gate = make(chan struct{})
+		do(t, h, newReading(t, tar, nil, h))
+	})
 }
 
 // TestChunksComeTogether: those that are wanted while requests are under way come with the next ones, and what somebody waits for
 // comes before what is only expected, which is kept.
 func TestChunksComeTogether(t *testing.T) {
-	tar := version(t, 1)
-	h := &door{giver: newGiver(t, tar, pack(t, tar, goGzip))}
-	synctest.Test(t, func(t *testing.T) {
-		h.gate = make(chan struct{})
-		r := newReading(t, tar, nil, h)
+	held(t, func(t *testing.T, h *door, r *reading) {
 		all := r.all()
 		var readers sync.WaitGroup
 		go r.Expect(t.Context(), r.by, all[:20])
@@ -197,11 +204,7 @@ func TestChunksOfALiar(t *testing.T) {
 
 // TestWhoWaitsForChunksLeaves: they come all the same, for whoever waits too.
 func TestWhoWaitsForChunksLeaves(t *testing.T) {
-	tar := version(t, 1)
-	h := &door{giver: newGiver(t, tar, pack(t, tar, goGzip))}
-	synctest.Test(t, func(t *testing.T) {
-		h.gate = make(chan struct{})
-		r := newReading(t, tar, nil, h)
+	held(t, func(t *testing.T, h *door, r *reading) {
 		ctx, cancel := context.WithCancel(t.Context())
 		left, stays := make(chan error, 1), make(chan error, 1)
 		go func() { left <- r.get(t, ctx, 1) }()
@@ -221,11 +224,7 @@ func TestWhoWaitsForChunksLeaves(t *testing.T) {
 
 // TestWhatNobodyTakesIsKept, of chunks for which somebody has waited: those that had come when they left, and that come later.
 func TestWhatNobodyTakesIsKept(t *testing.T) {
-	tar := version(t, 1)
-	h := &door{giver: newGiver(t, tar, pack(t, tar, goGzip))}
-	synctest.Test(t, func(t *testing.T) {
-		h.gate = make(chan struct{})
-		r := newReading(t, tar, nil, h)
+	held(t, func(t *testing.T, h *door, r *reading) {
 		all := r.all()
 		ctx, cancel := context.WithCancel(t.Context())
 		left := make(chan error, 1)
