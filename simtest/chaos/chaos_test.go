@@ -225,6 +225,12 @@ func TestOnlyTheCorruptAreToBlame(t *testing.T) {
 	if l.blame(n, "evil", "wrong bytes"); l.failures != 0 {
 		t.Error("a corrupt member is not to blame")
 	}
+	name := l.unnamed()
+	l.blame(n, "evil too", "wrong bytes")
+	name("evil too", "it is another")
+	if l.blame(n, "evil too", "wrong bytes"); l.failures != 0 || l.counts["quarantines"] != 2 {
+		t.Error("one whose ID was not known yet is not to blame")
+	}
 	if l.blame(n, "good", "wrong bytes"); l.failures != 1 {
 		t.Error("somebody else is to blame")
 	}
@@ -261,7 +267,7 @@ func TestWhatANodeHolds(t *testing.T) {
 	h := newHistory()
 	h.began = time.Now().Add(-time.Minute)
 	old, young := held{0, "r", "old"}, held{0, "r", "young"}
-	h.hold(old, 0)
+	h.hold(old, 0, h.now())
 	h.lose(1, forever)
 	h.lose(0, -time.Second)
 	if _, ok := h.holds[old]; !ok {
@@ -271,16 +277,20 @@ func TestWhatANodeHolds(t *testing.T) {
 	if _, ok := h.holds[old]; ok {
 		t.Error("what a death may have undone is held")
 	}
+	began := h.now()
 	end := h.begin(event{Fault: "full disk", Node: 0}, full)
-	if h.hold(old, 0); len(h.holds) != 0 {
+	if h.hold(old, 0, began); len(h.holds) != 0 {
 		t.Error("a full disk holds something")
 	}
 	end()
 	time.Sleep(time.Millisecond)
-	h.hold(old, 0)
+	if h.hold(old, 0, began); len(h.holds) != 0 {
+		t.Error("a disk that was full meanwhile holds all of it")
+	}
+	h.hold(old, 0, h.now())
 	h.ruin(0)
-	h.hold(old, 0)
-	h.hold(young, h.now())
+	h.hold(old, 0, h.now())
+	h.hold(young, h.now(), h.now())
 	if _, ok := h.holds[old]; ok || len(h.holds) != 1 {
 		t.Errorf("after the files were changed it holds %v", h.holds)
 	}

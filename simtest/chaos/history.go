@@ -83,15 +83,16 @@ func (h *history) begin(e event, does effect) (end func()) {
 	}
 }
 
-// hold records that a client has got all of something from a node, which so has it, if it can keep it. It has been somewhere since it was made.
-func (h *history) hold(of held, made time.Duration) {
+// hold records that a client has got all of something from a node since it began to ask, which so has it, if it could keep it all the while. It
+// has been somewhere since it was made.
+func (h *history) hold(of held, made, began time.Duration) {
 	now := h.now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if ruin, ok := h.ruins[of.node]; ok && made <= ruin {
 		return
 	}
-	if _, ok := h.holds[of]; !ok && h.find(full, of.node, now, now) == nil {
+	if _, ok := h.holds[of]; !ok && h.find(full, of.node, began, now) == nil {
 		h.holds[of] = now
 		if _, ok := h.had[of]; !ok {
 			h.had[of] = now

@@ -111,11 +111,12 @@ func (l *lab) blame(n *node, id, why string) {
 	key := fmt.Sprint(n.index, id)
 	l.mu.Lock()
 	told, culprit := l.blamed[key], l.culprits[id]
-	l.blamed[key] = true
+	wait := culprit == "" && l.nameless > 0 // it is looked at again
+	l.blamed[key] = told || !wait
 	l.mu.Unlock()
 	now := l.history.now()
 	switch {
-	case told:
+	case told || wait:
 	case culprit == "":
 		l.fail(n, now, now, "node %d holds %s to be at fault, which was not corrupt: %s", n.index+1, l.nameOf(id), why)
 	default:

@@ -47,6 +47,7 @@ type lab struct {
 
 	mu       sync.Mutex
 	culprits map[string]string // why a member may be quarantined, by ID
+	nameless int               // members that will be such, and whose IDs are not known yet
 	blamed   map[string]bool   // quarantines that were told of
 	failures int
 	counts   map[string]int     // of requests, by what became of them

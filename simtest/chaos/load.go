@@ -130,10 +130,10 @@ func (l *lab) judge(n *node, r request, what string, tried int, err error, whole
 	switch {
 	case err == nil:
 		if whole && n.room == wide {
-			l.history.hold(held{n.index, r.repository, r.wants[0]}, r.made)
+			l.history.hold(held{n.index, r.repository, r.wants[0]}, r.made, r.from)
 		}
 		if r.wants[len(r.wants)-1] == tag {
-			l.history.hold(held{n.index, r.repository, tag}, r.made)
+			l.history.hold(held{n.index, r.repository, tag}, r.made, r.from)
 		}
 		if tried > 1 {
 			l.count1("right in more than one try")

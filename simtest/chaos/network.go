@@ -60,6 +60,7 @@ func (l *lab) corruptMember(ctx context.Context, e event) (func(context.Context)
 	}
 	end := l.history.begin(e, other)
 	log := filepath.Join(l.logs, fmt.Sprintf("corrupt-%d.log", l.history.now().Milliseconds()))
+	name := l.unnamed()
 	p, err := netns.Start(log, home.space, args...)
 	if err != nil {
 		return nil, err
@@ -67,9 +68,7 @@ func (l *lab) corruptMember(ctx context.Context, e event) (func(context.Context)
 	l.log("        the corrupt member is of the kind %s", how)
 	id := ""
 	err = p.Ready(ctx, func() bool { id, _, _ = strings.Cut(p.Output(), "\n"); return strings.Contains(p.Output(), "\n") })
-	l.mu.Lock()
-	l.culprits[id] = "it is a corrupt member: " + how
-	l.mu.Unlock()
+	name(id, "it is a corrupt member: "+how)
 	return func(context.Context) error {
 		defer end()
 		if !p.Alive() {
@@ -78,6 +77,19 @@ func (l *lab) corruptMember(ctx context.Context, e event) (func(context.Context)
 		p.StopWithin(5 * time.Second)
 		return nil
 	}, err
+}
+
+// unnamed says that somebody is about to give cause for blame. name says who, and what for.
+func (l *lab) unnamed() (name func(id, why string)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.nameless++
+	return func(id, why string) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.nameless--
+		l.culprits[id] = why
+	}
 }
 
 // behaviour is what a corrupt member does.
