@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
@@ -143,7 +144,11 @@ func (h *Handler) change(w http.ResponseWriter, r *http.Request, p *Repository, 
 		body, err = hub.Map(r.Context(), req.Digest, layer.Size)
 	default:
 		w.Header().Set("Content-Type", rebuild.ContentsType)
-		body, err = hub.Contents(r.Context(), req.Digest, layer, query.Get(rebuild.ChunksQuery))
+		d := p.dictionary(r.Context(), query)
+		if d != nil {
+			defer d.Layer.Release()
+		}
+		body, err = hub.Contents(r.Context(), req.Digest, layer, query.Get(rebuild.ChunksQuery), d)
 	}
 	if err != nil {
 		return false, err
@@ -155,4 +160,21 @@ func (h *Handler) change(w http.ResponseWriter, r *http.Request, p *Repository, 
 	}
 	_, err = (&paced{w: w, client: http.NewResponseController(w)}).Write(body)
 	return true, err
+}
+
+// dictionary returns what the caller wants contents to be compressed with, if it is here and the caller may read it; else nil.
+func (p *Repository) dictionary(ctx context.Context, query url.Values) *rebuild.Dictionary {
+	d := digest.Digest(query.Get(rebuild.DictionaryQuery))
+	if d.Validate() != nil {
+		return nil
+	}
+	l, err := p.registry.openWhole(ctx, d)
+	if err != nil {
+		return nil // without asking anybody whether the caller may
+	}
+	l.Release()
+	if l, err = p.whole(ctx, d); err != nil {
+		return nil
+	}
+	return &rebuild.Dictionary{Name: d, Layer: l, Chunks: query.Get(rebuild.DictionaryChunksQuery)}
 }

@@ -355,3 +355,55 @@ func TestAnOfferIsMadeAhead(t *testing.T) {
 		t.Errorf("%s, %+v", resp.Status, s.registry.Offers())
 	}
 }
+
+// TestDictionariesAreOfLayersThatTheCallerMayRead in the same repository: what an answer takes would tell of others.
+func TestDictionariesAreOfLayersThatTheCallerMayRead(t *testing.T) {
+	o, content := newOrigin(), filesOf(t, 5<<19)
+	older := bytes.Clone(content)
+	for i := 50; i < len(older)-50; i += 997 {
+		if bytes.IndexByte(older[i-50:i+50], 0) < 0 { // it is in no header
+			older[i] = 'E'
+		}
+	}
+	layer, mine, secret := packedBy(t, byGo, content), packedBy(t, byGo, older), packedBy(t, byPgzip, older)
+	o.add("app", layer, mine)
+	o.add("secret", secret)
+	o.private["secret"] = "basic"
+	s := offering(t, o)
+	s.have(t, "app", mine)
+	s.have(t, "secret", secret, "Authorization", basic(password))
+	d, offer := s.offerOf(t, layer)
+	for of, header := range map[string]string{"app\n" + string(digest.FromBytes(mine)): "", "secret\n" + string(digest.FromBytes(secret)): basic(password)} {
+		repository, of, _ := strings.Cut(of, "\n")
+		if resp, _ := s.ask(t, repository, rebuild.ContentsPath, digest.Digest(of), "", "Authorization", header); resp.StatusCode != http.StatusOK {
+			t.Fatalf("the map of the older layer: %s", resp.Status)
+		}
+	}
+	large := slices.IndexFunc(offer.Map.Chunks, func(c cdc.Chunk) bool { return c.Inline == nil && c.Size > 40_000 })
+	c := offer.Map.Chunks[large]
+	for name, q := range map[string]struct {
+		of     string
+		chunks string
+		with   bool
+	}{
+		"the repository's":   {string(digest.FromBytes(mine)), strconv.Itoa(large), true},
+		"another's":          {string(digest.FromBytes(secret)), strconv.Itoa(large), false},
+		"nobody's":           {string(digest.FromString("x")), strconv.Itoa(large), false},
+		"no layer":           {"x", strconv.Itoa(large), false},
+		"of no such chunks":  {string(digest.FromBytes(mine)), "999999", false},
+		"of chunks, not all": {string(digest.FromBytes(mine)), "", false},
+	} {
+		query := fmt.Sprintf("?chunks=%d&%s=%s&%s=%s", large, rebuild.DictionaryQuery, q.of, rebuild.DictionaryChunksQuery, q.chunks)
+		resp, body := s.ask(t, "app", rebuild.ContentsPath, d, query, "Authorization", basic(password))
+		var h zstd.Header
+		if err := h.Decode(body); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s, %v", name, resp.Status, err)
+		}
+		if with := h.DictionaryID != 0; with != q.with || with != (len(body) < int(c.Size)/20) {
+			t.Errorf("%s: %d bytes for a chunk of %d, with a dictionary: %v", name, len(body), c.Size, with)
+		}
+		if !q.with && !bytes.Equal(unzstd(t, body), content[c.Offset:c.Offset+c.Size]) {
+			t.Errorf("%s: another chunk", name)
+		}
+	}
+}

@@ -100,6 +100,32 @@ func (u unpackable) older(ctx context.Context) (all []rebuild.OldLayer) {
 	return all
 }
 
+// read returns layers of the repository that were read by their chunks, and may have much in common with this one. Members of
+// the image before are among those of about its size.
+func (u unpackable) read() (all []rebuild.ReadLayer) {
+	p, of := u.repository, chunkstore.Whole{Digest: u.blob.Digest(), Size: u.blob.Size()}
+	if u.files == nil {
+		return nil
+	}
+	var near []chunkstore.Whole
+	for d, m := range p.registry.cfg.Catalog.Members(p.String(), mostLooked) {
+		if o := (chunkstore.Whole{Digest: d, Size: m.Size}); d != of.Digest && m.Size >= of.Size/2 && m.Size <= 2*of.Size && !p.registry.Stored(d, m.Size) {
+			near = append(near, o)
+		}
+	}
+	for _, o := range nearest(near, of) {
+		all = append(all, rebuild.ReadLayer{
+			Digest: o.Digest,
+			Map: func(ctx context.Context) (*cdc.Map, error) {
+				return p.registry.cfg.Layers.LastMap(ctx, p.Host, o.Digest)
+			},
+			Has:  func(c *cdc.Chunk) bool { return u.files.Has(c.Digest, c.Size) },
+			Read: u.files.chunk,
+		})
+	}
+	return all
+}
+
 // unpackedBytes are the bytes of the tar of a layer, of which the chunks are had one by one.
 type unpackedBytes struct {
 	unpackable
@@ -311,7 +337,7 @@ func (t *tars) of(u unpackable, m *cdc.Map) *rebuild.Tar {
 		o = t.all[i]
 		t.all = slices.Delete(t.all, i, i+1)
 	} else {
-		o = &openTar{repository: u.repository.String(), blob: u.blob.Digest(), older: edge.LookAt(u.older(edge.Life()), u.repository.registry.shelves())}
+		o = &openTar{repository: u.repository.String(), blob: u.blob.Digest(), older: edge.LookAt(u.older(edge.Life()), u.read(), u.repository.registry.shelves())}
 	}
 	if o.tar == nil || o.tar.Map != m {
 		o.tar = edge.Tar(u.ref(), m, o.older)

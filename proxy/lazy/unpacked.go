@@ -18,6 +18,9 @@ import (
 // kindMap is a layer's content map as another site has it, by whose layer it is and what was said of it.
 const kindMap Kind = "contents-map"
 
+// kindLastMap is the one that a layer was read by last, by whose layer it is alone.
+const kindLastMap Kind = "contents-map-last"
+
 // Unpacked is what a layer unpacks to, where its chunks can be had without the layer's bytes.
 type Unpacked interface {
 	// Map returns the layer's content map, as [cdc.Map.Pack] makes it. It is somebody's word.
@@ -66,10 +69,8 @@ func (l *Layers) openUnpacked(ctx context.Context, f toc.Format, r io.ReaderAt, 
 // mapOf returns a layer's content map, which is kept for when nobody can be asked.
 func (l *Layers) mapOf(ctx context.Context, q Request) (*cdc.Map, error) {
 	key := digest.FromString(q.Host + "\n" + string(q.table))
-	if p, err := l.derived.Get(ctx, kindMap, key); err == nil {
-		if m, err := l.unpack(p); err == nil {
-			return m, nil
-		}
+	if m, err := l.keptMap(ctx, kindMap, key); err == nil {
+		return m, nil
 	}
 	p, err := q.Unpacked.Map(ctx)
 	if err != nil {
@@ -78,8 +79,27 @@ func (l *Layers) mapOf(ctx context.Context, q Request) (*cdc.Map, error) {
 	m, err := l.unpack(p)
 	if err == nil {
 		l.derived.Put(ctx, kindMap, key, p)
+		l.derived.Put(ctx, kindLastMap, lastMapKey(q.Host, q.Layer.Digest), p)
 	}
 	return m, err
+}
+
+func (l *Layers) keptMap(ctx context.Context, kind Kind, key digest.Digest) (*cdc.Map, error) {
+	p, err := l.derived.Get(ctx, kind, key)
+	if err != nil {
+		return nil, err
+	}
+	return l.unpack(p)
+}
+
+// LastMap returns the content map by which a layer of a host was read last. It is somebody's word. The error is
+// [chunk.ErrNotFound] if it was read by none, or that is not kept any more.
+func (l *Layers) LastMap(ctx context.Context, host string, layer digest.Digest) (*cdc.Map, error) {
+	return l.keptMap(ctx, kindLastMap, lastMapKey(host, layer))
+}
+
+func lastMapKey(host string, layer digest.Digest) digest.Digest {
+	return digest.FromString(host + "\n" + string(layer))
 }
 
 func (l *Layers) unpack(p []byte) (*cdc.Map, error) {

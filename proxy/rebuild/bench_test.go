@@ -36,7 +36,7 @@ func BenchmarkSift(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := t.sift(b.Context(), bytes.NewReader(layer), int64(len(tar))); err != nil {
+		if err := t.sift(b.Context(), bytes.NewReader(layer), int64(len(tar)), func(cdc.Chunk, []byte) error { return nil }); err != nil {
 			b.Fatal(err)
 		}
 		f.Close()
@@ -48,7 +48,7 @@ func BenchmarkOlder(b *testing.B) {
 	p, content := layer(b, 300, 60_000)
 	o := newSite(b, p, nil).LookAt([]OldLayer{{digest.FromBytes(p), func(context.Context) (Layer, error) {
 		return Layer{bytes.NewReader(p), int64(len(p)), func() {}}, nil
-	}}}, Shelves{new(shelf), new(shelf)})
+	}}}, nil, Shelves{new(shelf), new(shelf)})
 	m, err := cdc.Of(b.Context(), bytes.NewReader(content))
 	if err != nil {
 		b.Fatal(err)

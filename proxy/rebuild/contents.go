@@ -76,6 +76,21 @@ func (t *tape) close() {
 	t.in = nil
 }
 
+// compress compresses contents with a dictionary of these words, of which there may be none.
+func compress(p, words []byte) ([]byte, error) {
+	if len(words) == 0 {
+		return packer().EncodeAll(p, nil), nil
+	}
+	// The default level finds little in a dictionary of some megabytes.
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
+		zstd.WithWindowSize(2*MaxContents), zstd.WithEncoderDictRaw(dictionaryID(words), words))
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	return z.EncodeAll(p, nil), nil
+}
+
 // packer compresses what is sent. It holds some 10 MB for each that is used at once.
 var packer = sync.OnceValue(func() *zstd.Encoder {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(atOnce))

@@ -4,7 +4,8 @@
 // same. So a hub says of a layer that it has which chunks its tar consists of (package toc/cdc), and
 // of one in gzip also how that is made again from the tar (package toc/recipe): an [Offer]. An edge takes
 // the chunks that its older layers have from those, asks the hub for the others' contents, and
-// makes the layer again ([Edge.Rebuild]), or reads single files of it ([Tar]).
+// makes the layer again ([Edge.Rebuild]), or reads single files of it ([Tar]). Contents of a file
+// that has changed are compressed with what the edge has of the older one as a dictionary.
 //
 // # Trust
 //

@@ -174,6 +174,9 @@ type attempt struct {
 	offer []byte // that was followed last, as it was sent
 	Offer
 	tar   *mosaic
+	like  *dictionaries
+	rests []*rest // of older layers that were read
+	room  int64   // bytes that these may take
 	giver Giver
 
 	mu    sync.Mutex
@@ -183,6 +186,9 @@ type attempt struct {
 func (j *attempt) close() {
 	if j.tar != nil {
 		_ = j.tar.f.Close() // and it is gone
+	}
+	for _, r := range j.rests {
+		_ = r.f.Close()
 	}
 }
 
@@ -221,7 +227,8 @@ func (j *attempt) with(ctx context.Context, g Giver) error {
 		}
 	}
 	d.pace = g.Pace()
-	if err := d.follow(j.Recipe, int64(len(offer)), j.tar.left()); err != nil {
+	comes := j.tar.left() - int64(likeSaves*float64(j.like.named(j.tar.absent())))
+	if err := d.follow(j.Recipe, int64(len(offer)), comes); err != nil {
 		return err
 	}
 	if err := j.fetch(ctx, g); err != nil {
@@ -256,7 +263,7 @@ func blame(g Giver, of chunk.Ref, reason string) error {
 // begin takes from older layers what an offer names.
 func (j *attempt) begin(ctx context.Context, g Giver, p []byte) error {
 	j.close()
-	j.tar, j.offer = nil, nil
+	j.tar, j.offer, j.rests = nil, nil, nil
 	o, err := DecodeOffer(p)
 	switch {
 	case errors.Is(err, toc.ErrMalformed):
@@ -279,7 +286,7 @@ func (j *attempt) begin(ctx context.Context, g Giver, p []byte) error {
 		}
 		return &diskError{err}
 	}
-	j.Offer, j.offer, j.tar = o, p, tar
+	j.Offer, j.offer, j.tar, j.like = o, p, tar, newDictionaries(o.Map)
 	return j.sift(ctx)
 }
 
@@ -299,6 +306,8 @@ func (j *attempt) check(o Offer, g Giver) error {
 	}
 	if free := (int64(fs.Bavail) - int64(fs.Blocks)/freeShare) * fs.Bsize; free < tar+2*size {
 		return notWorth("its tar has %d bytes, and there is room for %d", tar, free)
+	} else {
+		j.room = min(tar, free-tar-2*size)
 	}
 	return nil
 }
@@ -328,13 +337,18 @@ func (j *attempt) sift(ctx context.Context) error {
 		}
 	}
 	for _, old := range j.want.Old[:min(len(j.want.Old), maxOld)] {
+		rest, err := j.newRest()
+		if err != nil {
+			return &diskError{err}
+		}
 		r := old.Open(ctx)
-		err := j.tar.sift(ctx, r, oldTimes*max(j.Recipe.TarSize(), Least))
+		err = j.tar.sift(ctx, r, oldTimes*max(j.Recipe.TarSize(), Least), rest.put)
 		r.Close()
 		var disk *diskError
 		if errors.As(err, &disk) || ctx.Err() != nil {
 			return err
 		}
+		j.like.add(oldMap{old.Digest, &rest.m, rest.has, rest.read})
 	}
 	return nil
 }
@@ -355,12 +369,7 @@ func (j *attempt) fetch(ctx context.Context, g Giver) error {
 				return err
 			}
 			defer done()
-			p, err := l.ask(ctx, batch)
-			j.count(int64(len(p)))
-			if err != nil {
-				return err
-			}
-			return l.unpack(batch, p, func(i int, q []byte) error { return j.tar.put(j.Map.Chunks[i].Digest, q) })
+			return l.get(ctx, batch, j.like.of(batch), j.count, func(i int, q []byte) error { return j.tar.put(j.Map.Chunks[i].Digest, q) })
 		})
 	}
 	return all.Wait()

@@ -66,9 +66,34 @@ func (l *line) fit(chunks []int, most int64) int {
 	return len(chunks)
 }
 
+// get gives put chunks, by their numbers in order, each with its number; it is their bytes' only until it returns. The hub may compress
+// them with a dictionary, of which there may be none. came is told how many bytes have come.
+func (l *line) get(ctx context.Context, chunks []int, d *dictionary, came func(int64), put func(i int, q []byte) error) error {
+	p, err := l.ask(ctx, chunks, d)
+	came(int64(len(p)))
+	if err != nil {
+		return err
+	}
+	var words []byte
+	if d != nil && dictionaryOf(p) != 0 {
+		if words, err = d.bytes(ctx); err != nil { // it has been evicted, or is damaged
+			return l.get(ctx, chunks, nil, came, put)
+		}
+	}
+	err = l.unpack(chunks, p, words, put)
+	if d != nil && errors.Is(err, zstd.ErrUnknownDictionary) {
+		return l.get(ctx, chunks, nil, came, put)
+	}
+	return err
+}
+
 // ask asks for contents, and again for as long as that may help.
-func (l *line) ask(ctx context.Context, batch []int) (p []byte, err error) {
+func (l *line) ask(ctx context.Context, batch []int, d *dictionary) (p []byte, err error) {
 	query := url.Values{ChunksQuery: {FormatChunks(batch, l.m)}}
+	if d != nil {
+		query.Set(DictionaryQuery, string(d.layer))
+		query.Set(DictionaryChunksQuery, d.chunks)
+	}
 	for try := 1; ; try++ {
 		p, err = l.from.Own(ctx, l.of, ContentsPath, query, ContentsType, l.bytes(batch)+64<<10) // what does not compress becomes a little longer
 		if !upstream.Unreachable(err) || try == batchTries {
@@ -88,10 +113,14 @@ func (l *line) bytes(chunks []int) (n int64) {
 	return n
 }
 
-// unpack gives put the chunks of an answer, each with its number; it is their bytes' only until it returns. What they are
-// not, who gave them is at fault for.
-func (l *line) unpack(batch []int, p []byte, put func(i int, q []byte) error) error {
-	z, err := zstd.NewReader(bytes.NewReader(p), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*MaxContents))
+// unpack gives put the chunks of an answer, which may be compressed with a dictionary of these words. What they are not, who gave
+// them is at fault for, unless it is [zstd.ErrUnknownDictionary].
+func (l *line) unpack(batch []int, p, words []byte, put func(i int, q []byte) error) error {
+	options := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2 * MaxContents)}
+	if len(words) > 0 {
+		options = append(options, zstd.WithDecoderDictRaw(dictionaryID(words), words))
+	}
+	z, err := zstd.NewReader(bytes.NewReader(p), options...)
 	if err != nil {
 		return err
 	}
@@ -100,7 +129,9 @@ func (l *line) unpack(batch []int, p []byte, put func(i int, q []byte) error) er
 	for _, i := range batch {
 		c := &l.m.Chunks[i]
 		q := buf[:c.Size]
-		if _, err := io.ReadFull(z, q); err != nil {
+		if _, err := io.ReadFull(z, q); errors.Is(err, zstd.ErrUnknownDictionary) {
+			return err
+		} else if err != nil {
 			return blame(l.from, l.of, fmt.Sprintf("contents end before chunk %d of its map: %v", i, err))
 		}
 		if !c.Fits(q) {

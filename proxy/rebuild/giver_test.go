@@ -70,6 +70,7 @@ type giver struct {
 	t      testing.TB
 	name   string
 	tar    []byte
+	older  []byte // a tar, of whose chunks there may be dictionaries; nil if it is not there
 	offer  []byte
 	m      *cdc.Map
 	pace   int64
@@ -123,7 +124,7 @@ func (h *giver) Own(_ context.Context, _ chunk.Ref, path string, query url.Value
 	case path == OfferPath:
 		p = h.offer
 	default:
-		p, err = h.contents(query.Get(ChunksQuery))
+		p, err = h.contents(query)
 	}
 	if h.spoil != nil && err == nil {
 		p, err = h.spoil(path, p)
@@ -135,18 +136,35 @@ func (h *giver) Own(_ context.Context, _ chunk.Ref, path string, query url.Value
 	return p, err
 }
 
-func (h *giver) contents(query string) ([]byte, error) {
-	chunks, err := ParseChunks(query, h.m)
+func (h *giver) contents(query url.Values) ([]byte, error) {
+	p, err := chunksOf(h.tar, h.m, query.Get(ChunksQuery))
 	if err != nil {
 		h.t.Errorf("%q: %v", query, err)
 		return nil, err
 	}
-	var p []byte
-	for _, i := range chunks {
-		c := h.m.Chunks[i]
-		p = append(p, h.tar[c.Offset:c.Offset+c.Size]...)
+	if h.older == nil || !query.Has(DictionaryQuery) {
+		return compressed(p), nil
 	}
-	return compressed(p), nil
+	m, err := cdc.Of(context.Background(), bytes.NewReader(h.older))
+	if err != nil {
+		return nil, err
+	}
+	words, err := chunksOf(h.older, m, query.Get(DictionaryChunksQuery))
+	if err != nil {
+		h.t.Errorf("%q: %v", query, err)
+		return nil, err
+	}
+	return compress(p, words)
+}
+
+// chunksOf are the chunks of a tar that a query names.
+func chunksOf(tar []byte, m *cdc.Map, query string) (p []byte, err error) {
+	chunks, err := ParseChunks(query, m)
+	for _, i := range chunks {
+		c := m.Chunks[i]
+		p = append(p, tar[c.Offset:c.Offset+c.Size]...)
+	}
+	return p, err
 }
 
 func compressed(p []byte) []byte {

@@ -128,9 +128,16 @@ func (h *Hub) Map(ctx context.Context, layer digest.Digest, size int64) ([]byte,
 	return m.packed, nil
 }
 
-// Contents returns the chunks of a layer that a query names, as they are sent. The error is one of Offer, or wraps
-// [ErrQuery]; else it is one of the layer, or ctx has ended.
-func (h *Hub) Contents(ctx context.Context, name digest.Digest, layer Layer, query string) ([]byte, error) {
+// Dictionary are chunks of an older layer that who asks for contents has, and may read.
+type Dictionary struct {
+	Name   digest.Digest // of the layer
+	Layer  Layer
+	Chunks string // as of [FormatChunks]
+}
+
+// Contents returns the chunks of a layer that a query names, as they are sent: with a dictionary, if that can be had at once;
+// it may be nil. The error is one of Offer, or wraps [ErrQuery]; else it is one of the layer, or ctx has ended.
+func (h *Hub) Contents(ctx context.Context, name digest.Digest, layer Layer, query string, d *Dictionary) ([]byte, error) {
 	m, err := h.contents(ctx, name, layer.Size)
 	if err != nil {
 		return nil, err
@@ -151,9 +158,33 @@ func (h *Hub) Contents(ctx context.Context, name digest.Digest, layer Layer, que
 		}
 		return nil, fmt.Errorf("layer %s: %w", name, err)
 	}
-	p = packer().EncodeAll(p, nil)
+	p, err = compress(p, h.words(ctx, d))
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", name, err)
+	}
 	h.count(func(c *Counts) { c.Sent += int64(len(p)) })
 	return p, nil
+}
+
+// words returns a dictionary for whoever has a turn, nil if it is not to be had at once: an answer without it is as right.
+func (h *Hub) words(ctx context.Context, d *Dictionary) []byte {
+	if d == nil {
+		return nil
+	}
+	m := h.open(ctx, d.Name)
+	if m.contents == nil {
+		h.maps.enqueue(d.Name, d.Layer.Size, false) // for the next time
+		return nil
+	}
+	chunks, err := ParseChunks(d.Chunks, m.chunks)
+	if err != nil {
+		return nil
+	}
+	p, err := m.read(d.Layer, chunks)
+	if err != nil {
+		return nil
+	}
+	return p
 }
 
 // contents returns what the contents of a layer of size bytes are read by, once that is made.

@@ -71,6 +71,16 @@ func (b *bench) open(_ context.Context, layer digest.Digest) (Layer, error) {
 	}), Size: int64(len(b.layers[layer])), Release: func() {}}, nil
 }
 
+// packed asks for contents, and returns them as they are sent.
+func (b *bench) packed(t *testing.T, of digest.Digest, query string, d *Dictionary) ([]byte, error) {
+	t.Helper()
+	l, err := b.open(t.Context(), of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Contents(t.Context(), of, l, query, d)
+}
+
 type readerAt func(p []byte, off int64) (int, error)
 
 func (f readerAt) ReadAt(p []byte, off int64) (int, error) { return f(p, off) }
@@ -88,11 +98,7 @@ func (b *bench) offer(ctx context.Context, h *Hub, of digest.Digest) (p []byte, 
 // contents asks for contents as a node does.
 func (b *bench) contents(t *testing.T, of digest.Digest, query string) ([]byte, error) {
 	t.Helper()
-	l, err := b.open(t.Context(), of)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := b.Contents(t.Context(), of, l, query)
+	p, err := b.packed(t, of, query, nil)
 	if err != nil {
 		return nil, err
 	}

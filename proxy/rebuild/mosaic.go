@@ -100,8 +100,8 @@ type diskError struct{ err error }
 func (e *diskError) Error() string { return e.err.Error() }
 func (e *diskError) Unwrap() error { return e.err }
 
-// sift takes what is wanted from an older layer in gzip, of whose tar it reads most bytes at the most.
-func (t *mosaic) sift(ctx context.Context, layer io.Reader, most int64) error {
+// sift takes what is wanted from an older layer in gzip, of whose tar it reads most bytes at the most, and gives all chunks to rest.
+func (t *mosaic) sift(ctx context.Context, layer io.Reader, most int64, rest func(c cdc.Chunk, p []byte) error) error {
 	if t.left() == 0 {
 		return nil
 	}
@@ -111,8 +111,8 @@ func (t *mosaic) sift(ctx context.Context, layer io.Reader, most int64) error {
 	}
 	defer z.Close()
 	err = cdc.Walk(ctx, io.LimitReader(z, most), func(c cdc.Chunk, p []byte) error {
-		if c.Inline != nil {
-			return nil
+		if err := rest(c, p); err != nil || c.Inline != nil {
+			return err
 		}
 		if err := t.put(c.Digest, p); err != nil {
 			return err

@@ -32,6 +32,16 @@ type Older struct {
 
 	mu    sync.Mutex
 	where map[toc.Digest]oldChunk
+	files []oldMap // is not changed once all were looked at
+}
+
+// ReadLayer is an older layer that was read by its chunks, and is not here as a whole. Chunks of it that are kept by themselves
+// are found where all such are, and others may be like them.
+type ReadLayer struct {
+	Digest digest.Digest
+	Map    func(ctx context.Context) (*cdc.Map, error)
+	Has    func(c *cdc.Chunk) bool
+	Read   func(c *cdc.Chunk) []byte // nil if it has not got it after all
 }
 
 // oldChunk is a chunk of an older layer.
@@ -46,7 +56,7 @@ type oldTar struct {
 }
 
 // LookAt looks at older layers, with what is kept of them or else by reading them, one at a time. It returns at once.
-func (e *Edge) LookAt(all []OldLayer, kept Shelves) *Older {
+func (e *Edge) LookAt(all []OldLayer, read []ReadLayer, kept Shelves) *Older {
 	o := &Older{ready: make(chan struct{}), began: time.Now(), where: make(map[toc.Digest]oldChunk)}
 	e.start(func() {
 		defer close(o.ready)
@@ -55,8 +65,30 @@ func (e *Edge) LookAt(all []OldLayer, kept Shelves) *Older {
 				o.add(&oldTar{old, c})
 			}
 		}
+		for _, l := range read {
+			if len(o.files) == maxOld {
+				break
+			}
+			if m, err := l.Map(e.ctx); err == nil {
+				o.files = append(o.files, oldMap{l.Digest, m, l.Has, l.chunks(m)})
+			}
+		}
 	})
 	return o
+}
+
+// chunks reads chunks of a map of the layer.
+func (l ReadLayer) chunks(m *cdc.Map) func(context.Context, []int) ([]byte, error) {
+	return func(_ context.Context, chunks []int) (all []byte, err error) {
+		for _, i := range chunks {
+			p := l.Read(&m.Chunks[i])
+			if p == nil {
+				return nil, chunk.ErrNotFound
+			}
+			all = append(all, p...)
+		}
+		return all, nil
+	}
 }
 
 // look looks at one layer, in its turn: many layers of an image may have the same older ones.
@@ -96,12 +128,45 @@ func (o *Older) add(t *oldTar) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.files = append(o.files, oldMap{t.Digest, t.chunks, func(*cdc.Chunk) bool { return true }, t.readChunks})
 	for i := range t.chunks.Chunks {
 		c := &t.chunks.Chunks[i]
 		if _, known := o.where[c.Digest]; c.Inline == nil && !known {
 			o.where[c.Digest] = oldChunk{t, i}
 		}
 	}
+}
+
+// looked reports whether all layers were looked at, and there are some.
+func (o *Older) looked() bool {
+	if o == nil {
+		return false
+	}
+	select {
+	case <-o.ready:
+		return len(o.files) > 0
+	default:
+		return false
+	}
+}
+
+// like finds what is like the chunks of a newer layer, once all older ones were looked at.
+func (o *Older) like(m *cdc.Map) *dictionaries {
+	d := newDictionaries(m)
+	for _, f := range o.files {
+		d.add(f)
+	}
+	return d
+}
+
+// readChunks returns chunks, given by their numbers in ascending order, one after the other.
+func (t *oldTar) readChunks(ctx context.Context, chunks []int) ([]byte, error) {
+	layer, err := t.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer layer.Release()
+	return t.read(layer, chunks)
 }
 
 // wait waits until all layers were looked at, or for a little.

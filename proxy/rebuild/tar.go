@@ -27,6 +27,8 @@ type Tar struct {
 	edge  *Edge
 	of    chunk.Ref
 	older *Older
+	// like is made when it is called first, once older layers were looked at.
+	like func() *dictionaries
 
 	mu     sync.Mutex
 	coming map[int]*arrival
@@ -62,7 +64,8 @@ type arrival struct {
 
 // Tar returns what a layer of a map unpacks to. older may be nil.
 func (e *Edge) Tar(layer chunk.Ref, m *cdc.Map, older *Older) *Tar {
-	return &Tar{Map: m, edge: e, of: layer, older: older, coming: make(map[int]*arrival)}
+	like := sync.OnceValue(func() *dictionaries { return older.like(m) })
+	return &Tar{Map: m, edge: e, of: layer, older: older, like: like, coming: make(map[int]*arrival)}
 }
 
 // Get returns chunks, by their numbers in order, none of which is inline. Who leaves before all are there has those kept that come.
@@ -281,24 +284,32 @@ func (t *Tar) fetch(batch []*arrival) {
 	t.send()
 }
 
+// dictionary returns one for chunks, if there may be one.
+func (t *Tar) dictionary(chunks []int) *dictionary {
+	if !t.older.looked() {
+		return nil
+	}
+	return t.like().of(chunks)
+}
+
 func (t *Tar) fetchFrom(ctx context.Context, g Giver, batch []*arrival) error {
 	var chunks []int
 	for _, a := range batch {
 		chunks = append(chunks, a.chunk)
 	}
-	l, came := t.line(g), 0
-	p, err := l.ask(ctx, chunks)
-	if err == nil {
-		err = l.unpack(chunks, p, func(_ int, q []byte) error {
-			t.settle(batch[came], slices.Clone(q), nil)
-			came++
-			return nil
-		})
+	l, come, moved := t.line(g), 0, int64(0)
+	count := func(n int64) {
+		moved += n
+		if by := batch[0].by; by.Came != nil {
+			by.Came(g.Origin(), n)
+		}
 	}
-	t.edge.noteRead(l.share(chunks[:came]), int64(len(p)))
-	if by := batch[0].by; by.Came != nil {
-		by.Came(g.Origin(), int64(len(p)))
-	}
+	err := l.get(ctx, chunks, t.dictionary(chunks), count, func(_ int, q []byte) error {
+		t.settle(batch[come], slices.Clone(q), nil)
+		come++
+		return nil
+	})
+	t.edge.noteRead(l.share(chunks[:come]), moved)
 	return err
 }
 

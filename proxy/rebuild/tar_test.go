@@ -97,7 +97,7 @@ func lookedAt(t *testing.T, layers ...[]byte) *Older {
 			return Layer{bytes.NewReader(p), int64(len(p)), func() {}}, nil
 		}})
 	}
-	return newSite(t, nil, nil).LookAt(all, Shelves{new(shelf), new(shelf)})
+	return newSite(t, nil, nil).LookAt(all, nil, Shelves{new(shelf), new(shelf)})
 }
 
 // held runs do with a layer that is read from a giver who answers when the gate is open.

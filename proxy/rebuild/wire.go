@@ -25,6 +25,11 @@ const (
 	// their bytes, one chunk after the other, in zstd.
 	ContentsType = "application/vnd.granary.contents.v1+zstd"
 	ChunksQuery  = "chunks"
+	// DictionaryQuery is an older layer, and DictionaryChunksQuery some of its chunks, as of FormatChunks: the asker has
+	// these, and the body may be compressed with all of them as its dictionary, raw content of the ID that dictionaryID
+	// has for it. Who does not know them, has not got them, or finds that they are not for the asker, leaves it at that.
+	DictionaryQuery       = "dictionary"
+	DictionaryChunksQuery = "dictionary-chunks"
 )
 
 // Limits of what is asked at once, and of what is answered.
@@ -32,7 +37,7 @@ const (
 	// MaxOffer is how many bytes an offer has at the most, as it is sent and as it is decompressed: a large map.
 	MaxOffer = cdc.MaxPacked
 	// MaxRanges, MaxChunks and MaxContents are how many ranges of chunks, how many chunks, and
-	// how many bytes of them, not compressed, a request for contents may name.
+	// how many bytes of them, not compressed, a request for contents may name, and for their dictionary as many.
 	MaxRanges   = 256
 	MaxChunks   = 1024
 	MaxContents = 4 << 20
