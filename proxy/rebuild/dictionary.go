@@ -28,12 +28,13 @@ const (
 	likeSaves = 0.5
 )
 
-// dictionaries find for chunks of a tar what is like them in older layers. nil has none.
+// dictionaries find for chunks of a tar what is like them in older layers.
 type dictionaries struct {
 	m     *cdc.Map
 	files []file
 	has   map[toc.Digest]bool // the chunks of m, of which none is of use
 	older []*oldFiles
+	added int // calls of add
 }
 
 // oldMap is an older layer, of which not all need be here.
@@ -59,10 +60,11 @@ type dictionary struct {
 }
 
 func newDictionaries(m *cdc.Map) *dictionaries {
+	d := &dictionaries{m: m}
 	if len(m.Chunks) > mostLike {
-		return nil
+		return d
 	}
-	d := &dictionaries{m: m, files: filesOf(m), has: make(map[toc.Digest]bool, len(m.Chunks))}
+	d.files, d.has = filesOf(m), make(map[toc.Digest]bool, len(m.Chunks))
 	for i := range m.Chunks {
 		if c := &m.Chunks[i]; c.Inline == nil {
 			d.has[c.Digest] = true
@@ -73,7 +75,8 @@ func newDictionaries(m *cdc.Map) *dictionaries {
 
 // add adds an older layer.
 func (d *dictionaries) add(old oldMap) {
-	if d == nil || len(old.Chunks) > mostLike {
+	d.added++
+	if len(old.Chunks) > mostLike || len(d.m.Chunks) > mostLike {
 		return
 	}
 	o := &oldFiles{old, make(map[string]file)}
@@ -103,7 +106,7 @@ func (d *dictionaries) of(chunks []int) *dictionary {
 }
 
 func (d *dictionaries) likest(chunks []int) *oldFiles {
-	if d == nil || len(d.older) == 0 {
+	if len(d.older) == 0 {
 		return nil
 	}
 	o := slices.MaxFunc(d.older, func(a, b *oldFiles) int { return cmp.Compare(d.namedIn(a, chunks), d.namedIn(b, chunks)) })

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -17,15 +18,19 @@ import (
 )
 
 // program is the tar of a version of a layer in which one file of ten is built anew: each of its chunks changes, and most
-// of its bytes do not. Two of the files are large, one of which is among these.
-func program(t testing.TB, n int) []byte {
+// of its bytes do not. Two of the files are of so many bytes, one of which is among these.
+func program(t testing.TB, n, large int) []byte {
 	t.Helper()
 	p, err := treetest.Tar(30, func(i int) (string, []byte) {
 		size := 6_000 + 400*i
 		if i == 13 || i == 20 {
-			size = 1_500_000
+			size = large
 		}
-		p := words(size, [32]byte{byte(i)})
+		p := make([]byte, size)
+		_, _ = rand.NewChaCha8([32]byte{byte(i)}).Read(p)
+		for k := range p {
+			p[k] = 'a' + p[k]&15
+		}
 		for at := n * 7; i%10 == 3 && at < len(p); at += 3_000 {
 			p[at] = byte('A' + n)
 		}
@@ -39,33 +44,34 @@ func program(t testing.TB, n int) []byte {
 
 // TestOfAFileThatIsLikeAnOlderOne comes what is different: of a layer that is made again, and of one that is read here and there.
 func TestOfAFileThatIsLikeAnOlderOne(t *testing.T) {
-	old, now := program(t, 1), program(t, 2)
-	blob, fresh := pack(t, now, goGzip), newBytes(t, old, now)
+	old, now := program(t, 1, 300_000), program(t, 2, 300_000)
+	blob, oldBlob, fresh := pack(t, now, goGzip), pack(t, old, parallelGz), newBytes(t, old, now)
+	hub := newGiver(t, now, blob)
 	for name, c := range map[string]struct {
 		hub  func(h *giver)
 		like bool
 	}{
 		"the hub has it":   {func(h *giver) { h.older = old }, true},
 		"it has not":       {func(*giver) {}, false},
-		"it takes another": {func(h *giver) { h.older = program(t, 3) }, false},
+		"it takes another": {func(h *giver) { h.older = program(t, 3, 300_000) }, false},
 	} {
 		for how, get := range map[string]func(t *testing.T, h *giver) error{
 			"made again": func(t *testing.T, h *giver) error {
-				err := newSite(t, blob, []Giver{h}, pack(t, old, goGzip)).rebuild(t)
+				err := newSite(t, blob, []Giver{h}, oldBlob).rebuild(t)
 				h.moved -= int64(len(h.offer))
 				return err
 			},
 			"read": func(t *testing.T, h *giver) error {
-				older := lookedAt(t, pack(t, old, parallelGz))
+				older := lookedAt(t, oldBlob)
 				<-older.ready
 				r := newReading(t, now, older, &door{giver: h})
 				return r.get(t, t.Context(), r.all()...)
 			},
 		} {
 			t.Run(name+", "+how, func(t *testing.T) {
-				h := newGiver(t, now, blob)
-				c.hub(h)
-				if err := get(t, h); err != nil || len(h.blamed) > 0 {
+				h := *hub
+				c.hub(&h)
+				if err := get(t, &h); err != nil || len(h.blamed) > 0 {
 					t.Errorf("%v, blamed for %q", err, h.blamed)
 				}
 				if c.like && h.moved > fresh/4 || !c.like && h.moved < fresh*9/10 {
@@ -78,7 +84,7 @@ func TestOfAFileThatIsLikeAnOlderOne(t *testing.T) {
 
 // TestAHubThatLiesByADictionary is at fault: both mean the same one.
 func TestAHubThatLiesByADictionary(t *testing.T) {
-	old, now := program(t, 1), program(t, 2)
+	old, now := program(t, 1, 100_000), program(t, 2, 100_000)
 	blob := pack(t, now, goGzip)
 	h := newGiver(t, now, blob)
 	h.older = old
@@ -90,13 +96,13 @@ func TestAHubThatLiesByADictionary(t *testing.T) {
 
 // TestADictionaryThatIsGone: what was to be read with it is asked for again, without it.
 func TestADictionaryThatIsGone(t *testing.T) {
-	old, now := program(t, 1), program(t, 2)
+	old, now := program(t, 1, 100_000), program(t, 2, 100_000)
 	h := &door{giver: newGiver(t, now, pack(t, now, goGzip))}
 	h.older = old
 	older := lookedAt(t, old)
 	<-older.ready
-	for i := range older.files {
-		older.files[i].read = func(context.Context, []int) ([]byte, error) { return nil, errors.New("gone") }
+	for i := range older.maps {
+		older.maps[i].read = func(context.Context, []int) ([]byte, error) { return nil, errors.New("gone") }
 	}
 	r := newReading(t, now, older, h)
 	if err := r.get(t, t.Context(), r.all()...); err != nil || len(h.blamed) > 0 {
@@ -106,7 +112,7 @@ func TestADictionaryThatIsGone(t *testing.T) {
 
 // TestAHubCompressesWithADictionary that it can have at once; else it answers without one.
 func TestAHubCompressesWithADictionary(t *testing.T) {
-	old, now := program(t, 1), program(t, 2)
+	old, now := program(t, 1, 1_200_000), program(t, 2, 1_200_000)
 	oldBlob, blob := pack(t, old, goGzip), pack(t, now, goGzip)
 	b := newBench(oldBlob, blob)
 	ctx, stop := context.WithCancel(t.Context())
@@ -114,24 +120,28 @@ func TestAHubCompressesWithADictionary(t *testing.T) {
 	go func() { defer close(running); b.Run(ctx) }()
 	defer func() { stop(); <-running }()
 	name, oldName := digest.FromBytes(blob), digest.FromBytes(oldBlob)
-	for _, d := range []digest.Digest{name, oldName} {
-		if _, err := b.offer(ctx, b.Hub, d); err != nil {
-			t.Fatal(err)
+	for d, p := range b.layers {
+		for later := new(LaterError); ; {
+			if _, err := b.Map(ctx, d, int64(len(p))); err == nil {
+				break
+			} else if !errors.As(err, &later) {
+				t.Fatal(err)
+			}
 		}
 	}
 	m, err := cdc.Of(ctx, bytes.NewReader(now))
 	if err != nil {
 		t.Fatal(err)
 	}
-	dicts := newDictionaries(m)
 	m1, err := cdc.Of(ctx, bytes.NewReader(old))
 	if err != nil {
 		t.Fatal(err)
 	}
+	dicts, had := newDictionaries(m), newDictionaries(m1).has
 	dicts.add(oldMap{oldName, m1, func(*cdc.Chunk) bool { return true }, nil})
 	var fresh []int
 	for i := range m.Chunks {
-		if c := &m.Chunks[i]; c.Inline == nil && !bytes.Contains(old, now[c.Offset:c.Offset+c.Size]) {
+		if c := &m.Chunks[i]; c.Inline == nil && !had[c.Digest] {
 			fresh = append(fresh, i)
 		}
 	}

@@ -32,7 +32,7 @@ type Older struct {
 
 	mu    sync.Mutex
 	where map[toc.Digest]oldChunk
-	files []oldMap // is not changed once all were looked at
+	maps  []oldMap // of those that were looked at
 }
 
 // ReadLayer is an older layer that was read by its chunks, and is not here as a whole. Chunks of it that are kept by themselves
@@ -60,21 +60,41 @@ func (e *Edge) LookAt(all []OldLayer, read []ReadLayer, kept Shelves) *Older {
 	o := &Older{ready: make(chan struct{}), began: time.Now(), where: make(map[toc.Digest]oldChunk)}
 	e.start(func() {
 		defer close(o.ready)
+		o.addRead(e.ctx, read) // which takes no time
 		for _, old := range all[:min(len(all), maxOld)] {
 			if c, err := e.look(old, kept); err == nil {
 				o.add(&oldTar{old, c})
 			}
 		}
-		for _, l := range read {
-			if len(o.files) == maxOld {
-				break
-			}
-			if m, err := l.Map(e.ctx); err == nil {
-				o.files = append(o.files, oldMap{l.Digest, m, l.Has, l.chunks(m)})
-			}
-		}
 	})
 	return o
+}
+
+func (o *Older) addRead(ctx context.Context, layers []ReadLayer) {
+	for _, l := range layers {
+		if len(o.maps) == maxOld {
+			return
+		}
+		if m, err := l.Map(ctx); err == nil {
+			o.addMap(oldMap{l.Digest, m, l.Has, l.chunks(m)})
+		}
+	}
+}
+
+func (o *Older) addMap(m oldMap) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.maps = append(o.maps, m)
+}
+
+// looked returns the maps of those that were looked at.
+func (o *Older) looked() []oldMap {
+	if o == nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.maps
 }
 
 // chunks reads chunks of a map of the layer.
@@ -126,37 +146,15 @@ func (o *Older) add(t *oldTar) {
 		x.spans = &o.spans
 		t.access = x
 	}
+	o.addMap(oldMap{t.Digest, t.chunks, func(*cdc.Chunk) bool { return true }, t.readChunks})
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.files = append(o.files, oldMap{t.Digest, t.chunks, func(*cdc.Chunk) bool { return true }, t.readChunks})
 	for i := range t.chunks.Chunks {
 		c := &t.chunks.Chunks[i]
 		if _, known := o.where[c.Digest]; c.Inline == nil && !known {
 			o.where[c.Digest] = oldChunk{t, i}
 		}
 	}
-}
-
-// looked reports whether all layers were looked at, and there are some.
-func (o *Older) looked() bool {
-	if o == nil {
-		return false
-	}
-	select {
-	case <-o.ready:
-		return len(o.files) > 0
-	default:
-		return false
-	}
-}
-
-// like finds what is like the chunks of a newer layer, once all older ones were looked at.
-func (o *Older) like(m *cdc.Map) *dictionaries {
-	d := newDictionaries(m)
-	for _, f := range o.files {
-		d.add(f)
-	}
-	return d
 }
 
 // readChunks returns chunks, given by their numbers in ascending order, one after the other.

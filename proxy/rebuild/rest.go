@@ -24,10 +24,7 @@ func (j *attempt) newRest() (*rest, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rest{f: f, room: &j.room, full: j.like == nil}
-	if j.like != nil {
-		r.not = j.like.has
-	}
+	r := &rest{f: f, room: &j.room, not: j.like.has, full: j.like.has == nil}
 	j.rests = append(j.rests, r)
 	return r, nil
 }

@@ -23,12 +23,12 @@ const (
 // Tar is what a layer unpacks to, for whoever reads it here and there. Chunks come from older layers that are here, and
 // from givers: what is wanted while requests are under way goes with the next one. It is safe for concurrent use.
 type Tar struct {
-	Map   *cdc.Map
-	edge  *Edge
-	of    chunk.Ref
-	older *Older
-	// like is made when it is called first, once older layers were looked at.
-	like func() *dictionaries
+	Map    *cdc.Map
+	edge   *Edge
+	of     chunk.Ref
+	older  *Older
+	liking sync.Mutex
+	like   *dictionaries // is made when it is needed first
 
 	mu     sync.Mutex
 	coming map[int]*arrival
@@ -64,8 +64,7 @@ type arrival struct {
 
 // Tar returns what a layer of a map unpacks to. older may be nil.
 func (e *Edge) Tar(layer chunk.Ref, m *cdc.Map, older *Older) *Tar {
-	like := sync.OnceValue(func() *dictionaries { return older.like(m) })
-	return &Tar{Map: m, edge: e, of: layer, older: older, like: like, coming: make(map[int]*arrival)}
+	return &Tar{Map: m, edge: e, of: layer, older: older, coming: make(map[int]*arrival)}
 }
 
 // Get returns chunks, by their numbers in order, none of which is inline. Who leaves before all are there has those kept that come.
@@ -284,12 +283,21 @@ func (t *Tar) fetch(batch []*arrival) {
 	t.send()
 }
 
-// dictionary returns one for chunks, if there may be one.
+// dictionary returns one for chunks, of the older layers that were looked at by now; nil if they have nothing like them.
 func (t *Tar) dictionary(chunks []int) *dictionary {
-	if !t.older.looked() {
+	all := t.older.looked()
+	if len(all) == 0 {
 		return nil
 	}
-	return t.like().of(chunks)
+	t.liking.Lock()
+	defer t.liking.Unlock()
+	if t.like == nil {
+		t.like = newDictionaries(t.Map)
+	}
+	for _, m := range all[t.like.added:] {
+		t.like.add(m)
+	}
+	return t.like.of(chunks)
 }
 
 func (t *Tar) fetchFrom(ctx context.Context, g Giver, batch []*arrival) error {
