@@ -325,34 +325,6 @@ func (e *Edge) scratch() (*os.File, error) {
 	return f, nil
 }
 
-// sift takes what is kept, and from the older layers what they have. One that cannot be read, as it has been evicted, has nothing.
-func (j *attempt) sift(ctx context.Context) error {
-	for _, i := range j.tar.absent() {
-		if c := &j.Map.Chunks[i]; j.want.Kept != nil {
-			if p := j.want.Kept(c); c.Fits(p) {
-				if err := j.tar.put(c.Digest, p); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	for _, old := range j.want.Old[:min(len(j.want.Old), maxOld)] {
-		rest, err := j.newRest()
-		if err != nil {
-			return &diskError{err}
-		}
-		r := old.Open(ctx)
-		err = j.tar.sift(ctx, r, oldTimes*max(j.Recipe.TarSize(), Least), rest.put)
-		r.Close()
-		var disk *diskError
-		if errors.As(err, &disk) || ctx.Err() != nil {
-			return err
-		}
-		j.like.add(oldMap{old.Digest, &rest.m, rest.has, rest.read})
-	}
-	return nil
-}
-
 // fetch gets what is missing.
 func (j *attempt) fetch(ctx context.Context, g Giver) error {
 	turn := j.want.Turn
@@ -404,18 +376,4 @@ func (j *attempt) make(ctx context.Context, g Giver) error {
 		return &diskError{err}
 	}
 	return nil
-}
-
-// output remembers that its file could not be written.
-type output struct {
-	f   *os.File
-	err error
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	n, err := o.f.Write(p)
-	if err != nil {
-		o.err = err
-	}
-	return n, err
 }

@@ -100,6 +100,20 @@ type diskError struct{ err error }
 func (e *diskError) Error() string { return e.err.Error() }
 func (e *diskError) Unwrap() error { return e.err }
 
+// output remembers that its file could not be written.
+type output struct {
+	f   *os.File
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.f.Write(p)
+	if err != nil {
+		o.err = err
+	}
+	return n, err
+}
+
 // sift takes what is wanted from an older layer in gzip, of whose tar it reads most bytes at the most, and gives all chunks to rest.
 func (t *mosaic) sift(ctx context.Context, layer io.Reader, most int64, rest func(c cdc.Chunk, p []byte) error) error {
 	if t.left() == 0 {

@@ -2,12 +2,41 @@ package rebuild
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 
 	"github.com/granary-oci/granary/toc"
 	"github.com/granary-oci/granary/toc/cdc"
 )
+
+// sift takes what is kept, and from the older layers what they have. One that cannot be read, as it has been evicted, has nothing.
+func (j *attempt) sift(ctx context.Context) error {
+	for _, i := range j.tar.absent() {
+		if c := &j.Map.Chunks[i]; j.want.Kept != nil {
+			if p := j.want.Kept(c); c.Fits(p) {
+				if err := j.tar.put(c.Digest, p); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, old := range j.want.Old[:min(len(j.want.Old), maxOld)] {
+		rest, err := j.newRest()
+		if err != nil {
+			return &diskError{err}
+		}
+		r := old.Open(ctx)
+		err = j.tar.sift(ctx, r, oldTimes*max(j.Recipe.TarSize(), Least), rest.put)
+		r.Close()
+		var disk *diskError
+		if errors.As(err, &disk) || ctx.Err() != nil {
+			return err
+		}
+		j.like.add(oldMap{old.Digest, &rest.m, rest.has, rest.read})
+	}
+	return nil
+}
 
 // rest is what an older layer has that a newer one has not, in a file, each chunk at its place in the tar.
 type rest struct {
