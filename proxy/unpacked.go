@@ -232,13 +232,7 @@ func (c *contents) chunk(k *cdc.Chunk) []byte {
 // fetch gets chunks in their turn. Who waits for some that are near each other gets more of what is near.
 func (u *unpackedBytes) fetch(chunks []int) ([][]byte, error) {
 	r := u.repository.registry
-	bytes := int64(0)
-	for _, i := range chunks {
-		if u.tar.Away(i) {
-			bytes += u.tar.Share(i)
-		}
-	}
-	source := "disk"
+	bytes, source := u.away(chunks), "disk"
 	if bytes > 0 {
 		source = chunk.Parent
 		done, err := r.turns.begin(u.ctx, bytes)
@@ -262,6 +256,16 @@ func (u *unpackedBytes) fetch(chunks []int) ([][]byte, error) {
 	}
 	r.turns.arrived(int(bytes))
 	return got, nil
+}
+
+// away is about how many bytes of the layer those of some chunks take that are neither here nor on their way.
+func (u *unpackedBytes) away(chunks []int) (n int64) {
+	for _, i := range chunks {
+		if u.tar.Away(i) {
+			n += u.tar.Share(i)
+		}
+	}
+	return n
 }
 
 // expectNear has what is behind chunks come with them, the more has been read here and there near them: files that are
@@ -291,10 +295,8 @@ func (u *unpackedBytes) Expect(start, end int64) {
 }
 
 func (u *unpackedBytes) expect(chunks []int) {
-	bytes := int64(0)
-	for _, i := range chunks {
-		bytes += u.tar.Share(i)
-	}
+	u.tar.Await(u.ctx)
+	bytes := u.away(chunks)
 	r := u.repository.registry
 	done, err := r.turns.begin(u.ctx, bytes)
 	if err != nil {

@@ -14,8 +14,12 @@ import (
 	"github.com/granary-oci/granary/toc/gzip"
 )
 
-// olderPatience is for how long who reads a layer waits for older ones to be looked at.
-const olderPatience = 2 * time.Second
+// readPatience is for how long who reads a layer waits for older ones to be looked at, and expectPatience for how long what is only
+// expected does: within that layers of some 2 GB are.
+const (
+	readPatience   = 2 * time.Second
+	expectPatience = 15 * time.Second
+)
 
 // OldLayer is an older layer, of which all is here.
 type OldLayer struct {
@@ -168,11 +172,11 @@ func (t *oldTar) readChunks(ctx context.Context, chunks []int) ([]byte, error) {
 }
 
 // wait waits until all layers were looked at, or for a little.
-func (o *Older) wait(ctx context.Context) {
+func (o *Older) wait(ctx context.Context, patience time.Duration) {
 	if o == nil {
 		return
 	}
-	ctx, cancel := context.WithDeadline(ctx, o.began.Add(olderPatience))
+	ctx, cancel := context.WithDeadline(ctx, o.began.Add(patience))
 	defer cancel()
 	select {
 	case <-o.ready:

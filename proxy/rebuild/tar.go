@@ -69,7 +69,7 @@ func (e *Edge) Tar(layer chunk.Ref, m *cdc.Map, older *Older) *Tar {
 
 // Get returns chunks, by their numbers in order, none of which is inline. Who leaves before all are there has those kept that come.
 func (t *Tar) Get(ctx context.Context, by *Reader, chunks []int) ([][]byte, error) {
-	t.older.wait(ctx)
+	t.older.wait(ctx, readPatience)
 	all := t.want(by, chunks, true)
 	defer t.leave(all)
 	for _, a := range all {
@@ -117,7 +117,7 @@ func (t *Tar) leave(all []*arrival) {
 // Expect has chunks come that are about to be read, by their numbers in order. They are kept. It returns when they are there, or will
 // not come.
 func (t *Tar) Expect(ctx context.Context, by *Reader, chunks []int) {
-	t.older.wait(ctx)
+	t.older.wait(ctx, readPatience)
 	// While this had no turn they may have been read.
 	missing := slices.DeleteFunc(slices.Clone(chunks), func(i int) bool { return by.Has != nil && by.Has(&t.Map.Chunks[i]) })
 	for _, a := range t.want(by, missing, false) {
@@ -128,6 +128,9 @@ func (t *Tar) Expect(ctx context.Context, by *Reader, chunks []int) {
 		}
 	}
 }
+
+// Await waits for older layers to be looked at, longer than who needs a chunk does: a line brings what is there already.
+func (t *Tar) Await(ctx context.Context) { t.older.wait(ctx, expectPatience) }
 
 // Coming reports whether a chunk is on its way.
 func (t *Tar) Coming(i int) bool {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -257,4 +258,25 @@ func unpacked(t *testing.T, p []byte) []byte {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// TestOlderLayersAreWaitedFor while they are looked at: by who needs a chunk for a little, and for what is only expected for longer.
+func TestOlderLayersAreWaitedFor(t *testing.T) {
+	tar := version(t, 1)
+	h := &door{giver: newGiver(t, tar, pack(t, tar, goGzip))}
+	synctest.Test(t, func(t *testing.T) {
+		slow := OldLayer{"sha256:slow", func(ctx context.Context) (Layer, error) {
+			time.Sleep(10 * time.Second)
+			return Layer{}, errors.New("gone")
+		}}
+		began := time.Now()
+		older := newSite(t, nil, nil).LookAt([]OldLayer{slow}, nil, Shelves{new(shelf), new(shelf)})
+		r := newReading(t, tar, older, h)
+		if err := r.get(t, t.Context(), r.all()[0]); err != nil || time.Since(began) != readPatience {
+			t.Errorf("who needs a chunk waits %v, %v", time.Since(began), err)
+		}
+		if r.Await(t.Context()); time.Since(began) != 10*time.Second {
+			t.Errorf("what is expected waits %v", time.Since(began))
+		}
+	})
 }
