@@ -145,6 +145,9 @@ func TestAHoleInAProvenBlobTakesTheRightBytesAlone(t *testing.T) {
 	b := storetest.NewBlob(t, digest.SHA256, 3*chunk.Size+17, 1)
 	s := open(t, dir, chunkstore.Config{VerifyAlways: true})
 	read(t, s, b, b, nil)
+	if err := s.Sync(); err != nil { // what is still being written is not read from the disk
+		t.Fatal(err)
+	}
 	path := filepath.Join(dir, "blobs", "sha256", b.Blob().Encoded()[:2], b.Blob().Encoded())
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {

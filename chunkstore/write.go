@@ -22,7 +22,7 @@ import (
 // there, a chunk whose digest ref does not give is hashed. When the budget is used up, Put makes
 // room first. The write may still be under way when Put returns; then Get answers from p, and a
 // fault is reported.
-func (s *Disk) Put(_ context.Context, ref chunk.Ref, p []byte) error {
+func (s *Disk) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
 	if err := ref.Validate(); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
@@ -44,7 +44,7 @@ func (s *Disk) Put(_ context.Context, ref chunk.Ref, p []byte) error {
 	if err := s.makeRoom(ref.Size); err != nil {
 		return fmt.Errorf("chunk %s: put: %w", ref, err)
 	}
-	return s.write(b, ref, p)
+	return s.write(b, ref, p, chunk.IsReadSoon(ctx))
 }
 
 // directWriter writes past the page cache while the disk keeps up. A chunk that
@@ -106,15 +106,15 @@ type pendingWrite struct {
 }
 
 // write puts p into its blob's file: in the background if it can go directly or is small,
-// and not too much does, else before it returns.
-func (s *Disk) write(b *blob, ref chunk.Ref, p []byte) error {
+// and not too much does, else before it returns. What is read soon does not go directly.
+func (s *Disk) write(b *blob, ref chunk.Ref, p []byte, soon bool) error {
 	w := s.begin(b, ref, p)
 	if w == nil {
 		return nil // two came at once
 	}
 	flag, end := 0, s.small.end
 	switch {
-	case s.direct.begin(p):
+	case !soon && s.direct.begin(p):
 		flag, end = syscall.O_DIRECT, s.direct.end
 	case s.small.begin(p):
 	default:

@@ -36,6 +36,13 @@ type BlobConfig struct {
 	// Run is how many bytes a reader fetches at a time, a multiple of [StripeSize].
 	// 0 is an eighth of the window, and a stripe at least.
 	Run int64
+	// Ahead is how many bytes from its position on a reader has brought into the store, those
+	// of its window included, and reads from there when it gets to them. It takes no memory for that
+	// but a chunk of each run that is under way. That is done of [Section.Complete] only, by runs of one
+	// stripe that take turns, and for as long as Kept says that the store keeps them. 0 is the window.
+	Ahead int64
+	// Kept reports whether a chunk is in the store that the source looks into first.
+	Kept func(Ref) bool
 	// Turns says which of the fetches of all readers are under way. nil has all of them be.
 	Turns *Turns
 	// Budget bounds the memory of all readers together. nil does not.

@@ -75,6 +75,7 @@ func (f *Flight) share(ctx context.Context, refs []Ref, fetch fetchFunc, yield f
 			f.leave(calls[i:])
 			return i, denied, err
 		}
+		calls[i] = nil // its bytes are held for nobody while the others come
 	}
 	return len(refs), false, nil
 }

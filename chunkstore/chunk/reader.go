@@ -8,8 +8,8 @@ import (
 )
 
 // Reader reads a section of a [Blob] in order, fetching chunks ahead of its
-// caller. It holds at most the blob's window of chunks; a caller that stops
-// reading stops the fetching. It is for one goroutine, and is closed after use.
+// caller. It holds at most the blob's window of chunks, and may have more of them
+// brought into the store; a caller that stops reading stops the fetching. It is for one goroutine, and is closed after use.
 type Reader struct {
 	b       *Blob
 	outer   context.Context // what the caller bound the reader to
@@ -20,6 +20,7 @@ type Reader struct {
 	pos    int64   // of the next byte, from the section's beginning
 	next   int     // the first chunk that has not been asked for
 	ahead  []*slot // asked for and not consumed, in order; the first one holds pos
+	scouts *scouts // beyond those
 	prefix *Prefix // the blob's hash so far, nil when it is not being hashed
 	joined bool    // another reader has hashed the beginning
 	lent   int     // bytes that Next gave out, consumed at the next call
@@ -50,7 +51,7 @@ const (
 // reset makes the reader continue at pos with nothing under way.
 func (r *Reader) reset(pos int64) {
 	r.drop()
-	r.lent = 0
+	r.lent, r.scouts = 0, new(scouts)
 	r.ctx, r.cancel = context.WithCancel(r.outer)
 	r.pos, r.err = pos, nil
 	r.next = r.b.m.Find(r.section.Offset + pos)
@@ -77,6 +78,7 @@ func (r *Reader) beginHash(ref Ref) {
 func (r *Reader) drop() {
 	if r.cancel != nil {
 		r.cancel()
+		r.scouts.recall()
 	}
 	for _, s := range r.ahead {
 		s.turn.Quit()
@@ -152,6 +154,7 @@ func (r *Reader) settle() {
 	at := r.section.Offset + r.pos
 	if at >= ref.Offset+ref.Size || r.pos >= r.section.Length {
 		r.b.cfg.Budget.release(ref.Size)
+		r.past(ref)
 		r.ahead[0] = nil
 		r.ahead = r.ahead[1:]
 	}
@@ -196,6 +199,7 @@ func (r *Reader) current(ref Ref) (*slot, error) {
 	if err := r.fill(); err != nil {
 		return nil, err
 	}
+	r.sendScouts()
 	s := r.ahead[0]
 	s.turn.Urge()
 	select {
@@ -239,7 +243,7 @@ func (r *Reader) hash(s *slot) error {
 // are under way. The first chunk waits for memory, those read ahead take what is
 // free.
 func (r *Reader) fill() error {
-	end := r.b.m.Find(r.section.Offset+r.section.Length-1) + 1
+	end := r.end()
 	window := int(max(r.b.cfg.Window/Size, 1))
 	if r.section.OnDemand {
 		window = 1
@@ -259,11 +263,29 @@ func (r *Reader) fill() error {
 			return err
 		}
 		r.ahead = append(r.ahead, got...)
-		ctx := r.ctx
-		turn := r.b.cfg.Turns.Enter(func() { go r.fetch(ctx, got) })
-		for _, s := range got {
-			s.turn = turn
-		}
+		r.begin(got)
+	}
+}
+
+// end returns the chunk after the section's last.
+func (r *Reader) end() int { return r.b.m.Find(r.section.Offset+r.section.Length-1) + 1 }
+
+// begin has a run fetched when it is its turn. What a scout has gone for takes no turn of its
+// own, and is there or on its way.
+func (r *Reader) begin(run []*slot) {
+	ctx, turns := r.ctx, r.b.cfg.Turns
+	if met := r.scouts.meet(run[0].ref.Index() / stripeChunks); met != nil {
+		go r.fetch(ctx, run, met)
+		return
+	}
+	turn := turns.Enter(func() {
+		go func() {
+			defer turns.Leave()
+			r.fetch(ctx, run, nil)
+		}()
+	})
+	for _, s := range run {
+		s.turn = turn
 	}
 }
 
@@ -317,9 +339,8 @@ func (r *Reader) slot() *slot {
 }
 
 // fetch gets adjacent slots as one run. The reader awaits each slot; a fetch
-// whose reader has gone ends with ctx.
-func (r *Reader) fetch(ctx context.Context, slots []*slot) {
-	defer r.b.cfg.Turns.Leave()
+// whose reader has gone ends with ctx. before is the scout that was there, nil for none.
+func (r *Reader) fetch(ctx context.Context, slots []*slot, before *scout) {
 	ctx, o := withOrigin(ctx)
 	refs := make([]Ref, len(slots))
 	for i, s := range slots {
@@ -327,7 +348,7 @@ func (r *Reader) fetch(ctx context.Context, slots []*slot) {
 	}
 	err := GetRun(ctx, r.b.src, refs, func(ref Ref, p []byte) error {
 		if len(slots) > 0 && ref.Offset == slots[0].ref.Offset {
-			slots[0].bytes, slots[0].from = p, o.name
+			slots[0].bytes, slots[0].from = p, before.origin(o.name)
 			close(slots[0].ready)
 			slots = slots[1:]
 		}

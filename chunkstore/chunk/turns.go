@@ -78,12 +78,16 @@ func (t *Turn) Urge() {
 	}
 }
 
-// Quit takes back a run, unless it has begun.
-func (t *Turn) Quit() {
+// Quit takes back a run. It reports false for one that has begun.
+func (t *Turn) Quit() bool {
 	if t == nil {
-		return
+		return false
 	}
 	t.turns.mu.Lock()
 	defer t.turns.mu.Unlock()
-	t.turns.waiting = slices.DeleteFunc(t.turns.waiting, func(other *Turn) bool { return other == t })
+	i := slices.Index(t.turns.waiting, t)
+	if i >= 0 {
+		t.turns.waiting = slices.Delete(t.turns.waiting, i, i+1)
+	}
+	return i >= 0
 }

@@ -42,6 +42,7 @@ const (
 	memoryCache   = 16 << 20 // chunks that are kept
 	readAhead     = 64 << 20 // chunks that readers hold, all together
 	readerWindow  = 32 << 20 // and one reader at the most
+	readerAhead   = 64 << 20 // from its position on that are brought into the store for one, from other members
 	stripesAtOnce = 5        // that readers get from other members, all together
 	scrubEvery    = 7 * 24 * time.Hour
 	scrubRate     = 16 << 20 // bytes per second
@@ -128,6 +129,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		},
 		TagRules: n.tagRules,
 		Window:   readerWindow,
+		Ahead:    readerAhead,
 		Turns:    chunk.NewTurns(stripesAtOnce, mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64()))),
 		Budget:   chunk.NewBudget(readAhead),
 		Report:   n.faults.report,
