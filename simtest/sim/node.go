@@ -58,8 +58,9 @@ type acquaintance struct {
 // A node's settings, as cmd/granary/node has them.
 const (
 	windowChunks  = 32
+	aheadChunks   = 64
 	budgetChunks  = 64
-	stripesAtOnce = 5
+	stripesAtOnce = 6
 	maxBodies     = 14
 	maxWorking    = 192
 	maxServed     = 1024
@@ -168,7 +169,8 @@ type reader struct {
 	blob  int
 	pos   int           // the next chunk that is to be consumed
 	next  int           // the next that has not been asked for
-	turns []*chunk.Turn // of the stripes from pos on
+	turns []*chunk.Turn // of the stripes from pos on, those that scouts have gone for included
+	sent  int           // the first stripe beyond the window that no scout was sent for
 	over  bool
 }
 
@@ -239,13 +241,33 @@ func (r *reader) fill() {
 		held := r.next - r.pos
 		want := min(stripeChunks-r.next%stripeChunks, end-r.next)
 		if windowChunks-held < want || held > 0 && n.free-want < max(budgetChunks/4, held+want) || n.free < want {
-			return
+			break
 		}
 		n.free -= want
-		s := stripe{r.blob, r.next / stripeChunks}
+		i := r.next / stripeChunks
 		r.next += want
-		r.turns[s.n] = n.turns.Enter(func() { n.c.after(0, func() { n.get(s) }) })
+		if r.turns[i] == nil || r.turns[i].Quit() { // else a scout has gone for it
+			r.ask(i)
+		}
 	}
+	if r.pos > 0 {
+		r.sendScouts(min(end, r.pos+aheadChunks))
+	}
+}
+
+// sendScouts has stripes beyond the window brought into the store.
+func (r *reader) sendScouts(end int) {
+	for r.sent = max(r.sent, (r.next+stripeChunks-1)/stripeChunks); r.sent*stripeChunks < end; r.sent++ {
+		if s := (stripe{r.blob, r.sent}); r.n.have[s.blob][s.n] != r.n.c.all(s) {
+			r.ask(r.sent)
+		}
+	}
+}
+
+// ask has a stripe fetched when it is its turn.
+func (r *reader) ask(i int) {
+	n, s := r.n, stripe{r.blob, i}
+	r.turns[i] = n.turns.Enter(func() { n.c.after(0, func() { n.get(s) }) })
 }
 
 // done is told that a reader has got to the end.

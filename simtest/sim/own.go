@@ -146,6 +146,14 @@ func (f *fetch) borrow(l loan) {
 				end()
 			}
 		})
+		var progress func()
+		progress = func() {
+			if !over && len(flow.queue)+flow.under > 0 && !to.dead {
+				n.net.tell(&to.host, &n.host, func() { heard = n.c.now })
+				n.c.after(nextProgress, progress)
+			}
+		}
+		n.c.after(firstProgress, progress)
 	})
 }
 

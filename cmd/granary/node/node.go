@@ -43,7 +43,7 @@ const (
 	readAhead     = 64 << 20 // chunks that readers hold, all together
 	readerWindow  = 32 << 20 // and one reader at the most
 	readerAhead   = 64 << 20 // from its position on that are brought into the store for one, from other members
-	stripesAtOnce = 5        // that readers get from other members, all together
+	stripesAtOnce = 6        // that readers get from other members, all together
 	scrubEvery    = 7 * 24 * time.Hour
 	scrubRate     = 16 << 20 // bytes per second
 	maxHeader     = 64 << 10
