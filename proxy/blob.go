@@ -91,7 +91,9 @@ func (p *Repository) open(ctx context.Context, d digest.Digest, near ours) (*Blo
 	cfg := chunk.BlobConfig{Window: r.cfg.Window, Budget: r.cfg.Budget, Proofs: proofs}
 	if r.cfg.Peers != nil && !r.cfg.Peers.Alone() {
 		cfg.Run, cfg.Turns = chunk.StripeSize, r.cfg.Turns // each is another member's
-		cfg.Ahead, cfg.Kept = r.cfg.Ahead, near.Has
+		if r.cfg.Ahead != nil {
+			cfg.Ahead, cfg.Kept = r.cfg.Ahead(), near.Has
+		}
 	}
 	b := chunk.NewBlob(m, src, cfg)
 	opened := &Blob{Blob: b, release: r.cfg.Store.Retain(d, size), near: near, kept: kept, image: p.image(ctx, d)}

@@ -130,9 +130,9 @@ type Config struct {
 	TagRules []TagRule
 	// Window is how many bytes a reader of a blob may hold, see chunk.BlobConfig.
 	Window int64
-	// Ahead is how many bytes from its position on a reader has brought into the store, of what comes
-	// from other members. 0 is the window.
-	Ahead int64
+	// Ahead says how many bytes from its position on a reader has brought into the store, of what comes
+	// from other members. nil is for the window.
+	Ahead func() int64
 	// Turns are those of stripes that come from other members. nil bounds nothing.
 	Turns *chunk.Turns
 	// Budget bounds the memory of all readers together. nil does not.

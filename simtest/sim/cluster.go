@@ -98,9 +98,10 @@ func newCluster(s setting) *cluster {
 
 // roster is who is a member, as those know it that have heard as much.
 type roster struct {
-	view  *tracker.View
-	at    int // how many were before
-	ranks map[rankKey][]tracker.Peer
+	view    *tracker.View
+	at      int // how many were before
+	ranks   map[rankKey][]tracker.Peer
+	members map[string]int // of each zone
 }
 
 type rankKey struct {
@@ -112,7 +113,11 @@ type rankKey struct {
 func (c *cluster) newRoster(peers []tracker.Peer) *roster {
 	v := tracker.NewView(peers[0], peers)
 	c.rosters++
-	return &roster{view: v, at: c.rosters, ranks: make(map[rankKey][]tracker.Peer)}
+	r := &roster{view: v, at: c.rosters, ranks: make(map[rankKey][]tracker.Peer), members: make(map[string]int)}
+	for _, p := range peers {
+		r.members[p.Zone]++
+	}
+	return r
 }
 
 const ranked = 8

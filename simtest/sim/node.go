@@ -37,6 +37,7 @@ type node struct {
 
 	readers []*reader
 	turns   *chunk.Turns
+	ahead   int // chunks that a reader has brought into the store
 	free    int // chunks of memory that readers may take
 	began   time.Duration
 	took    time.Duration // for the image, 0 until then
@@ -58,7 +59,6 @@ type acquaintance struct {
 // A node's settings, as cmd/granary/node has them.
 const (
 	windowChunks  = 32
-	aheadChunks   = 64
 	budgetChunks  = 64
 	stripesAtOnce = 6
 	maxBodies     = 14
@@ -89,7 +89,10 @@ func (c *cluster) add() *node {
 	return n
 }
 
-func (n *node) see(r *roster) { n.roster, n.view = r, r.view.As(n.peer) }
+func (n *node) see(r *roster) {
+	n.roster, n.view = r, r.view.As(n.peer)
+	n.ahead = int(decide.Ahead(r.members[n.peer.Zone]) / chunk.Size)
+}
 
 func (n *node) knows(id tracker.ID) *acquaintance {
 	a := n.health[id]
@@ -251,7 +254,7 @@ func (r *reader) fill() {
 		}
 	}
 	if r.pos > 0 {
-		r.sendScouts(min(end, r.pos+aheadChunks))
+		r.sendScouts(min(end, r.pos+n.ahead))
 	}
 }
 

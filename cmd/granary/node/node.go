@@ -42,7 +42,6 @@ const (
 	memoryCache   = 16 << 20 // chunks that are kept
 	readAhead     = 64 << 20 // chunks that readers hold, all together
 	readerWindow  = 32 << 20 // and one reader at the most
-	readerAhead   = 64 << 20 // from its position on that are brought into the store for one, from other members
 	stripesAtOnce = 6        // that readers get from other members, all together
 	scrubEvery    = 7 * 24 * time.Hour
 	scrubRate     = 16 << 20 // bytes per second
@@ -129,7 +128,6 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		},
 		TagRules: n.tagRules,
 		Window:   readerWindow,
-		Ahead:    readerAhead,
 		Turns:    chunk.NewTurns(stripesAtOnce, mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64()))),
 		Budget:   chunk.NewBudget(readAhead),
 		Report:   n.faults.report,
@@ -152,6 +150,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 			face.Direct = n.upstreams.direct
 		}
 		face.Owns = n.cluster.client.Owns
+		face.Ahead = n.cluster.ahead
 	}
 	if len(cfg.BitswapPeer) > 0 {
 		face.Swarm = swarm{n}
