@@ -47,14 +47,34 @@
 //	       upper half is always the same members
 //	1.6    to the one of four that sends the least
 //	1.56   and readers begin with their stripes in no order, eight at a time (chunk.Turns)
-//	1.45   five at a time, of 260 nodes: this is how it is
+//	1.45   five at a time, of 260 nodes
 //	1.45   three or four at a time, which leaves one who pulls alone few connections to a registry
-//	1.37   four at a time, windows of 48 MiB and 96 MiB of memory in place of 32 and 64
-//	1.28   stripes of the whole blob in no order, which takes reading them back from disk
 //	1.7    windows of 64 MiB in the order of the blob, and 1.9 of 128 MiB: more of the same is worse
 //
-// Of 2600 nodes, 3 GB and links of 300 MB/s from 1.5 GB/s 99 in 100 took 15.2 s with eight at a time, and 12.3 s with four at a
-// time, windows of 64 MiB and 128 MiB of memory, which is twice what a node spends; the links alone take 10 s.
+// Then 500 nodes, 1 GB in two layers and links of 300 MB/s, from a registry of 1.5 GB/s, and from one of 300 MB/s:
+//
+//	1.37          windows of 32 MiB, and 64 MiB of memory for all readers
+//	1.28   1.29   the same, and 128 MiB
+//	1.22   1.24   windows of 64 MiB, and 128 MiB of memory, which is twice what a node spends
+//	1.29   2.01   stripes of the whole blob in no order, read back from the store: the registry sends all of them at
+//	              once, and so all late
+//	1.23   1.62   256 MiB ahead of the reader (1.21 and 1.37 of 128 MiB)
+//	1.21   1.26   64 MiB ahead, of which memory holds 32 and the store the rest, five at a time
+//	1.19   1.24   six at a time: this is how it is
+//	1.18   1.21   eight at a time; but 300 nodes take longer for 100 MB
+//	1.18   1.23   the least busy of eight; but 10,000 nodes take a tenth longer for 100 MB
+//
+// Of 2600 nodes, 3 GB and links of 300 MB/s from 1.5 GB/s 99 in 100 took 15.6 s with windows alone, 13.3 s with the whole blob in
+// no order, and take 11.6 s so, 11.8 s from 300 MB/s; the links alone take 10 s. Few members gain nothing: eight take 1.4 in
+// place of 1.2 for 190 MB in five layers from a registry that is no faster than they are, whence [decide.Ahead].
+//
+// What is small does not come near the bound: 100 MB to 10,000 nodes take 2.2 times as long as over links of 1 Gbit/s alone, and 1 GB to
+// 1000 nodes 1.25. A chunk is sent on once all of it is there and right, and waits its turn among the six streams or so that a member
+// sends: about 50 ms at each of at least 13 levels of a tree, 0.65 s beside the 0.8 s of the bound. (One
+// stripe at a time waits less, but half of the members then send nothing, as leaves of the only tree that they are in: 300 nodes take
+// 2.3 in place of 1.8.) Limits to what a member
+// promises to send in all, 6 to 10 stripes, gain nothing, nor do senders that send what was asked first before the rest; owners that
+// send their own stripes before others' lose a third, and trees of three or four from each member a tenth.
 //
 // A holder that refuses while it sends 24 stripes gains what the choice of four does (1000 nodes, stripes of the whole
 // blob in no order: 1.22, and 1.53 without either), but one that refuses near what it gets itself sends
