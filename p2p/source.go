@@ -204,6 +204,17 @@ func (c *Client) Owns(ref chunk.Ref) bool {
 	return true // for want of anybody
 }
 
+// Ahead returns how many bytes from its position on a reader of a cold blob has fetched, by [decide.Ahead].
+func (c *Client) Ahead() int64 {
+	view, members := c.cfg.Members.View(), 0
+	for _, p := range view.Peers() {
+		if p.Zone == view.Self().Zone {
+			members++
+		}
+	}
+	return decide.Ahead(members)
+}
+
 // run returns when all has been given, or nobody is left who might.
 func (e *errand) run(ctx context.Context) error {
 	now := e.client.peers.now

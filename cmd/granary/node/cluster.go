@@ -17,7 +17,6 @@ import (
 	"github.com/granary-oci/granary/chunkstore"
 	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p"
-	"github.com/granary-oci/granary/p2p/decide"
 	"github.com/granary-oci/granary/p2p/libp2p"
 	"github.com/granary-oci/granary/proxy/parent"
 	"github.com/granary-oci/granary/tracker"
@@ -159,17 +158,6 @@ func (c *cluster) drain(ctx context.Context) {
 	if err := c.gossip.Drain(ctx); err != nil {
 		c.log.Warn("other members could not be told of the drain", "error", err)
 	}
-}
-
-// ahead returns how far readers of cold blobs have them brought into the store, in bytes.
-func (c *cluster) ahead() int64 {
-	view, members := c.gossip.View(), 0
-	for _, p := range view.Peers() {
-		if p.Zone == view.Self().Zone {
-			members++
-		}
-	}
-	return decide.Ahead(members)
 }
 
 // close leaves the cluster. That others do not hear of it, who may be leaving too,

@@ -150,7 +150,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 			face.Direct = n.upstreams.direct
 		}
 		face.Owns = n.cluster.client.Owns
-		face.Ahead = n.cluster.ahead
+		face.Ahead = n.cluster.client.Ahead
 	}
 	if len(cfg.BitswapPeer) > 0 {
 		face.Swarm = swarm{n}
