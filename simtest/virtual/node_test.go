@@ -23,9 +23,10 @@ import (
 
 // A node's settings, as cmd/granary/node has them.
 const (
-	readAhead    = 64 * mib
-	readerWindow = 32 * mib
-	atATime      = 3 // blobs that a runtime pulls
+	readAhead     = 64 * mib
+	readerWindow  = 32 * mib
+	stripesAtOnce = 6
+	atATime       = 3 // blobs that a runtime pulls
 )
 
 // repo is where the image is.
@@ -57,6 +58,7 @@ type life struct {
 	providers *tracker.Providers
 	own, src  chunk.Source
 	budget    *chunk.Budget
+	turns     *chunk.Turns
 	coming    chunk.Flight // to readers
 }
 
@@ -67,6 +69,7 @@ func (n *node) start(claims io.Reader) {
 	l.ctx, l.end = context.WithCancel(context.Background())
 	transport := c.net.Node(n.peer.ID)
 	seed := c.random.Uint64()
+	l.turns = chunk.NewTurns(stripesAtOnce, rand.New(rand.NewPCG(seed, 1)))
 	l.client = p2p.NewClient(p2p.Config{
 		Transport: transport, Members: n.members, Signer: p2ptest.Signer(n.peer.ID), Providers: l.providers,
 		Random: rand.New(rand.NewPCG(seed, 0)), Report: func(err error) { c.t.Errorf("%s: %v", n.peer.ID, err) },
@@ -131,9 +134,9 @@ func (n *node) pull() error {
 
 // read reads a blob in order, by its digest.
 func (n *node) read(ctx context.Context, l *life, b blob) error {
-	cfg := chunk.BlobConfig{Window: readerWindow, Run: chunk.StripeSize, Budget: l.budget, Proofs: n.store}
-	if n.members.View().Alone() {
-		cfg.Run = 0
+	cfg := chunk.BlobConfig{Window: readerWindow, Budget: l.budget, Proofs: n.store}
+	if !n.members.View().Alone() {
+		cfg.Run, cfg.Turns, cfg.Ahead, cfg.Kept = chunk.StripeSize, l.turns, l.client.Ahead(), n.store.has
 	}
 	r := chunk.NewBlob(b.Map, l.src, cfg).Open(ctx)
 	defer r.Close()

@@ -36,6 +36,13 @@ func (s *store) Get(_ context.Context, ref chunk.Ref) ([]byte, error) {
 	return s.img.bytes(ref), nil
 }
 
+// has reports whether a chunk is stored.
+func (s *store) has(ref chunk.Ref) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.have[ref.Key()]
+}
+
 // Put implements [chunk.Store].
 func (s *store) Put(_ context.Context, ref chunk.Ref, p []byte) error {
 	if _, err := s.img.intern(ref, p); err != nil {
