@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/figures"
+	"github.com/granary-oci/granary/simtest/lines"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
 // The two ends of the measured link.
@@ -18,42 +21,37 @@ const (
 // link measures cold pulls over a link of 1 Gbit/s between two namespaces: the
 // registry in one, the node and its client in the other, and the same client
 // without the node. The client is curl, for it must live in the namespace.
-func (b *bench) link(ctx context.Context) error {
-	if os.Geteuid() != 0 {
-		fmt.Println("the 1 Gbit/s link is left out: it takes root to make one")
-		return nil
-	}
-	defer b.cutLink()
-	if err := b.layLink(ctx); err != nil {
+func (l *lab) link(ctx context.Context) error {
+	size := of[int64](l.scale, 128<<20, 512<<20, 512<<20)
+	rate := figures.Measurement{Name: "cold blob of " + sized(size) + " over 1 Gbit/s", Unit: "MB/s"}
+	defer cutLink()
+	if err := layLink(ctx); err != nil {
 		return err
 	}
-	registry, err := b.startRegistryIn(ctx)
-	if err != nil {
+	if err := l.startRegistryIn(ctx); err != nil {
 		return err
 	}
-	node, err := b.start(ctx, "", inSpace(nodeSpace, b.granary, "serve", "--data-dir", b.folder("node"), "--listen", "127.0.0.1:5050", "--admin", "",
-		"--upstream", host+"=http://"+registryAddress+":5000", "--default-upstream", host, "--log-level", "warn")...)
-	if err != nil {
+	if _, err := l.start(ctx, "", inSpace(nodeSpace, l.granary, "serve", "--data-dir", l.folder("node"), "--listen", "127.0.0.1:5050", "--admin", "",
+		"--upstream", host+"=http://"+registryAddress+":5000", "--default-upstream", host, "--log-level", "warn")...); err != nil {
 		return err
 	}
-	time.Sleep(time.Second)
-	columns := []*column{{system: "direct", size: b.cold}, {system: "granary", size: b.cold}}
-	for round := range min(b.runs, 5) {
-		digest, err := b.pushIn(ctx, uint64(500+round))
+	if err := netns.Pause(ctx, time.Second); err != nil {
+		return err
+	}
+	l.into.Compare(rate, granary, direct)
+	for round := range of(l.scale, 3, 5, 11) {
+		digest, err := l.pushIn(ctx, size, uint64(500+round))
 		if err != nil {
 			return err
 		}
-		for i, base := range []string{"http://" + registryAddress + ":5000", "http://127.0.0.1:5050"} {
-			rate, err := b.curl(ctx, base+"/v2/bench/blobs/"+digest)
+		for _, s := range []system{{direct, nil, "http://" + registryAddress + ":5000"}, {granary, nil, "http://127.0.0.1:5050"}} {
+			got, err := curl(ctx, s.url+"/v2/bench/blobs/"+digest, size)
 			if err != nil {
 				return err
 			}
-			columns[i].rate = append(columns[i].rate, rate)
+			l.into.Add(rate, s.name, got)
 		}
 	}
-	node.stop()
-	registry.stop()
-	table(fmt.Sprintf("Cold blob of %d MiB over a link of 1 Gbit/s, one client", b.cold>>20), columns)
 	return nil
 }
 
@@ -63,51 +61,48 @@ func inSpace(space string, args ...string) []string {
 
 // layLink makes the namespaces and shapes both directions, with a token bucket
 // that is small beside what is measured.
-func (b *bench) layLink(ctx context.Context) error {
-	b.cutLink()
-	for _, line := range []string{
-		"ip netns add " + registrySpace,
-		"ip netns add " + nodeSpace,
-		"ip link add gr0 netns " + registrySpace + " type veth peer name gn0 netns " + nodeSpace,
-		"ip -n " + registrySpace + " addr add " + registryAddress + "/24 dev gr0",
-		"ip -n " + nodeSpace + " addr add " + nodeAddress + "/24 dev gn0",
-		"ip -n " + registrySpace + " link set gr0 up",
-		"ip -n " + nodeSpace + " link set gn0 up",
-		"ip -n " + registrySpace + " link set lo up",
-		"ip -n " + nodeSpace + " link set lo up",
-		"tc -n " + registrySpace + " qdisc add dev gr0 root tbf rate 1gbit burst 256kb latency 20ms",
-		"tc -n " + nodeSpace + " qdisc add dev gn0 root tbf rate 1gbit burst 256kb latency 20ms",
-	} {
-		args := strings.Fields(line)
-		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", line, err, out)
-		}
-	}
-	return nil
+func layLink(ctx context.Context) error {
+	cutLink()
+	return lines.Run(ctx,
+		"ip netns add "+registrySpace,
+		"ip netns add "+nodeSpace,
+		"ip link add gr0 netns "+registrySpace+" type veth peer name gn0 netns "+nodeSpace,
+		"ip -n "+registrySpace+" addr add "+registryAddress+"/24 dev gr0",
+		"ip -n "+nodeSpace+" addr add "+nodeAddress+"/24 dev gn0",
+		"ip -n "+registrySpace+" link set gr0 up",
+		"ip -n "+nodeSpace+" link set gn0 up",
+		"ip -n "+registrySpace+" link set lo up",
+		"ip -n "+nodeSpace+" link set lo up",
+		"tc -n "+registrySpace+" qdisc add dev gr0 root tbf rate 1gbit burst 256kb latency 20ms",
+		"tc -n "+nodeSpace+" qdisc add dev gn0 root tbf rate 1gbit burst 256kb latency 20ms",
+	)
 }
 
-func (b *bench) cutLink() {
+func cutLink() {
 	for _, space := range []string{registrySpace, nodeSpace} {
 		_ = exec.Command("ip", "netns", "del", space).Run()
 	}
 }
 
-func (b *bench) startRegistryIn(ctx context.Context) (*process, error) {
-	dir := b.folder("registry")
-	file := dir + ".yml"
-	config := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\nhttp: {addr: 0.0.0.0:5000}\n", dir)
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		return nil, err
+func (l *lab) startRegistryIn(ctx context.Context) error {
+	program, err := netns.Tool("docker-registry", "registry")
+	if err != nil {
+		return err
 	}
-	p, err := b.start(ctx, "", inSpace(registrySpace, "docker-registry", "serve", file)...)
-	time.Sleep(time.Second)
-	return p, err
+	file, err := l.registryConfig("0.0.0.0:5000", "")
+	if err != nil {
+		return err
+	}
+	if _, err := l.start(ctx, "", inSpace(registrySpace, program, "serve", file)...); err != nil {
+		return err
+	}
+	return netns.Pause(ctx, time.Second)
 }
 
 // pushIn uploads a blob within the registry's namespace.
-func (b *bench) pushIn(ctx context.Context, seed uint64) (digest string, err error) {
-	p, digest := randomBlob(b.cold, seed)
-	file := b.folder("push") + "/blob"
+func (l *lab) pushIn(ctx context.Context, size int64, seed uint64) (digest string, err error) {
+	p, digest := randomBlob(size, seed)
+	file := l.folder("push") + "/blob"
 	if err := os.WriteFile(file, p, 0o600); err != nil {
 		return "", err
 	}
@@ -123,13 +118,16 @@ curl -fsS -X PUT -H 'Content-Type: application/octet-stream' -T "$2" "$to"`
 	return digest, nil
 }
 
-// curl fetches a URL within the node's namespace and returns the rate in MB/s.
-func (b *bench) curl(ctx context.Context, url string) (float64, error) {
+// curl fetches a URL of want bytes within the node's namespace and returns the rate in MB/s.
+func curl(ctx context.Context, url string, want int64) (float64, error) {
 	begin := time.Now()
 	out, err := exec.CommandContext(ctx, "ip", inSpace(nodeSpace, "curl", "-fsS", "-o", "/dev/null", "-w", "%{size_download}", url)[1:]...).CombinedOutput()
 	took := time.Since(begin).Seconds()
-	if err != nil || string(out) != fmt.Sprint(b.cold) {
+	if err == nil && string(out) != fmt.Sprint(want) {
+		err = fmt.Errorf("want %d bytes", want)
+	}
+	if err != nil {
 		return 0, fmt.Errorf("%s: %s: %w", url, out, err)
 	}
-	return float64(b.cold) / 1e6 / took, nil
+	return float64(want) / 1e6 / took, nil
 }

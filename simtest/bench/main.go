@@ -1,110 +1,114 @@
-// Command bench measures a node beside other programs that serve the same bytes,
-// in one run, and prints medians and their ratios.
+// Command bench takes all measurements of Granary in one place, beside the programs that do the same and are installed here, and
+// prints them as one table.
 //
-//	go run ./simtest/bench [-runs 5] [-only warm,cold,link,ranges,clients,resolve]
+//	go run ./simtest/bench [-quick | -full] [-only warm,cold] [-out DIR] [-readme README.md]
 //
-// It needs Debian's nginx-light and docker-registry, for the cold pulls also
-// distribution v3 (go install …/distribution/v3/cmd/registry), which it looks
-// for in $GRANARY_TOOLS, and for the 1 Gbit/s link root, ip and tc. What is not
-// there is left out of the table, with the reason. Systems take turns within
-// each round, so that what disturbs the machine disturbs all of them.
+// Measurements are made in groups (groups.go): of a node beside nginx, docker-registry and distribution v3 as pull-through caches,
+// which serve the same bytes in turns, so that what disturbs the machine disturbs all; by the other commands of simtest, as cluster
+// and start, which write their figures to a file; and by the benchmarks of packages. Each has a limit on its time. What cannot be
+// measured here is in the table with the reason, and so is a group that fails, after which the others go on; the exit status is then 1.
+//
+// -quick takes a few minutes, and says more of whether all of it works than of how fast; without it it is an hour, and with -full
+// several. The table is printed in Markdown, or written with -out to results.md and, with the values of all rounds, results.json.
+// -readme writes a few rows of it into a document, between two lines that mark where; a test compares those of README.md with results.json
+// in this folder:
+//
+//	go run ./simtest/bench -out simtest/bench -readme README.md
+//
+// It takes root for all that there is, and what simtest/e2e/install.sh installs and puts into $GRANARY_TOOLS. What programs
+// say meanwhile goes to standard error.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime"
+	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
-	"time"
+	"syscall"
 )
 
-// options are what a run is about.
+// options are the command line.
 type options struct {
-	runs  int
-	only  []string
-	warm  int64 // bytes of the warm blob
-	cold  int64 // bytes of a cold blob
-	reads int   // random reads of one round
+	quick, full bool
+	only        []string
+	out, readme string
 }
 
 func main() {
-	o := options{}
-	only := ""
-	flag.IntVar(&o.runs, "runs", 5, "rounds of each measurement")
-	flag.StringVar(&only, "only", "warm,cold,link,ranges,clients,resolve", "measurements to take")
-	flag.Int64Var(&o.warm, "warm", 1<<30, "bytes of the warm blob")
-	flag.Int64Var(&o.cold, "cold", 512<<20, "bytes of a cold blob")
-	flag.IntVar(&o.reads, "reads", 2000, "random reads of 4 KiB in a round")
+	var o options
+	flag.BoolVar(&o.quick, "quick", false, "take a few minutes, with small sizes")
+	flag.BoolVar(&o.full, "full", false, "take hours, with more rounds and all sizes")
+	flag.Func("only", "`groups` to run, of "+strings.Join(names(), ","), func(s string) error {
+		o.only = strings.Split(s, ",")
+		for _, name := range o.only {
+			if !slices.Contains(names(), name) {
+				return fmt.Errorf("there is no group %q", name)
+			}
+		}
+		return nil
+	})
+	flag.StringVar(&o.out, "out", "", "`directory` that results.md and results.json are written to")
+	flag.StringVar(&o.readme, "readme", "", "`document` to write the rows into that it quotes")
 	flag.Parse()
-	o.only = strings.Split(only, ",")
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := o.run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, o options) error {
-	b, err := newBench(ctx, o)
+func (o options) scale() (scale, error) {
+	switch {
+	case o.quick && o.full:
+		return "", errors.New("-quick and -full are two ways to run it")
+	case o.quick:
+		return quick, nil
+	case o.full:
+		return full, nil
+	}
+	return usual, nil
+}
+
+// run runs the groups, and writes what there is of them whatever becomes of some.
+func (o options) run(ctx context.Context) error {
+	s, err := o.scale()
+	if err != nil {
+		return err
+	}
+	b, err := newBench(s)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	fmt.Printf("%s, %d CPUs, Go %s, %d rounds\n\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.Version()[2:], o.runs)
-	for _, m := range []struct {
-		name    string
-		measure func(context.Context) error
-	}{
-		{"warm", b.warmBlob}, {"cold", b.coldBlob}, {"ranges", b.ranges}, {"clients", b.clients}, {"link", b.link}, {"resolve", b.resolve},
-	} {
-		if !slices.Contains(o.only, m.name) {
+	r := newReport(ctx, s, b.dir)
+	for _, g := range groups {
+		if len(o.only) > 0 && !slices.Contains(o.only, g.name) {
 			continue
 		}
-		if err := m.measure(ctx); err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
+		if ctx.Err() != nil {
+			break
 		}
+		r.Groups = append(r.Groups, b.runGroup(ctx, g))
 	}
-	return nil
+	return errors.Join(o.write(r), r.failed(), ctx.Err())
 }
 
-// column is one system's results of a measurement, a value for each round.
-type column struct {
-	system string
-	rate   []float64 // MB/s
-	cpu    []float64 // CPU seconds of the system's process
-	size   int64     // bytes of one round
-}
-
-// table prints medians, and the ratio of each system's rate to that of the
-// first, taken round by round.
-func table(title string, columns []*column) {
-	fmt.Println(title)
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "system\tMB/s\tmin–max\tof "+columns[0].system+"\tCPU s/GiB\t")
-	for _, c := range columns {
-		ratio := make([]float64, len(c.rate))
-		for i := range c.rate {
-			ratio[i] = c.rate[i] / columns[0].rate[i]
-		}
-		cpu := "–"
-		if len(c.cpu) > 0 {
-			cpu = fmt.Sprintf("%.2f", median(c.cpu)/float64(c.size)*(1<<30))
-		}
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f–%.0f\t%.2f\t%s\t\n", c.system, median(c.rate), slices.Min(c.rate), slices.Max(c.rate), median(ratio), cpu)
+func (o options) write(r *report) error {
+	var errs []error
+	if o.out == "" {
+		errs = append(errs, r.markdown(os.Stdout))
+	} else {
+		errs = append(errs, os.MkdirAll(o.out, 0o755), r.save(filepath.Join(o.out, "results.md"), r.markdown), r.save(filepath.Join(o.out, "results.json"), r.json))
 	}
-	_ = w.Flush()
-	fmt.Println()
-}
-
-func median(v []float64) float64 { return quantile(v, 0.5) }
-
-func quantile(v []float64, q float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	return s[min(int(q*float64(len(s))), len(s)-1)]
+	if o.readme != "" {
+		errs = append(errs, r.quoteIn(o.readme))
+	}
+	return errors.Join(errs...)
 }

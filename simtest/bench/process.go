@@ -25,8 +25,8 @@ type process struct {
 
 // start runs a program and waits until it answers at url. In a namespace, args
 // begin with those of ip netns exec, and ready asks from within.
-func (b *bench) start(ctx context.Context, url string, args ...string) (*process, error) {
-	logFile, err := os.CreateTemp(b.dir, filepath.Base(args[0])+"-*.log")
+func (l *lab) start(ctx context.Context, url string, args ...string) (*process, error) {
+	logFile, err := os.CreateTemp(l.dir, filepath.Base(args[0])+"-*.log")
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (b *bench) start(ctx context.Context, url string, args ...string) (*process
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	b.processes = append(b.processes, p)
+	l.processes = append(l.processes, p)
 	if url == "" {
 		return p, nil
 	}
@@ -52,6 +52,15 @@ func (b *bench) start(ctx context.Context, url string, args ...string) (*process
 	}
 	out, _ := os.ReadFile(p.log)
 	return nil, fmt.Errorf("%s does not answer at %s:\n%s", args[0], url, out)
+}
+
+// startAt runs a program that serves at an address, and answers at a path.
+func (l *lab) startAt(ctx context.Context, address, path string, args ...string) (*process, error) {
+	p, err := l.start(ctx, "http://"+address+path, args...)
+	if err == nil {
+		p.url = "http://" + address
+	}
+	return p, err
 }
 
 func answers(ctx context.Context, url string) bool {

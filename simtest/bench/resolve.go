@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/granary-oci/granary/simtest/figures"
 )
 
 const (
@@ -78,80 +77,60 @@ func (r *tagRegistry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 // resolve measures how fast tags are resolved, each of many and then again, how
-// many questions the upstream gets, and how many it gets for a crowd that
+// often the registry is asked for each, and how many questions it gets for a crowd that
 // resolves one tag at once.
-func (b *bench) resolve(ctx context.Context) error {
+func (l *lab) resolve(ctx context.Context) error {
+	tags, rounds := of(l.scale, 1000, manyTags, manyTags), of(l.scale, 3, 5, 11)
+	by := func(what, unit string) figures.Measurement {
+		return figures.Measurement{Name: fmt.Sprintf("tags, %d by %d clients%s", tags, resolvers, what), Unit: unit}
+	}
+	first, again, each, memory := by("", "tags/s"), by(", again", "tags/s"), by(": questions to the registry for each", "questions"), by(": peak of resident memory", "MiB")
+	one := figures.Measurement{Name: fmt.Sprintf("tags, one by %d clients at once: questions to the registry", crowd), Unit: "questions"}
 	origin, err := startTagRegistry()
 	if err != nil {
 		return err
 	}
-	before := b.registry.url
-	b.registry.url = origin.url // for the node
-	node, err := b.startGranary(ctx)
-	b.registry.url = before
+	systems, err := l.systemsBefore(ctx, origin.url, "", first, again, each, memory, one)
 	if err != nil {
 		return err
 	}
-	cache, err := b.startRegistry(ctx, "docker-registry", origin.url)
-	if err != nil {
-		return err
-	}
-	systems := []struct {
-		name string
-		p    *process
-		url  string
-	}{{"direct", nil, origin.url}, {"granary", node, node.url}, {"docker-registry proxy", cache, cache.url}}
-	if program := distribution(); program != "" {
-		v3, err := b.startRegistry(ctx, program, origin.url)
-		if err != nil {
-			return err
-		}
-		systems = append(systems, struct {
-			name string
-			p    *process
-			url  string
-		}{"distribution v3 proxy", v3, v3.url})
-	}
-	fmt.Printf("Resolving %d tags by HEAD, %d clients, and one tag by %d clients at once\n", manyTags, resolvers, crowd)
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "system\tfirst /s\tagain /s\tquestions for each\tfor the crowd\tpeak MiB\t")
-	for _, s := range systems {
-		asked := origin.asked.Load()
-		first, err := resolveAll(ctx, s.url)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
-		var again []float64
-		for range b.runs {
-			rate, err := resolveAll(ctx, s.url)
+	systems = append([]system{{direct, nil, origin.url}}, systems...)
+	l.compare(systems, first, again, each, one, memory)
+	for round := range rounds + 1 {
+		for _, s := range systems {
+			asked := origin.asked.Load()
+			rate, err := resolveAll(ctx, s.url, tags)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
-			again = append(again, rate)
+			if round == 0 {
+				l.into.Add(first, s.name, rate)
+			} else {
+				l.into.Add(again, s.name, rate)
+			}
+			l.into.Add(each, s.name, float64(origin.asked.Load()-asked)/float64(tags))
 		}
-		each := float64(origin.asked.Load()-asked) / float64(manyTags*(b.runs+1))
+	}
+	for _, s := range systems {
 		questions, err := origin.crowd(ctx, s.url)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		memory := "–"
-		if s.p != nil {
-			if n, err := s.p.peak(); err == nil {
-				memory = fmt.Sprint(n >> 20)
-			}
+		l.into.Add(one, s.name, float64(questions))
+		if s.process == nil {
+			continue
 		}
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\t%d\t%s\t\n", s.name, first, median(again), each, questions, memory)
+		peak, err := s.peak()
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		l.into.Add(memory, s.name, float64(peak>>20))
 	}
-	for _, s := range systems[1:] {
-		s.p.stop()
-	}
-	err = w.Flush()
-	fmt.Println()
-	return err
+	return nil
 }
 
 // resolveAll resolves each tag once and returns the rate.
-func resolveAll(ctx context.Context, url string) (float64, error) {
+func resolveAll(ctx context.Context, url string, tags int) (float64, error) {
 	begin := time.Now()
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
@@ -159,7 +138,7 @@ func resolveAll(ctx context.Context, url string) (float64, error) {
 		g.Go(func() error {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= manyTags {
+				if i >= tags {
 					return nil
 				}
 				if err := head(ctx, url, tagName(i)); err != nil {
@@ -169,7 +148,7 @@ func resolveAll(ctx context.Context, url string) (float64, error) {
 		})
 	}
 	err := g.Wait()
-	return manyTags / time.Since(begin).Seconds(), err
+	return float64(tags) / time.Since(begin).Seconds(), err
 }
 
 // crowd has many clients resolve one tag while the registry holds its answers
@@ -179,19 +158,11 @@ func (r *tagRegistry) crowd(ctx context.Context, url string) (int64, error) {
 	r.hold.Store(&hold)
 	defer r.hold.Store(nil)
 	before := r.asked.Load()
-	var g errgroup.Group
-	var ready sync.WaitGroup
-	ready.Add(crowd)
-	for range crowd {
-		g.Go(func() error {
-			ready.Done()
-			return head(ctx, url, tagName(1))
-		})
-	}
-	ready.Wait()
+	done := make(chan error, 1)
+	go func() { done <- atOnce(crowd, func(int) error { return head(ctx, url, tagName(1)) }) }()
 	time.Sleep(2 * time.Second) // for all to have come as far as they can
 	close(hold)
-	err := g.Wait()
+	err := <-done
 	return r.asked.Load() - before, err
 }
 

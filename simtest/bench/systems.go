@@ -9,103 +9,162 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/figures"
+	"github.com/granary-oci/granary/simtest/netns"
 )
 
-// bench holds what all measurements share.
-type bench struct {
-	options
+// Systems that are compared.
+const (
+	granary        = "granary"
+	direct         = "direct" // the registry itself
+	nginx          = "nginx"
+	dockerRegistry = "docker-registry"
+	distribution   = "distribution v3"
+)
+
+// lab is what the measurements of a node beside other programs share: a registry, which is the upstream of all.
+type lab struct {
+	scale     *bench
+	into      *figures.Set
 	dir       string // of everything that is written
 	granary   string // the binary
 	processes []*process
-	registry  *process // docker-registry, the upstream of all
+	registry  *process
 	number    int
 }
 
 const host = "registry.test" // the upstream's name at the node
 
-func newBench(ctx context.Context, o options) (b *bench, err error) {
-	b = &bench{options: o}
-	if b.dir, err = os.MkdirTemp("", "granary-bench-"); err != nil {
-		return nil, err
+// inLab is a group that is measured in a lab of its own.
+func inLab(measure func(*lab, context.Context) error) func(context.Context, *bench, *figures.Set) error {
+	return func(ctx context.Context, b *bench, into *figures.Set) (err error) {
+		l := &lab{scale: b, into: into}
+		defer l.close()
+		if l.granary, err = b.granary(); err != nil {
+			return err
+		}
+		if l.dir, err = os.MkdirTemp(b.dir, "lab-"); err != nil {
+			return err
+		}
+		program, err := netns.Tool("docker-registry", "registry")
+		if err != nil {
+			return err
+		}
+		if l.registry, err = l.startRegistry(ctx, program, ""); err != nil {
+			return err
+		}
+		return measure(l, ctx)
 	}
-	b.granary = filepath.Join(b.dir, "granary")
-	build := exec.CommandContext(ctx, "go", "build", "-o", b.granary, "github.com/granary-oci/granary/cmd/granary")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.close()
-		return nil, fmt.Errorf("build: %w\n%s", err, out)
-	}
-	if b.registry, err = b.startRegistry(ctx, "docker-registry", ""); err != nil {
-		b.close()
-		return nil, err
-	}
-	return b, nil
 }
 
-func (b *bench) close() {
-	for _, p := range b.processes {
+func (l *lab) close() {
+	for _, p := range l.processes {
 		p.stop()
 	}
-	_ = os.RemoveAll(b.dir)
+	_ = os.RemoveAll(l.dir)
+}
+
+// system is a program under measurement.
+type system struct {
+	name string
+	*process
+	url string // of what is fetched from it
+}
+
+// systemsBefore starts a node, and the registries that are installed as pull-through caches, before a registry. Of those that are not
+// the measurements say so. url is what follows the address of each.
+func (l *lab) systemsBefore(ctx context.Context, remote, url string, ms ...figures.Measurement) ([]system, error) {
+	node, err := l.startGranary(ctx, remote)
+	if err != nil {
+		return nil, err
+	}
+	all := []system{{granary, node, node.url + url}}
+	for _, cache := range []struct{ name, program string }{{dockerRegistry, "docker-registry"}, {distribution, "registry"}} {
+		program, err := netns.Tool(cache.program)
+		if err != nil {
+			l.miss(cache.name, err, ms...)
+			continue
+		}
+		p, err := l.startRegistry(ctx, program, remote)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", cache.name, err)
+		}
+		all = append(all, system{cache.name, p, p.url + url})
+	}
+	return all, nil
+}
+
+func (l *lab) miss(system string, why error, ms ...figures.Measurement) {
+	for _, m := range ms {
+		l.into.Miss(m, system, why.Error())
+	}
+}
+
+// compare has the node seen beside all others.
+func (l *lab) compare(systems []system, ms ...figures.Measurement) {
+	var others []string
+	for _, s := range systems {
+		if s.name != granary {
+			others = append(others, s.name)
+		}
+	}
+	for _, m := range ms {
+		l.into.Compare(m, granary, others...)
+	}
 }
 
 // folder makes a new folder.
-func (b *bench) folder(name string) string {
-	b.number++
-	dir := filepath.Join(b.dir, fmt.Sprintf("%s-%d", name, b.number))
+func (l *lab) folder(name string) string {
+	l.number++
+	dir := filepath.Join(l.dir, fmt.Sprintf("%s-%d", name, l.number))
 	_ = os.MkdirAll(dir, 0o755)
 	return dir
 }
 
 // startRegistry runs docker-registry or distribution, as a pull-through cache if
 // remote is not empty.
-func (b *bench) startRegistry(ctx context.Context, program, remote string) (*process, error) {
+func (l *lab) startRegistry(ctx context.Context, program, remote string) (*process, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	dir := b.folder("registry")
+	file, err := l.registryConfig(address, remote)
+	if err != nil {
+		return nil, err
+	}
+	return l.startAt(ctx, address, "/v2/", program, "serve", file)
+}
+
+func (l *lab) registryConfig(address, remote string) (file string, err error) {
+	dir := l.folder("registry")
 	config := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\nhttp: {addr: %s}\n", dir, address)
 	if remote != "" {
 		config += "proxy: {remoteurl: " + remote + "}\n"
 	}
-	file := filepath.Join(b.dir, fmt.Sprintf("registry-%d.yml", b.number))
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		return nil, err
-	}
-	p, err := b.start(ctx, "http://"+address+"/v2/", program, "serve", file)
-	if err != nil {
-		return nil, err
-	}
-	p.url = "http://" + address
-	return p, nil
+	file = dir + ".yml"
+	return file, os.WriteFile(file, []byte(config), 0o600)
 }
 
-// startGranary runs a node before the registry.
-func (b *bench) startGranary(ctx context.Context) (*process, error) {
+// startGranary runs a node before a registry.
+func (l *lab) startGranary(ctx context.Context, remote string) (*process, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.start(ctx, "http://"+address+"/v2/", b.granary, "serve", "--data-dir", b.folder("node"), "--cache-size", "20GiB",
-		"--listen", address, "--admin", "", "--upstream", host+"="+b.registry.url, "--default-upstream", host, "--log-level", "warn")
-	if err != nil {
-		return nil, err
-	}
-	p.url = "http://" + address
-	return p, nil
+	return l.startAt(ctx, address, "/v2/", l.granary, "serve", "--data-dir", l.folder("node"), "--cache-size", "20GiB",
+		"--listen", address, "--admin", "", "--upstream", host+"="+remote, "--default-upstream", host, "--log-level", "warn")
 }
 
 // startNginx serves a folder.
-func (b *bench) startNginx(ctx context.Context, dir string) (*process, error) {
+func (l *lab) startNginx(ctx context.Context, dir string) (*process, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	work := b.folder("nginx")
+	work := l.folder("nginx")
 	config := fmt.Sprintf(`daemon off; worker_processes auto; pid %[1]s/pid; error_log stderr;
 events { worker_connections 1024; }
 http { sendfile on; tcp_nopush on; access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
@@ -115,22 +174,15 @@ server { listen %[2]s; root %[3]s; } }
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	_ = os.Chmod(b.dir, 0o755) // nginx's workers are another user
-	p, err := b.start(ctx, "http://"+address+"/", "nginx", "-c", file, "-g", "user root;")
+	program, err := netns.Tool("nginx")
 	if err != nil {
 		return nil, err
 	}
-	p.url = "http://" + address
-	return p, nil
-}
-
-// distribution returns the program of distribution v3, or "".
-func distribution() string {
-	path, err := exec.LookPath(filepath.Join(os.Getenv("GRANARY_TOOLS"), "registry"))
-	if err != nil || os.Getenv("GRANARY_TOOLS") == "" {
-		return ""
+	args := []string{program, "-c", file}
+	if os.Geteuid() == 0 {
+		args = append(args, "-g", "user root;") // its workers would be another user, who may not read the folder
 	}
-	return path
+	return l.startAt(ctx, address, "/", args...)
 }
 
 // randomBlob returns n bytes that nothing compresses, and their digest.

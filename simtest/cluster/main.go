@@ -1,7 +1,7 @@
 // Command cluster proves what a cluster of nodes is for: many nodes pull a cold
 // image at once, and it crosses the registry's link once.
 //
-//	go run ./simtest/cluster -n 4 -n 8 [-image image190 -image blob1g] [-rows direct,granary] [-work DIR]
+//	go run ./simtest/cluster -n 4 -n 8 [-image image190 -image blob1g] [-rows direct,granary] [-runs 3] [-work DIR] [-figures FILE]
 //	go run ./simtest/cluster -n 4 -fault all
 //	go run ./simtest/cluster -n 50 -rows idle
 //
@@ -45,6 +45,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/granary-oci/granary/simtest/figures"
 	"github.com/granary-oci/granary/simtest/peers/hostile"
 )
 
@@ -56,6 +57,8 @@ type options struct {
 	images []string
 	rows   []string
 	faults []string
+	runs   int
+	told   *figures.Set
 }
 
 func main() {
@@ -98,6 +101,8 @@ func parse() *options {
 	flag.Func("image", "image190, blob1g or smallK; may be repeated (default image190)", split(&o.images))
 	flag.Func("rows", "single, direct, separate, granary, staggered, idle, crane, containerd (default direct,granary)", split(&o.rows))
 	flag.Func("fault", "a fault instead of rows, or all: "+strings.Join(faultNames(), ", "), split(&o.faults))
+	flag.IntVar(&o.runs, "runs", 1, "how often each row is run")
+	o.told = figures.Flag(flag.CommandLine)
 	flag.StringVar(&o.Work, "work", o.Work, "where images and logs are kept")
 	flag.StringVar(&o.Data, "data", "", "where nodes store, as /dev/shm (default in -work)")
 	flag.StringVar(&o.Granary, "granary", "", "the binary (default: built from the source)")
@@ -136,6 +141,7 @@ func run(ctx context.Context, o *options) (err error) {
 	}
 	fmt.Printf("%s, %d CPUs, registry %d Mbit/s, nodes %d Mbit/s each way\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), o.RegistryRate, o.NodeRate)
 	printHeader(os.Stdout)
+	defer func() { err = errors.Join(err, o.told.Write()) }()
 	failed := 0
 	for _, n := range o.counts {
 		k, err := o.runLab(ctx, n)
@@ -159,6 +165,7 @@ func (o *options) runLab(ctx context.Context, n int) (failed int, err error) {
 	}
 	show := func(r *row) {
 		r.print(os.Stdout)
+		r.tell(o.told)
 		if r.err != nil {
 			failed++
 		}
@@ -181,7 +188,7 @@ func (o *options) runLab(ctx context.Context, n int) (failed int, err error) {
 		if err != nil {
 			return failed, err
 		}
-		for _, name := range o.rows {
+		for _, name := range repeated(o.rows, o.runs) {
 			if !peers && !o.Alone && slices.Contains([]string{"granary", "staggered"}, name) {
 				fmt.Printf("%s is left out: this granary has no --p2p-listen\n", name)
 				continue
@@ -196,6 +203,14 @@ func (o *options) runLab(ctx context.Context, n int) (failed int, err error) {
 		}
 	}
 	return failed, nil
+}
+
+// repeated returns all rows so many times, in turns.
+func repeated(rows []string, runs int) (all []string) {
+	for range runs {
+		all = append(all, rows...)
+	}
+	return all
 }
 
 func recipeOf(name string) (recipe, error) {

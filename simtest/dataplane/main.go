@@ -1,6 +1,6 @@
 // Command dataplane measures how members move chunks, beside plain HTTPS:
 //
-//	go run ./simtest/dataplane [-size 1024] [-rounds 5]
+//	go run ./simtest/dataplane [-size 1024] [-rounds 5] [-figures FILE]
 //
 // Two processes on loopback, one that has a blob and one that reads it, take turns at
 // two ways: the lanes of a cluster (libp2p's TLS and yamux, with claims), and
@@ -24,6 +24,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/figures"
 )
 
 // result is what one end prints of one reading.
@@ -45,6 +47,7 @@ func main() {
 	way := flag.String("way", "", "p2p or https; by the program itself")
 	file := flag.String("file", "", "by the program itself")
 	address := flag.String("address", "", "by the program itself")
+	told := figures.Flag(flag.CommandLine)
 	flag.Parse()
 	var err error
 	switch *role {
@@ -53,7 +56,7 @@ func main() {
 	case "read":
 		err = read(*way, *file, *address)
 	default:
-		err = measure(*size<<20, *rounds)
+		err = measure(*size<<20, *rounds, told)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "dataplane:", err)
@@ -62,7 +65,7 @@ func main() {
 }
 
 // measure takes turns at the ways and prints medians.
-func measure(size int64, rounds int) error {
+func measure(size int64, rounds int, told *figures.Set) error {
 	dir, err := os.MkdirTemp("", "granary-dataplane-")
 	if err != nil {
 		return err
@@ -85,7 +88,8 @@ func measure(size int64, rounds int) error {
 		}
 	}
 	print(all, size)
-	return nil
+	tell(told, all, size)
+	return told.Write()
 }
 
 // readings are the names of a way's first and second reading.
@@ -177,6 +181,28 @@ func print(all map[string][]pair, size int64) {
 		}
 		slices.Sort(ratios)
 		fmt.Printf("%s takes %.2f times the CPU of HTTPS/1.1 (%.2f to %.2f)\n", name, ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
+	}
+}
+
+// tell adds the figures: the first reading of either way, and the second.
+func tell(told *figures.Set, all map[string][]pair, size int64) {
+	gib := float64(size) / (1 << 30)
+	for i, when := range []string{"", ", again"} {
+		what := fmt.Sprintf("a blob between two members, %d MiB%s", size>>20, when)
+		rate, cpu := figures.Measurement{Name: what, Unit: "MB/s"}, figures.Measurement{Name: what, Unit: "CPU s/GiB"}
+		small := figures.Measurement{Name: "4 KiB between two members, median" + when, Unit: "µs"}
+		add := func(system string, pairs []pair) {
+			for _, p := range pairs {
+				told.Add(rate, system, float64(size)/1e6/p.reader.Seconds)
+				told.Add(cpu, system, p.cpu()/gib)
+				told.Add(small, system, float64(p.reader.P50)/1e3)
+			}
+		}
+		add("granary", all[readings["p2p"][i]])
+		add("HTTPS/1.1", all[readings["https"][i]])
+		for _, m := range []figures.Measurement{rate, cpu, small} {
+			told.Compare(m, "granary", "HTTPS/1.1")
+		}
 	}
 }
 

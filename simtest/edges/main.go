@@ -1,7 +1,7 @@
 // Command edges measures what parents are for: two sites of three nodes each, behind NAT and each at the
 // end of a line of 50 Mbit/s and 80 ms, pull an image at once from a hub that has it, or has to get it.
 //
-//	go run ./simtest/edges [-runs 3] [-size 96000000] [-rows direct,cold,warm,flap,cut] [-by quic,tcp] [-work DIR]
+//	go run ./simtest/edges [-runs 3] [-size 96000000] [-rows direct,cold,warm,flap,cut] [-by quic,tcp] [-work DIR] [-figures FILE]
 //
 // The hub is a node beside the registry. One site reaches it by QUIC, the other by TCP (or, with -by, at a URL), and neither
 // reaches anything else. Each site has a cluster of its own. All clients begin together, one on the machine of
@@ -33,6 +33,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/granary-oci/granary/simtest/figures"
 	"github.com/granary-oci/granary/simtest/netns"
 	"github.com/granary-oci/granary/simtest/sites"
 )
@@ -49,6 +50,7 @@ type options struct {
 	granary string
 	more    string
 	keep    bool
+	told    *figures.Set
 }
 
 func main() {
@@ -61,6 +63,7 @@ func main() {
 	flag.StringVar(&o.granary, "granary", "", "the binary (default: built from the source)")
 	flag.StringVar(&o.more, "edge-flags", "", "more settings of the edges' nodes, as --parents-only")
 	flag.BoolVar(&o.keep, "keep", false, "keep logs (and stores) of a run that went well, too")
+	o.told = figures.Flag(flag.CommandLine)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -92,6 +95,7 @@ func (o *options) run(ctx context.Context) error {
 		err = o.table(ctx, l)
 	}
 	l.Close()
+	err = errors.Join(err, o.told.Write())
 	if err != nil {
 		return fmt.Errorf("%w\nlogs are in %s", err, dir)
 	}
@@ -133,6 +137,7 @@ func (o *options) table(ctx context.Context, l *lab) error {
 		}
 		for i, s := range l.Sites {
 			print(name, s.By, runs[i], limit, o.size)
+			o.tell(name, s.By, runs[i], limit)
 		}
 	}
 	return nil
@@ -156,6 +161,27 @@ func (l *lab) row(ctx context.Context, name string, img *sites.Image) ([]sites.O
 		return l.pullCut(ctx, img)
 	}
 	return nil, fmt.Errorf("no row is called %q", name)
+}
+
+// tell adds the figures of a row at a site.
+func (o *options) tell(name, by string, runs []sites.Outcome, limit time.Duration) {
+	add := func(what, unit string, value func(sites.Outcome) float64) {
+		m := figures.Measurement{Name: fmt.Sprintf("sites of three, %.0f MB, by %s: %s", float64(o.size)/1e6, by, what), Unit: unit}
+		for _, run := range runs {
+			o.told.Add(m, systems[name], value(run))
+		}
+		if name != "direct" {
+			o.told.Compare(m, systems[name], systems["direct"])
+		}
+	}
+	add("slowest client", "s", func(r sites.Outcome) float64 { return r.Took.Seconds() })
+	add("slowest client beside the bound", "×", func(r sites.Outcome) float64 { return r.Took.Seconds() / limit.Seconds() })
+	add("out of the line, with headers", "images", func(r sites.Outcome) float64 { return float64(r.All) / float64(o.size) })
+}
+
+// systems are what rows are called where they are compared.
+var systems = map[string]string{
+	"direct": "direct", "cold": "granary", "warm": "granary, the hub has it", "flap": "granary, lines go down", "cut": "granary, all lines are down",
 }
 
 func print(name, by string, runs []sites.Outcome, limit time.Duration, size int64) {

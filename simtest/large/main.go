@@ -1,6 +1,6 @@
 // Command large measures large artifacts: one blob of any media type, such as a model.
 //
-//	go run ./simtest/large [-size 10GiB] [-dir DIR] [-rounds 5] [-only alone,delta]
+//	go run ./simtest/large [-size 10GiB] [-dir DIR] [-rounds 5] [-only alone,delta] [-figures FILE]
 //
 // alone is one node, before a registry of which each connection has 20 MB/s and a delay of
 // 40 ms, beside one connection to the registry. delta is two members of a cluster: one has the
@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/granary-oci/granary/simtest/figures"
 )
 
 type options struct {
@@ -31,6 +33,7 @@ type options struct {
 	dir    string
 	rounds int
 	only   []string
+	told   *figures.Set
 }
 
 func main() {
@@ -41,10 +44,11 @@ func main() {
 	dir := flag.String("dir", os.TempDir(), "where nodes keep it")
 	rounds := flag.Int("rounds", 5, "of a node alone; what is printed is the median")
 	only := flag.String("only", "alone,delta", "measurements to take")
+	told := figures.Flag(flag.CommandLine)
 	flag.Parse()
 	n, err := humanize.ParseBytes(*size)
 	if err == nil {
-		err = report(options{int64(n), *dir, max(1, *rounds), strings.Split(*only, ",")})
+		err = report(options{int64(n), *dir, max(1, *rounds), strings.Split(*only, ","), told})
 	}
 	exit(err)
 }
@@ -58,6 +62,7 @@ func exit(err error) {
 }
 
 func report(o options) (err error) {
+	defer func() { err = errors.Join(err, o.told.Write()) }()
 	if o.dir, err = os.MkdirTemp(o.dir, "granary-large-"); err != nil {
 		return err
 	}
@@ -78,6 +83,7 @@ func report(o options) (err error) {
 // alone measures one node before a registry with slow connections.
 func alone(o options) error {
 	const size, rate, delay = 256 << 20, 20e6, 40 * time.Millisecond
+	slowly := figures.Measurement{Name: fmt.Sprintf("a blob of %s from a registry of which each connection has %.0f MB/s, after %v", humanize.IBytes(size), rate/1e6, delay), Unit: "MB/s"}
 	r, err := startRegistry(delay, rate)
 	if err != nil {
 		return err
@@ -98,6 +104,7 @@ func alone(o options) error {
 			return err
 		}
 		through = append(through, size/1e6/time.Since(begun).Seconds())
+		o.told.Add(slowly, "granary", through[len(through)-1])
 		if err := p.end(syscall.SIGTERM); err != nil {
 			return err
 		}
@@ -105,11 +112,13 @@ func alone(o options) error {
 			return err
 		}
 		if round == 0 { // it is the same each time
+			o.told.Compare(slowly, "granary", "one connection")
 			begun = time.Now()
 			if err := (&process{url: r.url}).fetch(m); err != nil {
 				return err
 			}
 			direct = append(direct, size/1e6/time.Since(begun).Seconds())
+			o.told.Add(slowly, "one connection", direct[0])
 		}
 	}
 	slices.Sort(through)
@@ -203,7 +212,27 @@ func delta(o options) error {
 		return err
 	}
 	fmt.Printf("B pulls v2: %s; %.2f %% of it\n", again, 100*float64(again.peers+again.upstream)/float64(o.size))
+	o.tell(first, again)
 	return nil
+}
+
+// tell adds the figures of a pull of the newer version, beside the one of the older version from the registry.
+func (o options) tell(whole, changed pull) {
+	what := fmt.Sprintf("a new version of a model of %s, of which 5 %% are new: ", humanize.IBytes(uint64(o.size)))
+	for _, m := range []struct {
+		what, unit string
+		value      func(pull) float64
+	}{
+		{"moved", "MB", func(p pull) float64 { return float64(p.peers+p.upstream) / 1e6 }},
+		{"time", "s", func(p pull) float64 { return p.took.Seconds() }},
+		{"CPU time", "s", func(p pull) float64 { return p.cpu.Seconds() }},
+		{"peak of resident memory", "MiB", func(p pull) float64 { return float64(p.peak >> 20) }},
+	} {
+		by := figures.Measurement{Name: what + m.what, Unit: m.unit}
+		o.told.Add(by, "granary", m.value(changed))
+		o.told.Add(by, "the older version, all of it from the registry", m.value(whole))
+		o.told.Compare(by, "granary", "the older version, all of it from the registry")
+	}
 }
 
 func (p pull) String() string {

@@ -1,7 +1,7 @@
 // Command layers proves what tables of contents are for: to list an image, and to
 // read a file of it, moves a small part of it.
 //
-//	go run ./simtest/layers [-runs 5]
+//	go run ./simtest/layers [-runs 5] [-figures FILE]
 //
 // It makes one image of three layers, a minimal Debian by mmdebstrap, changes to it,
 // and files of all kinds, in every format, by these writers:
@@ -37,6 +37,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/granary-oci/granary/simtest/figures"
 )
 
 func main() {
@@ -44,10 +46,11 @@ func main() {
 	entries := flag.Int("entries", 1_000_000, "how many `entries` the table has whose memory is measured")
 	keep := flag.String("make", "", "write the layers to a `folder`, to be named by $GRANARY_LAYERS, and no more")
 	small := flag.Bool("small", false, "with -make: write the layers that the tests use, which are smaller")
+	told := figures.Flag(flag.CommandLine)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	run := func() error { return report(ctx, max(1, *runs), *entries) }
+	run := func() error { return report(ctx, max(1, *runs), *entries, told) }
 	if *keep != "" {
 		run = func() error { return makeLayers(ctx, *keep, *small) }
 	}
@@ -58,16 +61,17 @@ func main() {
 }
 
 // report makes the images, and prints all tables.
-func report(ctx context.Context, runs, entries int) (err error) {
+func report(ctx context.Context, runs, entries int, told *figures.Set) (err error) {
 	l, err := newLab(ctx, false)
 	defer func() { err = joined(err, l.close()) }()
 	if err != nil {
 		return err
 	}
-	if err := l.reportFormats(ctx, runs); err != nil {
+	defer func() { err = joined(err, told.Write()) }()
+	if err := l.reportFormats(ctx, runs, told); err != nil {
 		return err
 	}
-	if err := l.reportGzip(runs); err != nil {
+	if err := l.reportGzip(runs, told); err != nil {
 		return err
 	}
 	return reportMemory(entries)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/granary-oci/granary/simtest/figures"
 	"github.com/granary-oci/granary/toc"
 	granarygzip "github.com/granary-oci/granary/toc/gzip"
 	"github.com/granary-oci/granary/toc/tarball"
@@ -24,7 +25,7 @@ func newTable() *tabwriter.Writer {
 }
 
 // reportFormats prints what it takes to look into the image in each format.
-func (l *lab) reportFormats(ctx context.Context, runs int) error {
+func (l *lab) reportFormats(ctx context.Context, runs int, told *figures.Set) error {
 	fmt.Printf("Through a node that has nothing of the image: time, requests, and bytes that left the registry, for the list of all files,\nthen 4 KiB, then 40 MiB (median of %d)\n\n", runs)
 	w := newTable()
 	fmt.Fprintln(w, "format\timage\tlast layer\tlist\t\t\t4 KiB\t\t\t40 MiB\t\t\t")
@@ -36,6 +37,7 @@ func (l *lab) reportFormats(ctx context.Context, runs int) error {
 				return err
 			}
 			all = append(all, c)
+			c.tell(told, f.name)
 		}
 		img := l.images[f.name]
 		fmt.Fprintf(w, "%s\t%s\t%s\t", f.name, mib(img.size()), mib(img.top().Size))
@@ -46,6 +48,17 @@ func (l *lab) reportFormats(ctx context.Context, runs int) error {
 		fmt.Fprintln(w)
 	}
 	return w.Flush()
+}
+
+// tell adds the figures of a run.
+func (c costs) tell(told *figures.Set, format string) {
+	for _, of := range []struct {
+		what string
+		cost
+	}{{"to list all files", c.list}, {"then to read 4 KiB", c.small}, {"then to read 40 MiB", c.large}} {
+		told.Add(figures.Measurement{Name: of.what, Unit: "ms"}, format, float64(of.took.Milliseconds()))
+		told.Add(figures.Measurement{Name: of.what, Unit: "MB"}, format, float64(of.bytes)/1e6)
+	}
 }
 
 func mib(n int64) string { return fmt.Sprintf("%.2f MiB", float64(n)/(1<<20)) }
@@ -78,7 +91,7 @@ type way struct {
 
 // reportGzip prints what the index of the ordinary image's base layer takes, beside
 // gunzip alone.
-func (l *lab) reportGzip(runs int) error {
+func (l *lab) reportGzip(runs int, told *figures.Set) error {
 	layer, err := os.ReadFile(l.path(l.images["gzip"].layers[0].Digest))
 	if err != nil {
 		return err
@@ -111,6 +124,8 @@ func (l *lab) reportGzip(runs int) error {
 			return err
 		}},
 	}
+	onePass := figures.Measurement{Name: "one pass over a layer in gzip", Unit: "s"}
+	told.Compare(onePass, "index", ways[0].name, ways[1].name)
 	took := make([][]int64, len(ways))
 	for range runs {
 		for i, way := range ways {
@@ -119,6 +134,7 @@ func (l *lab) reportGzip(runs int) error {
 				return fmt.Errorf("%s: %w", way.name, err)
 			}
 			took[i] = append(took[i], int64(time.Since(begin)))
+			told.Add(onePass, way.name, time.Since(begin).Seconds())
 		}
 	}
 	var encoded bytes.Buffer

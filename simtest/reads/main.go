@@ -2,7 +2,7 @@
 // ext4, from EROFS, both mounted from an image in a file, and from granary's mount, with
 // files that the kernel reads by itself and without.
 //
-//	go run ./simtest/reads [-runs 5]
+//	go run ./simtest/reads [-runs 5] [-figures FILE]
 //
 // The tree has one file of 256 MiB of noise, and 50,000 of 2 KiB in 500 directories; for
 // the mount it is one layer of eStargz that a registry in this process serves to a node,
@@ -26,6 +26,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/figures"
 )
 
 // options are what a run is about.
@@ -36,6 +38,7 @@ type options struct {
 	cat     int // how many of them are read
 	random  int // reads of 4 KiB in a round
 	profile string
+	told    *figures.Set
 }
 
 func main() {
@@ -46,6 +49,7 @@ func main() {
 	flag.IntVar(&o.cat, "cat", 20_000, "how many of the small `files` are read")
 	flag.IntVar(&o.random, "random", 20_000, "`reads` of 4 KiB in a round")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the node, of a minute, to a `file`")
+	o.told = figures.Flag(flag.CommandLine)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -75,7 +79,8 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	l.print(results)
-	return nil
+	l.tell(results)
+	return l.told.Write()
 }
 
 // print prints medians, and their ratio to those of the first system.
@@ -104,6 +109,21 @@ func (l *lab) print(results map[string]map[string][]float64) {
 		fmt.Fprintln(w)
 	}
 	_ = w.Flush()
+}
+
+// tell adds the figures. All are seen beside the first system.
+func (l *lab) tell(results map[string]map[string][]float64) {
+	for _, m := range l.measures() {
+		by := figures.Measurement{Name: m.name, Unit: m.unit}
+		for i, s := range l.systems {
+			for _, v := range results[m.name][s.name] {
+				l.told.Add(by, s.name, v)
+			}
+			if i > 0 {
+				l.told.Compare(by, s.name, l.systems[0].name)
+			}
+		}
+	}
 }
 
 func rate(v float64) string {

@@ -1,6 +1,6 @@
 // Command sim simulates clusters of sizes that no machine here has.
 //
-//	go run ./simtest/sim [-full] [-scenario 1,4] [-seed N] [-svg DIR] [-json]
+//	go run ./simtest/sim [-full] [-scenario 1,4] [-seed N] [-svg DIR] [-json] [-figures FILE]
 //	go run ./simtest/sim -validate    (root)
 //
 // Nodes decide with the code that a node runs: the ranks of package tracker and what it
@@ -48,6 +48,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/figures"
 )
 
 // options are the command line.
@@ -58,10 +60,11 @@ type options struct {
 	svg      string
 	json     bool
 	validate bool
+	told     *figures.Set
 }
 
 func main() {
-	o := options{only: make(map[int]bool)}
+	o := options{only: make(map[int]bool), told: figures.Flag(flag.CommandLine)}
 	flag.Uint64Var(&o.seed, "seed", 1, "of all that is left to chance")
 	flag.Func("scenario", "numbers, as 1,4 (default all)", func(s string) error {
 		for _, word := range strings.Split(s, ",") {
@@ -108,11 +111,15 @@ func (o options) run(w io.Writer) error {
 			}
 		}
 		told = append(told, r)
+		r.tell(o.told)
 		if o.svg != "" {
 			if err := r.plot(o.svg, s.grows); err != nil {
 				return err
 			}
 		}
+	}
+	if err := o.told.Write(); err != nil {
+		return err
 	}
 	if o.json {
 		return json.NewEncoder(w).Encode(told)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/granary-oci/granary/simtest/figures"
 )
 
 // simulate runs the small rows of a scenario.
@@ -101,7 +103,7 @@ func TestThinLinksAreCrossedOnce(t *testing.T) {
 
 func TestTheProgramTellsItsSeedAndPlots(t *testing.T) {
 	var text, out bytes.Buffer
-	o := options{seed: 42, only: map[int]bool{7: true}, svg: t.TempDir()}
+	o := options{seed: 42, only: map[int]bool{7: true}, svg: t.TempDir(), told: new(figures.Set)}
 	if err := o.run(&text); err != nil || !strings.Contains(text.String(), "seed 42") {
 		t.Errorf("%v:\n%s", err, text.String())
 	}

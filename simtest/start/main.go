@@ -1,7 +1,7 @@
 // Command start measures what a mount is for: how long it takes until the first command of
 // an image has printed, and how much has travelled until then.
 //
-//	go run ./simtest/start [-runs 5] [-rows mount,profile] [-formats estargz,gzip]
+//	go run ./simtest/start [-runs 5] [-rows mount,profile] [-formats estargz,gzip] [-figures FILE]
 //
 // The image is a Debian with Python and NumPy, of four layers, by mmdebstrap: the same
 // bytes each time, but for what Debian changes. It is made once, in each format that there
@@ -47,6 +47,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/granary-oci/granary/simtest/figures"
 	"github.com/granary-oci/granary/simtest/netns"
 )
 
@@ -64,6 +65,7 @@ type options struct {
 	commands []string
 	verbose  bool
 	trace    bool
+	told     *figures.Set
 }
 
 func main() {
@@ -109,6 +111,7 @@ func parse() *options {
 	flag.StringVar(&o.logLevel, "log-level", "info", "of the nodes")
 	flag.BoolVar(&o.verbose, "v", false, "tell of each run")
 	flag.BoolVar(&o.trace, "trace", false, "tell of each request to the registry, as it gets there")
+	o.told = figures.Flag(flag.CommandLine)
 	flag.Parse()
 	return o
 }
@@ -211,9 +214,13 @@ func (l *lab) trials(o *options) (all []trial) {
 }
 
 // measure tries all in turn, and again.
-func (l *lab) measure(ctx context.Context, o *options) error {
+func (l *lab) measure(ctx context.Context, o *options) (err error) {
 	var all results
-	defer func() { all.print(os.Stdout) }()
+	defer func() {
+		all.print(os.Stdout)
+		all.tell(o.told)
+		err = errors.Join(err, o.told.Write())
+	}()
 	trials := l.trials(o)
 	for i := range o.runs {
 		for _, t := range trials {

@@ -15,6 +15,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/granary-oci/granary/simtest/figures"
 	"github.com/granary-oci/granary/simtest/netns"
 	"github.com/granary-oci/granary/simtest/sites"
 )
@@ -24,6 +25,7 @@ type bench struct {
 	runs                              int
 	subjects, rows, by, granary, work string
 	quiet                             time.Duration
+	told                              *figures.Set
 }
 
 func (b *bench) flags(f *flag.FlagSet) {
@@ -33,6 +35,7 @@ func (b *bench) flags(f *flag.FlagSet) {
 	f.StringVar(&b.by, "by", "quic", "with -line, how the site reaches the hub: quic, tcp or url")
 	f.StringVar(&b.work, "work", "", "with -line, where nodes store what they have, 8 GB at the most (default: as -dir)")
 	f.DurationVar(&b.quiet, "quiet", 8*time.Second, "with -line, how long nothing is to come before the snapshotter is taken to have the older version")
+	b.told = figures.Flag(f)
 	f.StringVar(&b.granary, "granary", "", "with -line, the binary (default: built from the source)")
 }
 
@@ -45,7 +48,7 @@ func names(all []row) string {
 }
 
 // run prints a table.
-func (b *bench) run(ctx context.Context, dir string) error {
+func (b *bench) run(ctx context.Context, dir string) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("it takes root to make network namespaces")
 	}
@@ -55,6 +58,7 @@ func (b *bench) run(ctx context.Context, dir string) error {
 			return err
 		}
 	}
+	defer func() { err = errors.Join(err, b.told.Write()) }()
 	fmt.Printf("%s, line of %d Mbit/s and %v, by %s, medians of %d\n", time.Now().Format(time.DateOnly), sites.Rate, sites.Trip, b.by, b.runs)
 	for _, s := range subjects {
 		if !slices.Contains(strings.Split(b.subjects, ","), s.name) {
@@ -101,6 +105,7 @@ func (b *bench) measure(ctx context.Context, dir string, s subject) (err error) 
 		}
 		for i, p := range results[0] {
 			fmt.Println(l.line(r.title+p.until, results, i))
+			l.tell(b.told, r.title+p.until, results, i)
 		}
 	}
 	return nil
@@ -121,6 +126,19 @@ func (l *lab) line(title string, results [][]part, i int) string {
 		median(func(o sites.Outcome) float64 { return float64(o.Back) })/1e6,
 		median(func(o sites.Outcome) float64 { return float64(o.Counted) })/1e6,
 		median(func(o sites.Outcome) float64 { return o.Took.Seconds() }), toward/float64(l.bound))
+}
+
+// tell adds the figures of a part of all runs. Ways are seen beside the first, by which each blob that is new is pulled.
+func (l *lab) tell(told *figures.Set, title string, results [][]part, i int) {
+	toward, took := figures.Measurement{Name: l.subject.title + ": toward the site", Unit: "MB"}, figures.Measurement{Name: l.subject.title + ": time", Unit: "s"}
+	for _, parts := range results {
+		told.Add(toward, title, float64(parts[i].All)/1e6)
+		told.Add(took, title, parts[i].Took.Seconds())
+	}
+	if title != rows[0].title {
+		told.Compare(toward, title, rows[0].title)
+		told.Compare(took, title, rows[0].title)
+	}
 }
 
 // lab is a site, a hub and a registry with an image.

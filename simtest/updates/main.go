@@ -12,7 +12,7 @@
 // It takes apt-get, dpkg-deb and npm, whose lists are to be up to date (apt-get update), and
 // 200 MB in DIR, where a further run finds what was downloaded. It runs for some minutes.
 //
-//	go run ./simtest/updates -line [-dir DIR] [-runs 3] [-subjects debian,npm,model] [-rows whole,...] [-by quic]
+//	go run ./simtest/updates -line [-dir DIR] [-runs 3] [-subjects debian,npm,model] [-rows whole,...] [-by quic] [-figures FILE]
 //
 // measures what the new version of an image costs a site at the end of a line of 50 Mbit/s and 80 ms (simtest/sites), which
 // has the older one. The hub has both. Images are a Debian without and with its security updates, an application

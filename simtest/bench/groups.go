@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/granary-oci/granary/simtest/figures"
+)
+
+// scale is how much is measured.
+type scale string
+
+const (
+	quick scale = "quick"
+	usual scale = "usual"
+	full  scale = "full"
+)
+
+// group is measurements that are made together.
+type group struct {
+	name, title string
+	needs       []string // programs, and root
+	limit       time.Duration
+	measure     func(ctx context.Context, b *bench, into *figures.Set) error
+	// leaves says of a scale that the group is left out of it, and why.
+	leaves map[scale]string
+	// quotes are the measurements, by how their names begin, that README.md has.
+	quotes []string
+}
+
+func names() (all []string) {
+	for _, g := range groups {
+		all = append(all, g.name)
+	}
+	return all
+}
+
+// tooLong leaves a group out of a quick run.
+var tooLong = map[scale]string{quick: "it takes longer than all else of a quick run"}
+
+// groups are all that is measured.
+var groups = []group{
+	{name: "warm", title: "A blob that the server has, over loopback, one client", limit: 10 * time.Minute, measure: inLab((*lab).warmBlob), quotes: []string{"warm blob"}},
+	{name: "cold", title: "A blob that only the registry has, over loopback, one client", limit: 20 * time.Minute, measure: inLab((*lab).coldBlob), quotes: []string{"cold blob"}},
+	{name: "link", title: "The same over a link of 1 Gbit/s", limit: 10 * time.Minute, needs: []string{"root", "ip", "tc", "curl"}, measure: inLab((*lab).link), quotes: []string{"cold blob"}},
+	{name: "ranges", title: "Random ranges of a warm blob, one after the other", limit: 10 * time.Minute, measure: inLab((*lab).ranges), quotes: []string{"range"}},
+	{name: "clients", title: "64 clients at once, each another blob of 24 MiB", limit: 10 * time.Minute, measure: inLab((*lab).clients), quotes: []string{"64 clients, cold"}},
+	{name: "resolve", title: "Tags resolved by HEAD", limit: 20 * time.Minute, measure: inLab((*lab).resolve), quotes: []string{"tags"}},
+	{name: "dataplane", title: "Chunks between two members of a cluster, each hashed, beside HTTPS (`simtest/dataplane`)", limit: 15 * time.Minute,
+		measure: command("dataplane", "-size 256 -rounds 3", "-rounds 5", "-rounds 11"), quotes: []string{"a blob between"}},
+	{name: "cluster", title: "A cold image in all nodes of a cluster at once: the registry's link carries 200 Mbit/s, that of each node 1 Gbit/s each way (`simtest/cluster`)", limit: 2 * time.Hour,
+		needs:   []string{"root", "ip", "tc", "docker-registry"},
+		measure: command("cluster", "-n 4 -image small0", "-n 4 -n 8 -rows direct,granary,staggered -runs 3", "-n 4 -n 8 -image image190 -image blob1g -rows direct,granary,staggered -runs 5"),
+		quotes:  []string{"4 nodes, image190", "8 nodes, image190"}},
+	{name: "sim", title: "Simulated clusters, in virtual time (`simtest/sim`)", limit: 3 * time.Hour,
+		measure: command("sim", "-scenario 1,4,7", "", "-full"), quotes: []string{}},
+	{name: "edges", title: "Two sites of three nodes, each at the end of a line of 50 Mbit/s and 80 ms, pull an image at once (`simtest/edges`)", limit: time.Hour,
+		needs: []string{"root", "ip", "tc", "nft"}, measure: command("edges", "-runs 1 -size 24000000 -rows direct,cold", "-runs 3", "-runs 5"), quotes: []string{"sites"}},
+	{name: "updates", title: "The new version of an image at the end of such a line, where the older one is (`simtest/updates -line`)", limit: 3 * time.Hour, leaves: tooLong,
+		needs:   []string{"root", "ip", "tc", "nft", "mmdebstrap", "npm"},
+		measure: command("updates", "", "-line -runs 1 -subjects debian,model -rows whole,bytes,time", "-line -runs 3"), quotes: []string{"Debian", "npm", "model"}},
+	{name: "start", title: "Until the first command of an image has printed, behind 200 Mbit/s and 10 ms (`simtest/start`)", limit: 2 * time.Hour,
+		needs:   []string{"root", "ip", "tc", "nsenter", "chroot", "mmdebstrap", "mkfs.erofs", "mksquashfs", "chunked", "registry", "containerd", "ctr"},
+		measure: command("start", "-small -runs 1 -rows snapshotter,mount -formats estargz", "-runs 3 -formats estargz,gzip", "-runs 5"), quotes: []string{"first output of numpy"}},
+	{name: "layers", title: "Files of an image that has not arrived, by the format of its layers (`simtest/layers`)", limit: time.Hour, leaves: tooLong,
+		needs:   []string{"root", "mmdebstrap", "mkfs.erofs", "mksquashfs", "umoci", "chunked", "docker-registry"},
+		measure: command("layers", "", "-runs 3", "-runs 5"), quotes: []string{"to list"}},
+	{name: "reads", title: "Files of an image that is here, beside file systems (`simtest/reads`)", limit: time.Hour, needs: []string{"root", "mkfs.ext4", "mkfs.erofs"},
+		measure: command("reads", "-runs 1 -big 67108864 -small 5000 -cat 2000 -random 5000", "-runs 3", "-runs 5"), quotes: []string{"a file of 256 MiB in order"}},
+	{name: "large", title: "A large artifact, of which a member of a cluster has another version (`simtest/large`)", limit: time.Hour,
+		measure: command("large", "-size 512MiB -rounds 1", "-size 2GiB -rounds 3", "-size 10GiB"), quotes: []string{"a new version"}},
+	{name: "packages", title: "Benchmarks of packages, on one CPU", limit: time.Hour, measure: benchmarks, quotes: []string{"toc/cdc"}},
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/granary-oci/granary/simtest/figures"
+)
+
+// report is all that a run has found.
+type report struct {
+	Date    time.Time `json:"date"`
+	Commit  string    `json:"commit"` // with a + if the sources differ from it
+	Scale   scale     `json:"scale"`
+	Machine machine   `json:"machine"`
+	Groups  []outcome `json:"groups"`
+}
+
+func newReport(ctx context.Context, s scale, dir string) *report {
+	return &report{Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Scale: s, Machine: machineOf(ctx, dir)}
+}
+
+// commit names the sources that this program was started in.
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short=12", "HEAD").Output()
+	if err != nil {
+		return "unknown"
+	}
+	name := strings.TrimSpace(string(out))
+	if changed, err := exec.CommandContext(ctx, "git", "status", "--porcelain", "--untracked-files=no").Output(); err != nil || len(changed) > 0 {
+		name += "+"
+	}
+	return name
+}
+
+// failed tells of the groups that failed.
+func (r *report) failed() error {
+	var errs []error
+	for _, g := range r.Groups {
+		if g.Error != "" {
+			errs = append(errs, fmt.Errorf("%s: %s", g.Name, g.Error))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// save writes a file.
+func (r *report) save(file string, write func(io.Writer) error) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
+
+// told is a figure with what follows from its values.
+type told struct {
+	figures.Figure
+	Median float64            `json:"median"`
+	Least  float64            `json:"least"`
+	Most   float64            `json:"most"`
+	Ratios map[string]float64 `json:"ratios,omitempty"` // to the systems beside it
+}
+
+// told returns the figures, those of one measurement one after the other.
+func (o outcome) told() (all []told) {
+	set := figures.Set{All: o.Figures}
+	first := make(map[figures.Measurement]int)
+	for i, f := range o.Figures {
+		if _, ok := first[f.Measurement]; !ok {
+			first[f.Measurement] = i
+		}
+		least, most := f.Spread()
+		all = append(all, told{f, f.Median(), least, most, set.Ratios(f)})
+	}
+	slices.SortStableFunc(all, func(a, b told) int { return first[a.Measurement] - first[b.Measurement] })
+	return all
+}
+
+// MarshalJSON adds what follows from the values.
+func (o outcome) MarshalJSON() ([]byte, error) {
+	type plain outcome // has no methods
+	return json.Marshal(struct {
+		plain
+		Figures []told `json:"figures"`
+	}{plain(o), o.told()})
+}
+
+func (r *report) json(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", " ")
+	return e.Encode(r)
+}
+
+// readReport reads what json has written.
+func readReport(file string) (*report, error) {
+	p, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	r := new(report)
+	if err := json.Unmarshal(p, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return r, nil
+}
+
+// beside tells of a figure's ratios in words.
+func (t told) beside() string {
+	var words []string
+	for _, system := range t.Beside {
+		if r, ok := t.Ratios[system]; ok {
+			words = append(words, fmt.Sprintf("%s × %s", number(r), system))
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// subjects are the figures that no other is compared with.
+func (o outcome) subjects() []told {
+	all := o.told()
+	return slices.DeleteFunc(slices.Clone(all), func(t told) bool {
+		return t.Missing != "" || slices.ContainsFunc(all, func(other told) bool {
+			return other.Measurement == t.Measurement && slices.Contains(other.Beside, t.System)
+		})
+	})
+}
