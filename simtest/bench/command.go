@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,7 +90,7 @@ func addBenchmarks(into *figures.Set, in, text string) {
 			if unit := fields[i+1]; rated && unit == "ns/op" || unit == "B/op" || unit == "allocs/op" {
 				continue // a rate says the same, and the rest is for who works on the package
 			}
-			if v, err := strconv.ParseFloat(fields[i], 64); err == nil {
+			if v, err := strconv.ParseFloat(fields[i], 64); err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
 				into.Add(figures.Measurement{Name: strings.TrimSuffix(in+" "+name, " "), Unit: fields[i+1]}, granary, v)
 			}
 		}
