@@ -28,7 +28,7 @@ func blob(set *figures.Set) {
 // testReport is what came of three groups: one that was measured, one that failed and one that cannot be run.
 func testReport(t *testing.T) *report {
 	t.Helper()
-	b, err := newBench(quick)
+	b, err := newBench(t.Context(), quick)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,9 +83,8 @@ func TestJSONHasValuesAndWhatFollowsFromThem(t *testing.T) {
 	}
 	var raw struct {
 		Machine struct{ CPUs int }
-		Commit  string
 		Groups  []struct {
-			Error, Missing string
+			Commit, Error, Missing string
 			Figures        []struct {
 				System              string
 				Values              []float64
@@ -101,7 +100,7 @@ func TestJSONHasValuesAndWhatFollowsFromThem(t *testing.T) {
 	if f.System != granary || len(f.Values) != 3 || f.Median != 200 || f.Least != 100 || f.Most != 300 || f.Ratios[nginx] != 0.5 {
 		t.Errorf("%+v", f)
 	}
-	if raw.Machine.CPUs < 1 || raw.Commit == "" || raw.Groups[1].Error == "" || raw.Groups[2].Missing == "" {
+	if raw.Machine.CPUs < 1 || raw.Groups[0].Commit == "" || raw.Groups[1].Error == "" || raw.Groups[2].Missing == "" {
 		t.Errorf("%+v", raw)
 	}
 	again, err := readReport(file)
@@ -112,7 +111,7 @@ func TestJSONHasValuesAndWhatFollowsFromThem(t *testing.T) {
 
 // A group that takes too long ends, and the next one is run.
 func TestAGroupHasALimitOfTime(t *testing.T) {
-	b, err := newBench(quick)
+	b, err := newBench(t.Context(), quick)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,6 +125,28 @@ func TestAGroupHasALimitOfTime(t *testing.T) {
 	}
 	if o := b.runGroup(t.Context(), group{name: "warm", limit: time.Minute, measure: func(context.Context, *bench, *figures.Set) error { return nil }}); o.Error == "" {
 		t.Error("a group without figures has not failed")
+	}
+}
+
+// Groups that were run again take the place of what they had found, and the others stay.
+func TestOtherGroupsAreKept(t *testing.T) {
+	earlier := &report{Scale: usual, Groups: []outcome{{Name: "cold", Error: "old"}, {Name: "ranges"}}}
+	r := &report{Scale: usual, Groups: []outcome{{Name: "warm"}, {Name: "cold"}}}
+	if err := r.keep(earlier); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, o := range r.Groups {
+		got = append(got, o.Name+o.Error)
+	}
+	if !slices.Equal(got, []string{"warm", "cold", "ranges"}) {
+		t.Errorf("%q", got)
+	}
+	if err := r.keep(&report{Scale: quick}); err == nil {
+		t.Error("results of a quick run were kept beside others")
+	}
+	if err := r.keep(&report{Scale: usual, Machine: machine{CPUs: 64}}); err == nil {
+		t.Error("results of another machine were kept")
 	}
 }
 
@@ -213,9 +234,9 @@ func TestReadmeQuotesTheResults(t *testing.T) {
 		t.Error("what README.md quotes is of a quick run")
 	}
 	for _, g := range groups {
-		for _, begin := range g.quotes {
-			if !strings.Contains(quote, "\n| "+begin) {
-				t.Errorf("README.md has nothing of %s: %q", g.name, begin)
+		for _, name := range g.quotes {
+			if !strings.Contains(quote, "\n| "+name) {
+				t.Errorf("README.md has nothing of %s: %q", g.name, name)
 			}
 		}
 	}
@@ -233,7 +254,7 @@ func TestAQuickRunOfACommand(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it builds and runs a command")
 	}
-	b, err := newBench(quick)
+	b, err := newBench(t.Context(), quick)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,39 +35,96 @@ func names() (all []string) {
 	return all
 }
 
-// tooLong leaves a group out of a quick run.
-var tooLong = map[scale]string{quick: "it takes longer than all else of a quick run"}
+// tooLong leaves a group out of a quick run, and hours out of a usual one.
+var (
+	tooLong = map[scale]string{quick: "it takes longer than all else of a quick run"}
+	hours   = map[scale]string{quick: "it is for -full", usual: "it is for -full"}
+)
 
 // groups are all that is measured.
 var groups = []group{
-	{name: "warm", title: "A blob that the server has, over loopback, one client", limit: 10 * time.Minute, measure: inLab((*lab).warmBlob), quotes: []string{"warm blob"}},
-	{name: "cold", title: "A blob that only the registry has, over loopback, one client", limit: 20 * time.Minute, measure: inLab((*lab).coldBlob), quotes: []string{"cold blob"}},
-	{name: "link", title: "The same over a link of 1 Gbit/s", limit: 10 * time.Minute, needs: []string{"root", "ip", "tc", "curl"}, measure: inLab((*lab).link), quotes: []string{"cold blob"}},
-	{name: "ranges", title: "Random ranges of a warm blob, one after the other", limit: 10 * time.Minute, measure: inLab((*lab).ranges), quotes: []string{"range"}},
-	{name: "clients", title: "64 clients at once, each another blob of 24 MiB", limit: 10 * time.Minute, measure: inLab((*lab).clients), quotes: []string{"64 clients, cold"}},
-	{name: "resolve", title: "Tags resolved by HEAD", limit: 20 * time.Minute, measure: inLab((*lab).resolve), quotes: []string{"tags"}},
-	{name: "dataplane", title: "Chunks between two members of a cluster, each hashed, beside HTTPS (`simtest/dataplane`)", limit: 15 * time.Minute,
-		measure: command("dataplane", "-size 256 -rounds 3", "-rounds 5", "-rounds 11"), quotes: []string{"a blob between"}},
-	{name: "cluster", title: "A cold image in all nodes of a cluster at once: the registry's link carries 200 Mbit/s, that of each node 1 Gbit/s each way (`simtest/cluster`)", limit: 2 * time.Hour,
-		needs:   []string{"root", "ip", "tc", "docker-registry"},
-		measure: command("cluster", "-n 4 -image small0", "-n 4 -n 8 -rows direct,granary,staggered -runs 3", "-n 4 -n 8 -image image190 -image blob1g -rows direct,granary,staggered -runs 5"),
-		quotes:  []string{"4 nodes, image190", "8 nodes, image190"}},
-	{name: "sim", title: "Simulated clusters, in virtual time (`simtest/sim`)", limit: 3 * time.Hour,
-		measure: command("sim", "-scenario 1,4,7", "", "-full"), quotes: []string{}},
-	{name: "edges", title: "Two sites of three nodes, each at the end of a line of 50 Mbit/s and 80 ms, pull an image at once (`simtest/edges`)", limit: time.Hour,
-		needs: []string{"root", "ip", "tc", "nft"}, measure: command("edges", "-runs 1 -size 24000000 -rows direct,cold", "-runs 3", "-runs 5"), quotes: []string{"sites"}},
-	{name: "updates", title: "The new version of an image at the end of such a line, where the older one is (`simtest/updates -line`)", limit: 3 * time.Hour, leaves: tooLong,
-		needs:   []string{"root", "ip", "tc", "nft", "mmdebstrap", "npm"},
-		measure: command("updates", "", "-line -runs 1 -subjects debian,model -rows whole,bytes,time", "-line -runs 3"), quotes: []string{"Debian", "npm", "model"}},
-	{name: "start", title: "Until the first command of an image has printed, behind 200 Mbit/s and 10 ms (`simtest/start`)", limit: 2 * time.Hour,
-		needs:   []string{"root", "ip", "tc", "nsenter", "chroot", "mmdebstrap", "mkfs.erofs", "mksquashfs", "chunked", "registry", "containerd", "ctr"},
-		measure: command("start", "-small -runs 1 -rows snapshotter,mount -formats estargz", "-runs 3 -formats estargz,gzip", "-runs 5"), quotes: []string{"first output of numpy"}},
-	{name: "layers", title: "Files of an image that has not arrived, by the format of its layers (`simtest/layers`)", limit: time.Hour, leaves: tooLong,
-		needs:   []string{"root", "mmdebstrap", "mkfs.erofs", "mksquashfs", "umoci", "chunked", "docker-registry"},
-		measure: command("layers", "", "-runs 3", "-runs 5"), quotes: []string{"to list"}},
-	{name: "reads", title: "Files of an image that is here, beside file systems (`simtest/reads`)", limit: time.Hour, needs: []string{"root", "mkfs.ext4", "mkfs.erofs"},
-		measure: command("reads", "-runs 1 -big 67108864 -small 5000 -cat 2000 -random 5000", "-runs 3", "-runs 5"), quotes: []string{"a file of 256 MiB in order"}},
-	{name: "large", title: "A large artifact, of which a member of a cluster has another version (`simtest/large`)", limit: time.Hour,
-		measure: command("large", "-size 512MiB -rounds 1", "-size 2GiB -rounds 3", "-size 10GiB"), quotes: []string{"a new version"}},
-	{name: "packages", title: "Benchmarks of packages, on one CPU", limit: time.Hour, measure: benchmarks, quotes: []string{"toc/cdc"}},
+	{
+		name: "warm", title: "A blob that the server has, over loopback, one client",
+		limit: 10 * time.Minute, measure: inLab((*lab).warmBlob),
+		quotes: []string{"warm blob of 1 GiB"},
+	},
+	{
+		name: "cold", title: "A blob that only the registry has, over loopback, one client",
+		limit: 20 * time.Minute, measure: inLab((*lab).coldBlob),
+		quotes: []string{"cold blob of 512 MiB"},
+	},
+	{
+		name: "link", title: "The same over a link of 1 Gbit/s",
+		needs: []string{"root", "ip", "tc", "curl"},
+		limit: 10 * time.Minute, measure: inLab((*lab).link),
+		quotes: []string{"cold blob of 512 MiB over 1 Gbit/s"},
+	},
+	{
+		name: "ranges", title: "Random ranges of a warm blob, one after the other",
+		limit: 10 * time.Minute, measure: inLab((*lab).ranges),
+		quotes: []string{"range of 4 KiB, median", "range of 4 KiB, 99th percentile"},
+	},
+	{
+		name: "clients", title: "64 clients at once, each another blob of 24 MiB",
+		limit: 10 * time.Minute, measure: inLab((*lab).clients),
+		quotes: []string{"64 clients, cold: peak of resident memory"},
+	},
+	{
+		name: "resolve", title: "Tags resolved by HEAD",
+		limit: 30 * time.Minute, measure: inLab((*lab).resolve),
+		quotes: []string{"tags, 10000 by 16 clients, again", "tags, 10000 by 16 clients: peak of resident memory", "tags, one by 1000 clients at once: questions to the registry"},
+	},
+	{
+		name: "dataplane", title: "Chunks between two members of a cluster, each hashed, beside HTTPS (`simtest/dataplane`)",
+		limit: 15 * time.Minute, measure: command("dataplane", "-size 256 -rounds 3", "-rounds 5", "-rounds 11"),
+		quotes: []string{"a blob between two members, 1024 MiB, again"},
+	},
+	{
+		name: "cluster", title: "A cold image in all nodes of a cluster at once: the registry's link carries 200 Mbit/s, that of each node 1 Gbit/s each way (`simtest/cluster`)",
+		needs: []string{"root", "ip", "tc", "docker-registry"},
+		limit: 2 * time.Hour, measure: command("cluster", "-n 4 -image small0", "-n 8 -runs 3", "-n 4 -n 8 -image image190 -image blob1g -rows direct,granary,staggered -runs 5"),
+		quotes: []string{"8 nodes, image190: slowest client", "8 nodes, image190: slowest client beside the bound", "8 nodes, image190: bytes that left the registry", "8 nodes, image190: CPU of all nodes"},
+	},
+	{
+		name: "sim", title: "Simulated clusters, in virtual time (`simtest/sim`)",
+		limit: 3 * time.Hour, measure: command("sim", "-scenario 1,4,7", "", "-full"),
+	},
+	{
+		name: "edges", title: "Two sites of three nodes, each at the end of a line of 50 Mbit/s and 80 ms, pull an image at once (`simtest/edges`)",
+		needs: []string{"root", "ip", "tc", "nft"},
+		limit: time.Hour, measure: command("edges", "-runs 1 -size 24000000 -rows direct,cold", "-runs 3 -rows direct,cold,warm", "-runs 5"),
+		quotes: []string{"sites of three, 96 MB, by quic: slowest client", "sites of three, 96 MB, by quic: out of the line, with headers"},
+	},
+	{
+		name: "updates", title: "The new version of an image at the end of such a line, where the older one is (`simtest/updates -line`)",
+		needs: []string{"root", "ip", "tc", "nft", "mmdebstrap", "npm"}, leaves: hours,
+		limit: 3 * time.Hour, measure: command("updates", "", "", "-line -runs 3"),
+	},
+	{
+		name: "start", title: "Until the first command of an image has printed, behind 200 Mbit/s and 10 ms (`simtest/start`)",
+		needs: []string{"root", "ip", "tc", "nsenter", "chroot", "mmdebstrap", "mkfs.erofs", "mksquashfs", "chunked", "registry", "containerd", "ctr"},
+		limit: 2 * time.Hour, measure: command("start", "-small -runs 1 -rows snapshotter,mount -formats estargz", "-runs 3 -rows pull,snapshotter,mount,cluster -formats estargz,gzip -commands numpy", "-runs 5"),
+		quotes: []string{"first output of numpy", "moved until then, numpy"},
+	},
+	{
+		name: "layers", title: "Files of an image that has not arrived, by the format of its layers (`simtest/layers`)",
+		needs: []string{"root", "mmdebstrap", "mkfs.erofs", "mksquashfs", "umoci", "chunked", "docker-registry"}, leaves: tooLong,
+		limit: time.Hour, measure: command("layers", "", "-runs 3", "-runs 5"),
+	},
+	{
+		name: "reads", title: "Files of an image that is here, beside file systems (`simtest/reads`)",
+		needs: []string{"root", "mkfs.ext4", "mkfs.erofs"},
+		limit: time.Hour, measure: command("reads", "-runs 1 -big 67108864 -small 5000 -cat 2000 -random 5000", "-runs 3", "-runs 5"),
+		quotes: []string{"a file of 256 MiB in order, first", "20000 reads of 4 KiB in it, again", "20000 files of 2 KiB, first"},
+	},
+	{
+		name: "large", title: "A large artifact, of which a member of a cluster has another version (`simtest/large`)",
+		limit: time.Hour, measure: command("large", "-size 512MiB -rounds 1", "-size 2GiB -rounds 3", "-size 10GiB"),
+		quotes: []string{"a new version of a model of 2.0 GiB, of which 5 % are new: moved"},
+	},
+	{
+		name: "packages", title: "Benchmarks of packages, on one CPU",
+		limit: time.Hour, measure: benchmarks,
+		quotes: []string{"toc/cdc Of"},
+	},
 }

@@ -21,7 +21,6 @@ type machine struct {
 	Kernel     string            `json:"kernel"`
 	Go         string            `json:"go"`
 	FileSystem string            `json:"fileSystem"` // of what is written
-	Load       string            `json:"load"`       // of a minute, when the run began
 	Programs   map[string]string `json:"programs"`   // versions of those that are compared with
 }
 
@@ -34,7 +33,6 @@ func machineOf(ctx context.Context, dir string) machine {
 		m.Memory = kib << 10
 	}
 	m.Kernel = firstWord("/proc/sys/kernel/osrelease")
-	m.Load = firstWord("/proc/loadavg")
 	m.FileSystem = fileSystem(dir)
 	for _, p := range []struct{ name, program, flag string }{
 		{nginx, "nginx", "-v"}, {dockerRegistry, "docker-registry", "--version"}, {distribution, "registry", "--version"},
@@ -90,7 +88,7 @@ func fileSystem(dir string) string {
 }
 
 func (m machine) String() string {
-	s := fmt.Sprintf("%s, %d CPUs, %.0f GiB, Linux %s, %s, data on %s, load %s at the start", m.CPU, m.CPUs, float64(m.Memory)/(1<<30), m.Kernel, m.Go, m.FileSystem, m.Load)
+	s := fmt.Sprintf("%s, %d CPUs, %.0f GiB, Linux %s, %s, data on %s", m.CPU, m.CPUs, float64(m.Memory)/(1<<30), m.Kernel, m.Go, m.FileSystem)
 	for _, name := range []string{nginx, dockerRegistry, distribution} {
 		if v := m.Programs[name]; v != "" {
 			s += fmt.Sprintf("; %s %s", name, v)

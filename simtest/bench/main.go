@@ -10,7 +10,7 @@
 //
 // -quick takes a few minutes, and says more of whether all of it works than of how fast; without it it is an hour, and with -full
 // several. The table is printed in Markdown, or written with -out to results.md and, with the values of all rounds, results.json.
-// -readme writes a few rows of it into a document, between two lines that mark where; a test compares those of README.md with results.json
+// With -only the other groups stay in these as they were. -readme writes a few rows of it into a document, between two lines that mark where; a test compares those of README.md with results.json
 // in this folder:
 //
 //	go run ./simtest/bench -out simtest/bench -readme README.md
@@ -24,6 +24,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -43,10 +44,10 @@ func main() {
 	var o options
 	flag.BoolVar(&o.quick, "quick", false, "take a few minutes, with small sizes")
 	flag.BoolVar(&o.full, "full", false, "take hours, with more rounds and all sizes")
-	flag.Func("only", "`groups` to run, of "+strings.Join(names(), ","), func(s string) error {
+	flag.Func("only", "`groups` to run, of "+strings.Join(names(), ",")+"; none writes again what there is", func(s string) error {
 		o.only = strings.Split(s, ",")
 		for _, name := range o.only {
-			if !slices.Contains(names(), name) {
+			if name != "none" && !slices.Contains(names(), name) {
 				return fmt.Errorf("there is no group %q", name)
 			}
 		}
@@ -82,7 +83,7 @@ func (o options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := newBench(s)
+	b, err := newBench(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,23 @@ func (o options) run(ctx context.Context) error {
 		}
 		r.Groups = append(r.Groups, b.runGroup(ctx, g))
 	}
-	return errors.Join(o.write(r), r.failed(), ctx.Err())
+	failed := r.failed()
+	return errors.Join(o.keep(r), o.write(r), failed, ctx.Err())
+}
+
+// keep takes over what an earlier run has found of the groups that this one was not to run.
+func (o options) keep(r *report) error {
+	if len(o.only) == 0 || o.out == "" {
+		return nil
+	}
+	earlier, err := readReport(filepath.Join(o.out, "results.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = r.keep(earlier)
+	}
+	return err
 }
 
 func (o options) write(r *report) error {

@@ -13,7 +13,7 @@ import (
 // markdown writes all of it as a document.
 func (r *report) markdown(w io.Writer) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# Benchmarks\n\nBy `%s` on %s, commit %s: %s.\n\n", r.command(), r.Date.Format(time.DateOnly), r.Commit, r.Machine)
+	fmt.Fprintf(&b, "# Benchmarks\n\nBy `%s` on %s: %s.\n\n", r.command(), r.Date.Format(time.DateOnly), r.Machine)
 	b.WriteString("Values are medians of the rounds; ratios are medians of those of each round, in which systems took turns.\n")
 	for _, g := range r.Groups {
 		fmt.Fprintf(&b, "\n## %s: %s\n\n", g.Name, g.Title)
@@ -28,7 +28,7 @@ func (r *report) markdown(w io.Writer) error {
 		if g.Error != "" {
 			fmt.Fprintf(&b, "| the group | | FAILED | | | | %s |\n", oneLine(g.Error))
 		}
-		fmt.Fprintf(&b, "\nIt took %.0f s.\n", g.Seconds)
+		fmt.Fprintf(&b, "\nIt took %.0f s, from %s on, of commit %s. The machine's load was %s.\n", g.Seconds, g.Begun.Format("2006-01-02 15:04"), g.Commit, g.Load)
 	}
 	_, err := w.Write(b.Bytes())
 	return err
@@ -84,7 +84,7 @@ const (
 // quoted are the rows for README.md.
 func (r *report) quoted() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "By `%s` on %s, commit %s: %s. Medians, beside the others in the same run;\n[all of it](simtest/bench/results.md).\n\n", r.command(), r.Date.Format(time.DateOnly), r.Commit, r.Machine)
+	fmt.Fprintf(&b, "By `%s` on %s: %s.\nMedians, beside the others in the same run; [all of it](simtest/bench/results.md).\n\n", r.command(), r.Date.Format(time.DateOnly), r.Machine)
 	b.WriteString("| | Granary | beside |\n|---|--:|---|\n")
 	for _, o := range r.Groups {
 		for _, t := range o.subjects() {
@@ -106,9 +106,7 @@ func (t told) what() string {
 
 // quotes reports whether README.md has a measurement.
 func quotes(name, measurement string) bool {
-	return slices.ContainsFunc(groups, func(g group) bool {
-		return g.name == name && slices.ContainsFunc(g.quotes, func(begin string) bool { return strings.HasPrefix(measurement, begin) })
-	})
+	return slices.ContainsFunc(groups, func(g group) bool { return g.name == name && slices.Contains(g.quotes, measurement) })
 }
 
 // quoteIn writes the rows into a document.

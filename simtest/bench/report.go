@@ -17,15 +17,32 @@ import (
 
 // report is all that a run has found.
 type report struct {
-	Date    time.Time `json:"date"`
-	Commit  string    `json:"commit"` // with a + if the sources differ from it
+	Date    time.Time `json:"date"` // of the last group
 	Scale   scale     `json:"scale"`
 	Machine machine   `json:"machine"`
 	Groups  []outcome `json:"groups"`
 }
 
 func newReport(ctx context.Context, s scale, dir string) *report {
-	return &report{Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Scale: s, Machine: machineOf(ctx, dir)}
+	return &report{Date: time.Now().UTC().Truncate(time.Second), Scale: s, Machine: machineOf(ctx, dir)}
+}
+
+// keep takes over the groups of an earlier report that are not in this one, if that is of the same scale and machine.
+func (r *report) keep(earlier *report) error {
+	if earlier.Scale != r.Scale || earlier.Machine.String() != r.Machine.String() {
+		return fmt.Errorf("there are results of another scale or machine (%s: %s)", earlier.Scale, earlier.Machine)
+	}
+	had := append(earlier.Groups, r.Groups...)
+	r.Groups = nil
+	for _, name := range names() {
+		for _, o := range slices.Backward(had) {
+			if o.Name == name {
+				r.Groups = append(r.Groups, o)
+				break
+			}
+		}
+	}
+	return nil
 }
 
 // commit names the sources that this program was started in.

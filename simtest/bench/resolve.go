@@ -80,7 +80,7 @@ func (r *tagRegistry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // often the registry is asked for each, and how many questions it gets for a crowd that
 // resolves one tag at once.
 func (l *lab) resolve(ctx context.Context) error {
-	tags, rounds := of(l.scale, 1000, manyTags, manyTags), of(l.scale, 3, 5, 11)
+	tags, rounds := of(l.scale, 1000, manyTags, manyTags), of(l.scale, 3, 3, 11)
 	by := func(what, unit string) figures.Measurement {
 		return figures.Measurement{Name: fmt.Sprintf("tags, %d by %d clients%s", tags, resolvers, what), Unit: unit}
 	}

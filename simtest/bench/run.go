@@ -17,19 +17,20 @@ import (
 // bench is what groups share.
 type bench struct {
 	scale   scale
+	commit  string
 	dir     string // of everything that is written
 	granary func() (string, error)
 }
 
-func newBench(s scale) (*bench, error) {
+func newBench(ctx context.Context, s scale) (*bench, error) {
 	dir, err := os.MkdirTemp("", "granary-bench-")
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{scale: s, dir: dir}
+	b := &bench{scale: s, commit: commit(ctx), dir: dir}
 	b.granary = sync.OnceValues(func() (string, error) {
 		file := filepath.Join(dir, "granary")
-		return file, netns.BuildGranary(context.Background(), file)
+		return file, netns.BuildGranary(ctx, file)
 	})
 	return b, nil
 }
@@ -45,7 +46,10 @@ func of[T any](b *bench, small, medium, large T) T {
 type outcome struct {
 	Name    string           `json:"name"`
 	Title   string           `json:"title"`
+	Begun   time.Time        `json:"begun"`
+	Commit  string           `json:"commit"`            // with a + if the sources differ from it
 	Seconds float64          `json:"seconds"`           // that it took
+	Load    string           `json:"load"`              // of the machine in the minute before
 	Missing string           `json:"missing,omitempty"` // why it was not run
 	Error   string           `json:"error,omitempty"`
 	Figures []figures.Figure `json:"figures"`
@@ -53,21 +57,20 @@ type outcome struct {
 
 // runGroup runs a group, within its time.
 func (b *bench) runGroup(ctx context.Context, g group) outcome {
-	o := outcome{Name: g.name, Title: g.title, Missing: b.missing(g)}
+	o := outcome{Name: g.name, Title: g.title, Begun: time.Now().UTC().Truncate(time.Second), Commit: b.commit, Load: firstWord("/proc/loadavg"), Missing: b.missing(g)}
 	if o.Missing != "" {
 		return o
 	}
 	fmt.Fprintf(os.Stderr, "== %s: %s\n", g.name, g.title)
 	ctx, cancel := context.WithTimeoutCause(ctx, g.limit, fmt.Errorf("it has taken more than %v", g.limit))
 	defer cancel()
-	began := time.Now()
 	var set figures.Set
 	if err := g.measure(ctx, b, &set); err != nil {
 		o.Error = errors.Join(err, context.Cause(ctx)).Error()
 	} else if len(set.All) == 0 {
 		o.Error = "it has told no figures"
 	}
-	o.Seconds, o.Figures = time.Since(began).Seconds(), set.All
+	o.Seconds, o.Figures = time.Since(o.Begun).Seconds(), set.All
 	return o
 }
 
