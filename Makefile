@@ -22,13 +22,8 @@ test: ## every test; those that need root, FUSE or a program that is missing say
 chaos: ## clients pull for 20 minutes from a cluster that breaks; root, for all of it
 	go run ./simtest/chaos
 
-bench: ## the table of medians and ratios beside other programs; needs root
-	go run ./simtest/bench
-	go run ./simtest/dataplane
-	go run ./simtest/cluster -n 4 -n 8
-	go run ./simtest/start
-	go run ./simtest/edges
-	go run ./simtest/large -size 2GiB
+bench: ## all measurements, beside other programs, and what the README quotes of them; an hour, and root
+	go run ./simtest/bench -out simtest/bench -readme README.md
 
 fuzz: ## each fuzz target for a while
 	./.ci/fuzz 200000x

@@ -85,7 +85,7 @@ func TestJSONHasValuesAndWhatFollowsFromThem(t *testing.T) {
 		Machine struct{ CPUs int }
 		Groups  []struct {
 			Commit, Error, Missing string
-			Figures        []struct {
+			Figures                []struct {
 				System              string
 				Values              []float64
 				Median, Least, Most float64

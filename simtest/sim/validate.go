@@ -81,7 +81,7 @@ func (s seen) compare(real seen) error {
 	if more := real.copies - s.copies; math.Abs(more) > bytesMayDiffer {
 		errs = append(errs, fmt.Errorf("%.3f copies have left the registry, and %.3f that is simulated", real.copies, s.copies))
 	}
-	if off := s.off(real); real.busy <= saturated && !(math.Abs(off) <= mayDiffer) {
+	if off := s.off(real); real.busy <= saturated && math.Abs(off) > mayDiffer {
 		errs = append(errs, fmt.Errorf("the simulated time is off by %.0f %%", 100*off))
 	}
 	return errors.Join(errs...)
