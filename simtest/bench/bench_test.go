@@ -42,7 +42,7 @@ func testReport(t *testing.T) *report {
 		}},
 		{name: "link", title: "No link", needs: []string{"no-such-program"}},
 	} {
-		r.Groups = append(r.Groups, b.runGroup(t.Context(), g))
+		r.put(b.runGroup(t.Context(), g))
 	}
 	return r
 }
@@ -66,7 +66,7 @@ func TestTheTableHasAllThatWasAndWasNotMeasured(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, text.String())
 		}
 	}
-	if err := r.failed(); err == nil || err.Error() != "cold: the registry has died" {
+	if err := r.Groups[1].err(); err == nil || err.Error() != "cold: the registry has died" {
 		t.Errorf("failed: %v", err)
 	}
 }
@@ -131,10 +131,12 @@ func TestAGroupHasALimitOfTime(t *testing.T) {
 // Groups that were run again take the place of what they had found, and the others stay.
 func TestOtherGroupsAreKept(t *testing.T) {
 	earlier := &report{Scale: usual, Groups: []outcome{{Name: "cold", Error: "old"}, {Name: "ranges"}}}
-	r := &report{Scale: usual, Groups: []outcome{{Name: "warm"}, {Name: "cold"}}}
+	r := &report{Scale: usual}
 	if err := r.keep(earlier); err != nil {
 		t.Fatal(err)
 	}
+	r.put(outcome{Name: "warm"})
+	r.put(outcome{Name: "cold"})
 	var got []string
 	for _, o := range r.Groups {
 		got = append(got, o.Name+o.Error)

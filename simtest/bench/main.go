@@ -89,6 +89,10 @@ func (o options) run(ctx context.Context) error {
 	}
 	defer b.close()
 	r := newReport(ctx, s, b.dir)
+	if err := o.keep(r); err != nil {
+		return err
+	}
+	var errs []error
 	for _, g := range groups {
 		if len(o.only) > 0 && !slices.Contains(o.only, g.name) {
 			continue
@@ -96,13 +100,23 @@ func (o options) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		r.Groups = append(r.Groups, b.runGroup(ctx, g))
+		found := b.runGroup(ctx, g)
+		errs = append(errs, found.err())
+		r.put(found)
+		if err := o.save(r); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
 	}
-	failed := r.failed()
-	return errors.Join(o.keep(r), o.write(r), failed, ctx.Err())
+	if o.out == "" {
+		errs = append(errs, r.markdown(os.Stdout))
+	}
+	if o.readme != "" {
+		errs = append(errs, r.quoteIn(o.readme))
+	}
+	return errors.Join(append(errs, o.save(r), ctx.Err())...)
 }
 
-// keep takes over what an earlier run has found of the groups that this one was not to run.
+// keep takes over what an earlier run has found, unless all groups are to be run.
 func (o options) keep(r *report) error {
 	if len(o.only) == 0 || o.out == "" {
 		return nil
@@ -117,15 +131,10 @@ func (o options) keep(r *report) error {
 	return err
 }
 
-func (o options) write(r *report) error {
-	var errs []error
+// save writes the results. It does so after each group, for it may be long until the next one has ended.
+func (o options) save(r *report) error {
 	if o.out == "" {
-		errs = append(errs, r.markdown(os.Stdout))
-	} else {
-		errs = append(errs, os.MkdirAll(o.out, 0o755), r.save(filepath.Join(o.out, "results.md"), r.markdown), r.save(filepath.Join(o.out, "results.json"), r.json))
+		return nil
 	}
-	if o.readme != "" {
-		errs = append(errs, r.quoteIn(o.readme))
-	}
-	return errors.Join(errs...)
+	return errors.Join(os.MkdirAll(o.out, 0o755), r.save(filepath.Join(o.out, "results.md"), r.markdown), r.save(filepath.Join(o.out, "results.json"), r.json))
 }

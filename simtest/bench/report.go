@@ -17,7 +17,7 @@ import (
 
 // report is all that a run has found.
 type report struct {
-	Date    time.Time `json:"date"` // of the last group
+	Date    time.Time `json:"date"` // when the last group began
 	Scale   scale     `json:"scale"`
 	Machine machine   `json:"machine"`
 	Groups  []outcome `json:"groups"`
@@ -27,22 +27,20 @@ func newReport(ctx context.Context, s scale, dir string) *report {
 	return &report{Date: time.Now().UTC().Truncate(time.Second), Scale: s, Machine: machineOf(ctx, dir)}
 }
 
-// keep takes over the groups of an earlier report that are not in this one, if that is of the same scale and machine.
+// keep takes over the groups of an earlier report, if that is of the same scale and machine.
 func (r *report) keep(earlier *report) error {
 	if earlier.Scale != r.Scale || earlier.Machine.String() != r.Machine.String() {
 		return fmt.Errorf("there are results of another scale or machine (%s: %s)", earlier.Scale, earlier.Machine)
 	}
-	had := append(earlier.Groups, r.Groups...)
-	r.Groups = nil
-	for _, name := range names() {
-		for _, o := range slices.Backward(had) {
-			if o.Name == name {
-				r.Groups = append(r.Groups, o)
-				break
-			}
-		}
-	}
+	r.Groups = earlier.Groups
 	return nil
+}
+
+// put adds what came of a group, in the place of what had come of it before. Groups are in the order in which they are run.
+func (r *report) put(o outcome) {
+	r.Date = o.Begun
+	r.Groups = append(slices.DeleteFunc(r.Groups, func(had outcome) bool { return had.Name == o.Name }), o)
+	slices.SortStableFunc(r.Groups, func(a, b outcome) int { return slices.Index(names(), a.Name) - slices.Index(names(), b.Name) })
 }
 
 // commit names the sources that this program was started in.
@@ -58,15 +56,12 @@ func commit(ctx context.Context) string {
 	return name
 }
 
-// failed tells of the groups that failed.
-func (r *report) failed() error {
-	var errs []error
-	for _, g := range r.Groups {
-		if g.Error != "" {
-			errs = append(errs, fmt.Errorf("%s: %s", g.Name, g.Error))
-		}
+// err says how a group failed.
+func (o outcome) err() error {
+	if o.Error == "" {
+		return nil
 	}
-	return errors.Join(errs...)
+	return fmt.Errorf("%s: %s", o.Name, o.Error)
 }
 
 // save writes a file.

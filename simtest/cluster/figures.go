@@ -20,7 +20,7 @@ func (r *row) tell(told *figures.Set) {
 		}
 	}
 	all := r.seconds()
-	add("median client", "s", middle(all))
+	add("median client", "s", figures.Median(all))
 	add("slowest client", "s", all[len(all)-1])
 	add("slowest client beside the bound", "×", r.ratio())
 	add("bytes that left the registry", "copies", r.copies())
@@ -30,5 +30,3 @@ func (r *row) tell(told *figures.Set) {
 	}
 	add("CPUs of the machine", "% busy", 100*r.busy)
 }
-
-func middle(sorted []float64) float64 { return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2 }

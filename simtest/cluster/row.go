@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/granary-oci/granary/simtest/figures"
 	"github.com/granary-oci/granary/simtest/netns"
 )
 
@@ -125,7 +126,7 @@ func printHeader(w io.Writer) {
 func (r *row) print(w io.Writer) {
 	median, slowest := "–", "–"
 	if all := r.seconds(); len(all) > 0 {
-		median, slowest = fmt.Sprintf("%.2f", middle(all)), fmt.Sprintf("%.2f", all[len(all)-1])
+		median, slowest = fmt.Sprintf("%.2f", figures.Median(all)), fmt.Sprintf("%.2f", all[len(all)-1])
 	}
 	note := r.note
 	if r.busy > 0.9 {

@@ -211,8 +211,7 @@ func median(all []pair, f func(pair) float64) float64 {
 	for _, p := range all {
 		values = append(values, f(p))
 	}
-	slices.Sort(values)
-	return values[len(values)/2]
+	return figures.Median(values)
 }
 
 // spent returns the CPU seconds of this process so far.

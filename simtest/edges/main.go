@@ -28,7 +28,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -190,8 +189,7 @@ func print(name, by string, runs []sites.Outcome, limit time.Duration, size int6
 		for _, o := range runs {
 			all = append(all, value(o))
 		}
-		slices.Sort(all)
-		return all[len(all)/2]
+		return figures.Median(all)
 	}
 	images := func(value func(sites.Outcome) int64) float64 {
 		return median(func(o sites.Outcome) float64 { return float64(value(o)) / float64(size) })

@@ -28,8 +28,8 @@ type Figure struct {
 	Missing string `json:"missing,omitempty"`
 }
 
-// Median returns the value in the middle, the mean of the two of an even number, and 0 of none.
-func (f Figure) Median() float64 { return median(f.Values) }
+// Median returns the median of its values.
+func (f Figure) Median() float64 { return Median(f.Values) }
 
 // Spread returns the least and the greatest value, and 0 of none.
 func (f Figure) Spread() (least, most float64) {
@@ -52,10 +52,11 @@ func (f Figure) Ratio(other Figure) (float64, bool) {
 	for i, v := range f.Values {
 		ratios[i] = v / other.Values[i]
 	}
-	return median(ratios), true
+	return Median(ratios), true
 }
 
-func median(values []float64) float64 {
+// Median returns the value in the middle, the mean of the two of an even number, and 0 of none.
+func Median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
 	}

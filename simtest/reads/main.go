@@ -22,7 +22,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -99,10 +98,10 @@ func (l *lab) print(results map[string]map[string][]float64) {
 	for _, m := range l.measures() {
 		fmt.Fprintf(w, "| %s, %s |", m.name, m.unit)
 		for i, s := range l.systems {
-			value := median(results[m.name][s.name])
+			value := figures.Median(results[m.name][s.name])
 			fmt.Fprintf(w, "\t %s", rate(value))
 			if i > 0 {
-				fmt.Fprintf(w, " (%.2f)", value/median(results[m.name][l.systems[0].name]))
+				fmt.Fprintf(w, " (%.2f)", value/figures.Median(results[m.name][l.systems[0].name]))
 			}
 			fmt.Fprint(w, " |")
 		}
@@ -132,5 +131,3 @@ func rate(v float64) string {
 	}
 	return fmt.Sprintf("%.0fk", v/1000)
 }
-
-func median(v []float64) float64 { return slices.Sorted(slices.Values(v))[len(v)/2] }

@@ -56,7 +56,7 @@ func validate(w io.Writer, seed uint64) error {
 	fmt.Fprintf(w, "%-54s %9s %9s %10s %7s %7s\n", "", "real", "simulated", "difference", "copies", "busy")
 	var errs []error
 	for _, p := range validPairs {
-		real, err := p.real(3)
+		real, err := p.real(3, "go", "run", "github.com/granary-oci/granary/simtest/cluster")
 		if err != nil {
 			return err
 		}
@@ -95,18 +95,18 @@ func (p pair) simulate(seed uint64) seen {
 	return seen{median: r.quantile(0.5).Seconds(), copies: r.Registry}
 }
 
-// real has processes pull so many times, each on a machine of its own (simtest/cluster), and returns medians.
-func (p pair) real(runs int) (s seen, err error) {
+// real has processes pull so many times, each on a machine of its own, and returns medians. program is simtest/cluster.
+func (p pair) real(runs int, program ...string) (s seen, err error) {
 	dir, err := os.MkdirTemp("", "granary-sim-")
 	if err != nil {
 		return s, err
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "figures.json")
-	cmd := exec.Command("go", "run", "github.com/granary-oci/granary/simtest/cluster", "-n", strconv.Itoa(validNodes), "-image", validImage, "-rows", "granary",
-		"-registry-rate", strconv.Itoa(p.registry), "-node-rate", strconv.Itoa(p.node), "-runs", strconv.Itoa(runs),
+	args := append(program, "-n", strconv.Itoa(validNodes), "-image", validImage, "-rows", "granary", "-runs", strconv.Itoa(runs),
+		"-registry-rate", strconv.Itoa(p.registry), "-node-rate", strconv.Itoa(p.node),
 		"-max-egress", "0", "-max-requests=false", "-work", dir, "-figures", file) // what is too much this program says
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 		return s, fmt.Errorf("simtest/cluster: %w\n%s", err, out)
 	}
 	all, err := figures.Read(file)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/granary-oci/granary/simtest/programs"
@@ -17,8 +18,12 @@ func TestRealNodesDoAsSimulated(t *testing.T) {
 	for _, name := range []string{"ip", "tc", "docker-registry"} {
 		programs.OfSystem(t, name)
 	}
+	dir := t.TempDir()
+	if err := programs.Build(dir, "cmd/granary", "simtest/cluster"); err != nil {
+		t.Fatal(err)
+	}
 	p := validPairs[0]
-	real, err := p.real(1)
+	real, err := p.real(1, filepath.Join(dir, "cluster"), "-granary", filepath.Join(dir, "granary"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,8 +118,7 @@ func (l *lab) line(title string, results [][]part, i int) string {
 		for _, parts := range results {
 			all = append(all, of(parts[i].Outcome))
 		}
-		slices.Sort(all)
-		return all[len(all)/2]
+		return figures.Median(all)
 	}
 	toward := median(func(o sites.Outcome) float64 { return float64(o.All) })
 	return fmt.Sprintf("| %s | %.2f | %.2f | %.2f | %.1f | %.2f |", title, toward/1e6,
