@@ -97,10 +97,10 @@ func (o options) run(ctx context.Context) error {
 		if len(o.only) > 0 && !slices.Contains(o.only, g.name) {
 			continue
 		}
-		if ctx.Err() != nil {
-			break
-		}
 		found := b.runGroup(ctx, g)
+		if ctx.Err() != nil {
+			break // what was interrupted has found nothing
+		}
 		errs = append(errs, found.err())
 		r.put(found)
 		if err := o.save(r); err != nil {
