@@ -237,7 +237,7 @@ func TestReadmeQuotesTheResults(t *testing.T) {
 	}
 	for _, g := range groups {
 		for _, name := range g.quotes {
-			if !strings.Contains(quote, "\n| "+name) {
+			if !strings.Contains(quote, "\n| "+name+" | ") {
 				t.Errorf("README.md has nothing of %s: %q", g.name, name)
 			}
 		}

@@ -24,7 +24,7 @@ type group struct {
 	measure     func(ctx context.Context, b *bench, into *figures.Set) error
 	// leaves says of a scale that the group is left out of it, and why.
 	leaves map[scale]string
-	// quotes are the measurements, by how their names begin, that README.md has.
+	// quotes are the rows that README.md has: what was measured, and in which way Granary was run if there are several.
 	quotes []string
 }
 
@@ -83,7 +83,7 @@ var groups = []group{
 		name: "cluster", title: "A cold image in all nodes of a cluster at once: the registry's link carries 200 Mbit/s, that of each node 1 Gbit/s each way (`simtest/cluster`)",
 		needs: []string{"root", "ip", "tc", "docker-registry"},
 		limit: 2 * time.Hour, measure: command("cluster", "-n 4 -image small0", "-n 8 -runs 3", "-n 4 -n 8 -image image190 -image blob1g -rows direct,granary,staggered -runs 5"),
-		quotes: []string{"8 nodes, image190: slowest client", "8 nodes, image190: slowest client beside the bound", "8 nodes, image190: bytes that left the registry", "8 nodes, image190: CPU of all nodes"},
+		quotes: []string{"8 nodes, 190 MB: slowest client", "8 nodes, 190 MB: slowest client beside the bound", "8 nodes, 190 MB: bytes that left the registry", "8 nodes, 190 MB: CPU of all nodes"},
 	},
 	{
 		name: "sim", title: "Simulated clusters, in virtual time (`simtest/sim`)",
@@ -93,7 +93,7 @@ var groups = []group{
 		name: "edges", title: "Two sites of three nodes, each at the end of a line of 50 Mbit/s and 80 ms, pull an image at once (`simtest/edges`)",
 		needs: []string{"root", "ip", "tc", "nft"},
 		limit: time.Hour, measure: command("edges", "-runs 1 -size 24000000 -rows direct,cold", "-runs 3 -rows direct,cold,warm", "-runs 5"),
-		quotes: []string{"sites of three, 96 MB, by quic: slowest client", "sites of three, 96 MB, by quic: out of the line, with headers"},
+		quotes: []string{"sites of three nodes, 96 MB, by QUIC: slowest client", "sites of three nodes, 96 MB, by QUIC: slowest client: the hub has it", "sites of three nodes, 96 MB, by QUIC: out of the line, with headers"},
 	},
 	{
 		name: "updates", title: "The new version of an image at the end of such a line, where the older one is (`simtest/updates -line`)",
@@ -104,7 +104,8 @@ var groups = []group{
 		name: "start", title: "Until the first command of an image has printed, behind 200 Mbit/s and 10 ms (`simtest/start`)",
 		needs: []string{"root", "ip", "tc", "nsenter", "chroot", "mmdebstrap", "mkfs.erofs", "mksquashfs", "chunked", "registry", "containerd", "ctr"},
 		limit: 2 * time.Hour, measure: command("start", "-small -runs 1 -rows snapshotter,mount -formats estargz", "-runs 3", "-runs 5"),
-		quotes: []string{"first output of print(1)", "first output of numpy"},
+		quotes: []string{"first output of numpy: mount, estargz", "first output of numpy: profile, estargz", "first output of numpy: cluster second node, estargz",
+			"first output of numpy: mount, gzip", "first output of numpy: cluster second node, gzip"},
 	},
 	{
 		name: "layers", title: "Files of an image that has not arrived, by the format of its layers (`simtest/layers`)",

@@ -87,8 +87,8 @@ func (r *report) quoted() string {
 	fmt.Fprintf(&b, "By `%s` on %s: %s.\nMedians, beside the others in the same run; [all of it](simtest/bench/results.md).\n\n", r.command(), r.Date.Format(time.DateOnly), r.Machine)
 	b.WriteString("| | Granary | beside |\n|---|--:|---|\n")
 	for _, o := range r.Groups {
-		for _, t := range o.subjects() {
-			if quotes(o.Name, t.Name) {
+		for _, t := range o.ours() {
+			if quotes(o.Name, t.what()) {
 				fmt.Fprintf(&b, "| %s | %s %s | %s |\n", oneLine(t.what()), number(t.Median), t.Unit, oneLine(t.beside()))
 			}
 		}
@@ -101,12 +101,12 @@ func (t told) what() string {
 	if t.System == granary {
 		return t.Name
 	}
-	return t.Name + ": " + t.System
+	return t.Name + ": " + strings.TrimLeft(strings.TrimPrefix(t.System, granary), ", ")
 }
 
-// quotes reports whether README.md has a measurement.
-func quotes(name, measurement string) bool {
-	return slices.ContainsFunc(groups, func(g group) bool { return g.name == name && slices.Contains(g.quotes, measurement) })
+// quotes reports whether README.md has a row of a group.
+func quotes(name, what string) bool {
+	return slices.ContainsFunc(groups, func(g group) bool { return g.name == name && slices.Contains(g.quotes, what) })
 }
 
 // quoteIn writes the rows into a document.

@@ -136,12 +136,7 @@ func (t told) beside() string {
 	return strings.Join(words, ", ")
 }
 
-// subjects are the figures that no other is compared with.
-func (o outcome) subjects() []told {
-	all := o.told()
-	return slices.DeleteFunc(slices.Clone(all), func(t told) bool {
-		return t.Missing != "" || slices.ContainsFunc(all, func(other told) bool {
-			return other.Measurement == t.Measurement && slices.Contains(other.Beside, t.System)
-		})
-	})
+// ours are the figures of Granary, in whatever way it is run: systems whose names begin so.
+func (o outcome) ours() []told {
+	return slices.DeleteFunc(o.told(), func(t told) bool { return t.Missing != "" || !strings.HasPrefix(t.System, granary) })
 }

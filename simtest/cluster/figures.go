@@ -6,17 +6,21 @@ import (
 	"github.com/granary-oci/granary/simtest/figures"
 )
 
-// tell adds the figures of a row that went well. Whoever is compared with no node at all is beside the clients that
-// ask the registry directly.
+// tell adds the figures of a row that went well. Rows without any node are what others are compared with.
 func (r *row) tell(told *figures.Set) {
 	if r.err != nil || len(r.outcomes) == 0 {
 		return
 	}
 	add := func(what, unit string, value float64) {
-		m := figures.Measurement{Name: fmt.Sprintf("%d nodes, %s: %s", r.n, r.image.Name, what), Unit: unit}
-		told.Add(m, r.system, value)
-		if r.system == "granary" {
+		m := figures.Measurement{Name: fmt.Sprintf("%d nodes, %.0f MB: %s", r.n, float64(r.image.size())/1e6, what), Unit: unit}
+		switch r.system {
+		case "direct", "single":
+			told.Add(m, r.system, value)
+		case "granary":
+			told.Add(m, r.system, value)
 			told.Compare(m, r.system, "direct")
+		default:
+			told.Add(m, "granary, "+r.system, value)
 		}
 	}
 	all := r.seconds()

@@ -165,7 +165,7 @@ func (l *lab) row(ctx context.Context, name string, img *sites.Image) ([]sites.O
 // tell adds the figures of a row at a site.
 func (o *options) tell(name, by string, runs []sites.Outcome, limit time.Duration) {
 	add := func(what, unit string, value func(sites.Outcome) float64) {
-		m := figures.Measurement{Name: fmt.Sprintf("sites of three, %.0f MB, by %s: %s", float64(o.size)/1e6, by, what), Unit: unit}
+		m := figures.Measurement{Name: fmt.Sprintf("sites of three nodes, %.0f MB, by %s: %s", float64(o.size)/1e6, strings.ToUpper(by), what), Unit: unit}
 		for _, run := range runs {
 			o.told.Add(m, systems[name], value(run))
 		}
