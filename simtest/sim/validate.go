@@ -44,8 +44,8 @@ func (p pair) String() string {
 }
 
 // validPairs are what is validated: once the registry's link is the limit, and once those of the nodes are, with rates that leave two CPUs
-// time. Below 60 Mbit/s a real node is told late, behind what is queued for it in the sender's TCP, that another one is at
-// its work, and asks a second one; the simulator has no such queues, and is not to be believed there.
+// time. Below 60 Mbit/s a chunk for each of seven who ask takes longer than a second, behind which real nodes' words that they are at work
+// queue, so that others are asked too; the words of simulated ones do not queue, and the simulator is not to be believed there.
 var validPairs = []pair{{50, 200}, {200, 80}}
 
 // seen is what a crowd of nodes that pull at once looks like.
