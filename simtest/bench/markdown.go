@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -52,15 +53,15 @@ func (t told) row() string {
 	return fmt.Sprintf("| %s | %s | %s | %s | %s | %d | %s |\n", oneLine(t.Name), oneLine(t.System), number(t.Median), t.Unit, spread, len(t.Values), oneLine(t.beside()))
 }
 
-// number has three digits that say something, and all before the point.
+// number has as many digits as say something: copies of an image are one and some thousandths.
 func number(v float64) string {
-	switch abs := max(v, -v); {
-	case abs >= 99.95 || abs == 0:
+	switch abs := math.Abs(v); {
+	case abs >= 99.95 || v == math.Trunc(v):
 		return fmt.Sprintf("%.0f", v)
-	case abs >= 9.995:
+	case abs >= 9.9995:
 		return fmt.Sprintf("%.1f", v)
 	case abs >= 0.9995:
-		return fmt.Sprintf("%.2f", v)
+		return fmt.Sprintf("%.3f", v)
 	}
 	return fmt.Sprintf("%.3g", v)
 }
