@@ -35,11 +35,8 @@ func names() (all []string) {
 	return all
 }
 
-// tooLong leaves a group out of a quick run, and hours out of a usual one.
-var (
-	tooLong = map[scale]string{quick: "it takes longer than all else of a quick run"}
-	hours   = map[scale]string{quick: "it is for -full", usual: "it is for -full"}
-)
+// onlyFull leaves a group out of other runs.
+var onlyFull = map[scale]string{quick: "it is for -full", usual: "it is for -full"}
 
 // groups are all that is measured.
 var groups = []group{
@@ -97,7 +94,7 @@ var groups = []group{
 	},
 	{
 		name: "updates", title: "The new version of an image at the end of such a line, where the older one is (`simtest/updates -line`)",
-		needs: []string{"root", "ip", "tc", "nft", "mmdebstrap", "npm"}, leaves: hours,
+		needs: []string{"root", "ip", "tc", "nft", "mmdebstrap", "npm"}, leaves: onlyFull,
 		limit: 3 * time.Hour, measure: command("updates", "", "", "-line -runs 3"),
 	},
 	{
@@ -109,8 +106,8 @@ var groups = []group{
 	},
 	{
 		name: "layers", title: "Files of an image that has not arrived, by the format of its layers (`simtest/layers`)",
-		needs: []string{"root", "mmdebstrap", "mkfs.erofs", "mksquashfs", "umoci", "chunked", "docker-registry"}, leaves: tooLong,
-		limit: time.Hour, measure: command("layers", "", "-runs 3", "-runs 5"),
+		needs: []string{"root", "mmdebstrap", "mkfs.erofs", "mksquashfs", "umoci", "chunked", "docker-registry"}, leaves: onlyFull,
+		limit: time.Hour, measure: command("layers", "", "", "-runs 5"),
 	},
 	{
 		name: "reads", title: "Files of an image that is here, beside file systems (`simtest/reads`)",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -106,10 +107,15 @@ func (o outcome) MarshalJSON() ([]byte, error) {
 	}{plain(o), o.told()})
 }
 
+// json writes all of it as JSON, a line for each group and figure, so that what differs between two runs is seen.
 func (r *report) json(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", " ")
-	return e.Encode(r)
+	p, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	const begin = `{"name":` // in a string its quotes would be escaped
+	_, err = w.Write(append(bytes.ReplaceAll(p, []byte(begin), []byte("\n"+begin)), '\n'))
+	return err
 }
 
 // readReport reads what json has written.
