@@ -22,8 +22,7 @@ type group struct {
 	needs       []string // programs, and root
 	limit       time.Duration
 	measure     func(ctx context.Context, b *bench, into *figures.Set) error
-	// leaves says of a scale that the group is left out of it, and why.
-	leaves map[scale]string
+	onlyFull    bool // it takes too long for other runs
 	// quotes are the rows that README.md has: what was measured, and in which way Granary was run if there are several.
 	quotes []string
 }
@@ -34,9 +33,6 @@ func names() (all []string) {
 	}
 	return all
 }
-
-// onlyFull leaves a group out of other runs.
-var onlyFull = map[scale]string{quick: "it is for -full", usual: "it is for -full"}
 
 // groups are all that is measured.
 var groups = []group{
@@ -94,7 +90,7 @@ var groups = []group{
 	},
 	{
 		name: "updates", title: "The new version of an image at the end of such a line, where the older one is (`simtest/updates -line`)",
-		needs: []string{"root", "ip", "tc", "nft", "mmdebstrap", "npm"}, leaves: onlyFull,
+		needs: []string{"root", "ip", "tc", "nft", "mmdebstrap", "npm"}, onlyFull: true,
 		limit: 3 * time.Hour, measure: command("updates", "", "", "-line -runs 3"),
 	},
 	{
@@ -106,7 +102,7 @@ var groups = []group{
 	},
 	{
 		name: "layers", title: "Files of an image that has not arrived, by the format of its layers (`simtest/layers`)",
-		needs: []string{"root", "mmdebstrap", "mkfs.erofs", "mksquashfs", "umoci", "chunked", "docker-registry"}, leaves: onlyFull,
+		needs: []string{"root", "mmdebstrap", "mkfs.erofs", "mksquashfs", "umoci", "chunked", "docker-registry"}, onlyFull: true,
 		limit: time.Hour, measure: command("layers", "", "", "-runs 5"),
 	},
 	{

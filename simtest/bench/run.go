@@ -76,10 +76,10 @@ func (b *bench) runGroup(ctx context.Context, g group) outcome {
 
 // missing says why a group is not run.
 func (b *bench) missing(g group) string {
-	reasons := []string{}
-	if why := g.leaves[b.scale]; why != "" {
-		return why
+	if g.onlyFull && b.scale != full {
+		return "it takes too long for other runs than -full"
 	}
+	var reasons []string
 	for _, name := range g.needs {
 		if name == "root" {
 			if os.Geteuid() != 0 {
