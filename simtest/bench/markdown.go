@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -85,7 +86,7 @@ const (
 // quoted are the rows for README.md.
 func (r *report) quoted() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "By `%s` on %s: %s.\nMedians, beside the others in the same run; [all of it](simtest/bench/results.md).\n\n", r.command(), r.Date.Format(time.DateOnly), r.Machine)
+	fmt.Fprintf(&b, "By `%s` on %s: %s; other work on the machine: up to a load of %s.\nMedians, beside the others in the same run; [all of it](simtest/bench/results.md).\n\n", r.command(), r.Date.Format(time.DateOnly), r.Machine, number(r.load()))
 	b.WriteString("| | Granary | beside |\n|---|--:|---|\n")
 	for _, o := range r.Groups {
 		for _, t := range o.ours() {
@@ -95,6 +96,16 @@ func (r *report) quoted() string {
 		}
 	}
 	return b.String()
+}
+
+// load is the most that the machine had in the minute before a group.
+func (r *report) load() (most float64) {
+	for _, o := range r.Groups {
+		if v, err := strconv.ParseFloat(o.Load, 64); err == nil {
+			most = max(most, v)
+		}
+	}
+	return most
 }
 
 // what names a measurement, and the system where there are several of ours.
