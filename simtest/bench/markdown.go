@@ -86,7 +86,7 @@ const (
 // quoted are the rows for README.md.
 func (r *report) quoted() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "By `%s` on %s: %s; other work on the machine: up to a load of %s.\nMedians, beside the others in the same run; [all of it](simtest/bench/results.md).\n\n", r.command(), r.Date.Format(time.DateOnly), r.Machine, number(r.load()))
+	fmt.Fprintf(&b, "By `%s` on %s: %s; a load of up to %s before a group began.\nMedians, beside the others in the same run; [all of it](simtest/bench/results.md).\n\n", r.command(), r.Date.Format(time.DateOnly), r.Machine, number(r.load()))
 	b.WriteString("| | Granary | beside |\n|---|--:|---|\n")
 	for _, o := range r.Groups {
 		for _, t := range o.ours() {
