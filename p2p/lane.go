@@ -187,7 +187,7 @@ func (l *lane) leave(c *call) bool {
 
 // read hands frames to calls until the lane fails.
 func (l *lane) read() {
-	r := bufio.NewReaderSize(l.s, laneBuffer)
+	r := bufio.NewReaderSize(&lifeSigns{l.s, l.peers, l.id, l.peers.now()}, laneBuffer)
 	_, err := wire.ReadPreface(r)
 	for err == nil {
 		var f wire.Frame
@@ -204,6 +204,27 @@ func (l *lane) read() {
 		l.peers.blame(l.id, err) // though nobody may be waiting for an answer
 	}
 	l.fail(err)
+}
+
+// lifeSigns reads what comes from a member, which is not silent while its bytes do: with the chunks of others behind which
+// one waits it takes seconds over a thin link.
+type lifeSigns struct {
+	io.Reader
+	peers *Peers
+	id    tracker.ID
+	noted time.Time
+}
+
+const noteEvery = 100 * time.Millisecond
+
+// Read implements [io.Reader].
+func (s *lifeSigns) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if now := s.peers.now(); n > 0 && now.Sub(s.noted) >= noteEvery {
+		s.noted = now
+		s.peers.stirs(s.id)
+	}
+	return n, err
 }
 
 // readFrame reads a frame, of which one that is too large breaks the protocol.

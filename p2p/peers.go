@@ -134,6 +134,13 @@ func (ps *Peers) hear(id tracker.ID, bytes int) {
 	p.received += int64(bytes)
 }
 
+// stirs notes that something comes from a peer, which may be less than a frame: that proves no more than that it is not silent.
+func (ps *Peers) stirs(id tracker.ID) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.get(id).health.Heard = ps.now()
+}
+
 // gave notes what was sent to a peer that has asked.
 func (ps *Peers) gave(id tracker.ID, bytes int) {
 	if bytes == 0 {

@@ -3,11 +3,14 @@ package p2p
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/granary-oci/granary/p2p/decide"
+	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/tracker"
 )
 
@@ -191,5 +194,35 @@ func TestRequestsAfterTheEndFail(t *testing.T) {
 		ps.fail("b")
 		time.Sleep(decide.FailuresApart)
 		ps.fail("b") // nobody is probed
+	})
+}
+
+// TestAMemberWhoseBytesComeIsNotSilent, though a frame of it takes long.
+func TestAMemberWhoseBytesComeIsNotSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ps, _ := newTestPeers(t)
+		here, there := net.Pipe()
+		go func() { _, _ = io.Copy(io.Discard, there) }()
+		l, err := newLane(here, ps, "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan struct{})
+		go func() { defer close(read); l.read() }()
+		head, err := wire.Frame{Type: wire.TypeData, ID: 1, Body: make([]byte, 1<<20)}.Head()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = there.Write(append(wire.Preface[:], head...))
+		for range 5 {
+			time.Sleep(time.Second)
+			_, _ = there.Write(make([]byte, 1000))
+			synctest.Wait()
+			if silent := ps.now().Sub(ps.lastHeard("b")); silent > noteEvery {
+				t.Errorf("it is held to be silent for %v", silent)
+			}
+		}
+		_ = there.Close()
+		<-read
 	})
 }
