@@ -90,9 +90,22 @@ func (n *node) compose(l *life, up chunk.Source) {
 	far := chunk.Named("upstream", chunk.Verify("upstream", interned{up, n.cluster.img}))
 	held := interned{l.client.Held(repo.Host), n.cluster.img}
 	report := func(err error) { n.cluster.t.Errorf("%s: %v", n.peer.ID, err) }
-	l.own = chunk.Cache(near, chunk.First(held, fetched{far, l.client.Claims()}), new(chunk.Flight), report)
+	l.own = chunk.Cache(chunk.NamedStore("disk", lendable{n.store, l.client.Claims()}), chunk.First(held, fetched{far, l.client.Claims()}), new(chunk.Flight), report)
 	placed := interned{l.client.Source(repo, l.own), n.cluster.img}
 	l.src = chunk.Cache(near, placed, &l.coming, report)
+}
+
+// lendable is the store as far as somebody vouches for what it holds: the rest is fetched once more, for all who ask.
+type lendable struct {
+	*store
+	claims *p2p.Claims
+}
+
+func (s lendable) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
+	if !s.claims.Of(repo.Host).Vouched(ref, s.Proven(ref.Blob)) {
+		return nil, chunk.ErrNotFound
+	}
+	return s.store.Get(ctx, ref)
 }
 
 // fetched records what the upstream has sent.
