@@ -44,8 +44,8 @@ func (p pair) String() string {
 }
 
 // validPairs are what is validated: once the registry's link is the limit, and once those of the nodes are, with rates that leave two CPUs
-// time. Below 60 Mbit/s a chunk for each of seven who ask takes longer than a second, behind which real nodes' words that they are at work
-// queue, so that others are asked too; the words of simulated ones do not queue, and the simulator is not to be believed there.
+// time. Over links of less than 60 Mbit/s a chunk for each of seven who ask takes longer than a second, and real nodes' words that they are at
+// work queue behind it; those of simulated ones do not.
 var validPairs = []pair{{50, 200}, {200, 80}}
 
 // seen is what a crowd of nodes that pull at once looks like.
