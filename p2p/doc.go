@@ -70,7 +70,7 @@
 // place of 1.2 for 190 MB in five layers from a registry that is no faster than they are, whence [decide.Ahead].
 //
 // What is small does not come near the bound: 100 MB to 10,000 nodes take 2.3 times what links of 1 Gbit/s alone take, and 1 GB to
-// 1000 nodes 1.25. A chunk is sent on once all of it is there and right, and waits its turn among the six streams or so that a member
+// 1000 nodes 1.25, to 10,000 nodes 1.30. A chunk is sent on once all of it is there and right, and waits its turn among the six streams or so that a member
 // sends: about 50 ms at each of at least 13 levels of a tree, 0.65 s beside the 0.8 s of the bound. (One
 // stripe at a time waits less, but half of the members then send nothing, as leaves of the only tree that they are in: 300 nodes take
 // 2.3 in place of 1.8.) Limits to what a member
