@@ -285,7 +285,7 @@ func (u *unpackedBytes) expectNear(chunks []int) {
 
 // Expect implements [toc.Expecter]: what is neither here nor on its way comes in its turn.
 func (u *unpackedBytes) Expect(start, end int64) {
-	if start >= end || start >= u.tar.Map.Size() {
+	if start >= end || start >= u.tar.Map.Size() || !u.tar.Foresees() {
 		return
 	}
 	missing := slices.DeleteFunc(u.chunks(start, end), func(i int) bool { return u.tar.Coming(i) || u.has(&u.tar.Map.Chunks[i]) })
@@ -295,7 +295,6 @@ func (u *unpackedBytes) Expect(start, end int64) {
 }
 
 func (u *unpackedBytes) expect(chunks []int) {
-	u.tar.Await(u.ctx)
 	bytes := u.away(chunks)
 	r := u.repository.registry
 	done, err := r.turns.begin(u.ctx, bytes)
@@ -314,10 +313,10 @@ type tars struct {
 }
 
 // maxTars is how many layers are remembered so, and maxTarChunks how many chunks of all of them, beside those of the last
-// one: each takes about 100 bytes.
+// one: each takes about 400 bytes, with those of older layers and what is like them there.
 const (
 	maxTars      = 64
-	maxTarChunks = 1 << 20
+	maxTarChunks = 1 << 18
 )
 
 // openTar is a layer of a repository: older ones of others tell nothing to who reads there.

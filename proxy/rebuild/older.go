@@ -14,8 +14,8 @@ import (
 	"github.com/granary-oci/granary/toc/gzip"
 )
 
-// readPatience is for how long who reads a layer waits for older ones to be looked at, and expectPatience for how long what is only
-// expected does: within that layers of some 2 GB are.
+// readPatience is for how long who reads a layer waits for older ones to be looked at, and expectPatience for how long nothing is
+// expected meanwhile: within that layers of some 2 GB are.
 const (
 	readPatience   = 2 * time.Second
 	expectPatience = 15 * time.Second
@@ -79,7 +79,7 @@ func (o *Older) addRead(ctx context.Context, layers []ReadLayer) {
 		if len(o.maps) == maxOld {
 			return
 		}
-		if m, err := l.Map(ctx); err == nil {
+		if m, err := l.Map(ctx); err == nil && len(m.Chunks) <= mostLike {
 			o.addMap(oldMap{l.Digest, m, l.Has, l.chunks(m)})
 		}
 	}
@@ -172,15 +172,28 @@ func (t *oldTar) readChunks(ctx context.Context, chunks []int) ([]byte, error) {
 }
 
 // wait waits until all layers were looked at, or for a little.
-func (o *Older) wait(ctx context.Context, patience time.Duration) {
+func (o *Older) wait(ctx context.Context) {
 	if o == nil {
 		return
 	}
-	ctx, cancel := context.WithDeadline(ctx, o.began.Add(patience))
+	ctx, cancel := context.WithDeadline(ctx, o.began.Add(readPatience))
 	defer cancel()
 	select {
 	case <-o.ready:
 	case <-ctx.Done():
+	}
+}
+
+// looking returns for how long layers have been looked at, 0 if they were.
+func (o *Older) looking() time.Duration {
+	if o == nil {
+		return 0
+	}
+	select {
+	case <-o.ready:
+		return 0
+	default:
+		return max(time.Since(o.began), 1)
 	}
 }
 

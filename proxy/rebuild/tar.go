@@ -69,7 +69,7 @@ func (e *Edge) Tar(layer chunk.Ref, m *cdc.Map, older *Older) *Tar {
 
 // Get returns chunks, by their numbers in order, none of which is inline. Who leaves before all are there has those kept that come.
 func (t *Tar) Get(ctx context.Context, by *Reader, chunks []int) ([][]byte, error) {
-	t.older.wait(ctx, readPatience)
+	t.older.wait(ctx)
 	all := t.want(by, chunks, true)
 	defer t.leave(all)
 	for _, a := range all {
@@ -117,7 +117,7 @@ func (t *Tar) leave(all []*arrival) {
 // Expect has chunks come that are about to be read, by their numbers in order. They are kept. It returns when they are there, or will
 // not come.
 func (t *Tar) Expect(ctx context.Context, by *Reader, chunks []int) {
-	t.older.wait(ctx, readPatience)
+	t.older.wait(ctx)
 	// While this had no turn they may have been read.
 	missing := slices.DeleteFunc(slices.Clone(chunks), func(i int) bool { return by.Has != nil && by.Has(&t.Map.Chunks[i]) })
 	for _, a := range t.want(by, missing, false) {
@@ -129,8 +129,12 @@ func (t *Tar) Expect(ctx context.Context, by *Reader, chunks []int) {
 	}
 }
 
-// Await waits for older layers to be looked at, longer than who needs a chunk does: a line brings what is there already.
-func (t *Tar) Await(ctx context.Context) { t.older.wait(ctx, expectPatience) }
+// Foresees reports whether chunks may be expected that nobody needs yet: while older layers are looked at a line would bring
+// what is here.
+func (t *Tar) Foresees() bool {
+	d := t.older.looking()
+	return d == 0 || d > expectPatience
+}
 
 // Coming reports whether a chunk is on its way.
 func (t *Tar) Coming(i int) bool {
@@ -288,12 +292,12 @@ func (t *Tar) fetch(batch []*arrival) {
 
 // dictionary returns one for chunks, of the older layers that were looked at by now; nil if they have nothing like them.
 func (t *Tar) dictionary(chunks []int) *dictionary {
-	all := t.older.looked()
+	t.liking.Lock()
+	defer t.liking.Unlock()
+	all := t.older.looked() // no fewer than when the lock was held last
 	if len(all) == 0 {
 		return nil
 	}
-	t.liking.Lock()
-	defer t.liking.Unlock()
 	if t.like == nil {
 		t.like = newDictionaries(t.Map)
 	}

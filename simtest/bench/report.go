@@ -31,7 +31,7 @@ func newReport(ctx context.Context, s scale, dir string) *report {
 // keep takes over the groups of an earlier report, if that is of the same scale and machine.
 func (r *report) keep(earlier *report) error {
 	if earlier.Scale != r.Scale || earlier.Machine.String() != r.Machine.String() {
-		return fmt.Errorf("there are results of another scale or machine (%s: %s)", earlier.Scale, earlier.Machine)
+		return fmt.Errorf("there are results of another scale or machine (%s: %s), and this is %s: %s", earlier.Scale, earlier.Machine, r.Scale, r.Machine)
 	}
 	r.Groups = earlier.Groups
 	return nil
