@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -248,4 +250,40 @@ func FuzzDictionaries(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestDictionariesGrow while older layers are looked at, whoever asks for chunks meanwhile.
+func TestDictionariesGrow(t *testing.T) {
+	old, err := cdc.Of(t.Context(), bytes.NewReader(version(t, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := cdc.Of(t.Context(), bytes.NewReader(version(t, 2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []int
+	for i, c := range now.Chunks {
+		if c.Inline == nil {
+			all = append(all, i)
+		}
+	}
+	o := &Older{ready: make(chan struct{})}
+	tar := (&Edge{}).Tar(chunk.Ref{}, now, o)
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() {
+			for len(o.looked()) < 50 {
+				tar.dictionary(all[:1])
+			}
+		})
+	}
+	for range 50 {
+		o.addMap(oldMap{"sha256:x", old, func(*cdc.Chunk) bool { return true }, nil})
+		time.Sleep(time.Millisecond) // for some to know of it, and others not
+	}
+	asking.Wait()
+	if tar.dictionary(all) == nil || tar.like.added != 50 {
+		t.Errorf("of 50 layers %d were taken", tar.like.added)
+	}
 }
