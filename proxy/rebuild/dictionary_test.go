@@ -96,6 +96,40 @@ func TestAHubThatLiesByADictionary(t *testing.T) {
 	}
 }
 
+// TestADictionaryThatNobodyHasNamed is its sender's fault, with the first of the contents and in their midst, and whatever was asked.
+func TestADictionaryThatNobodyHasNamed(t *testing.T) {
+	old, now := program(t, 1, 100_000), program(t, 2, 100_000)
+	blob := pack(t, now, goGzip)
+	words := []byte("a dictionary of words that were never here")
+	for name, spoil := range map[string]func(p []byte) []byte{
+		"at first": func(p []byte) []byte { return packedWith(t, unpacked(t, p), words) },
+		"in the midst": func(p []byte) []byte {
+			q := unpacked(t, p)
+			return append(compressed(q[:len(q)-1]), packedWith(t, q[len(q)-1:], words)...)
+		},
+	} {
+		for how, layers := range map[string][][]byte{"alone": nil, "beside an older layer": {old}} {
+			h := &door{giver: newGiver(t, now, blob)}
+			h.spoil = func(_ string, p []byte) ([]byte, error) { return spoil(p), nil }
+			older := lookedAt(t, layers...)
+			<-older.ready
+			r := newReading(t, now, older, h)
+			if err := r.get(t, t.Context(), r.all()...); !chunk.IsCorrupt(err) || len(h.blamed) == 0 {
+				t.Errorf("%s, %s: %v, blamed for %q", name, how, err, h.blamed)
+			}
+		}
+	}
+}
+
+func packedWith(t *testing.T, p, words []byte) []byte {
+	t.Helper()
+	p, err := compress(p, words)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // TestADictionaryThatIsGone: what was to be read with it is asked for again, without it.
 func TestADictionaryThatIsGone(t *testing.T) {
 	old, now := program(t, 1, 100_000), program(t, 2, 100_000)

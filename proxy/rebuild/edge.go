@@ -304,11 +304,11 @@ func (j *attempt) check(o Offer, g Giver) error {
 	if err := unix.Statfs(j.edge.dir, &fs); err != nil {
 		return &diskError{err}
 	}
-	if free := (int64(fs.Bavail) - int64(fs.Blocks)/freeShare) * fs.Bsize; free < tar+2*size {
+	free := (int64(fs.Bavail) - int64(fs.Blocks)/freeShare) * fs.Bsize
+	if free < tar+2*size {
 		return notWorth("its tar has %d bytes, and there is room for %d", tar, free)
-	} else {
-		j.room = min(tar, free-tar-2*size)
 	}
+	j.room = min(tar, free-tar-2*size)
 	return nil
 }
 

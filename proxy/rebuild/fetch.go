@@ -81,10 +81,13 @@ func (l *line) get(ctx context.Context, chunks []int, d *dictionary, came func(i
 		}
 	}
 	err = l.unpack(chunks, p, words, put)
-	if d != nil && errors.Is(err, zstd.ErrUnknownDictionary) {
+	switch {
+	case !errors.Is(err, zstd.ErrUnknownDictionary):
+		return err
+	case d != nil:
 		return l.get(ctx, chunks, nil, came, put)
 	}
-	return err
+	return blame(l.from, l.of, "contents are compressed with a dictionary that nobody has named")
 }
 
 // ask asks for contents, and again for as long as that may help.
@@ -114,7 +117,7 @@ func (l *line) bytes(chunks []int) (n int64) {
 }
 
 // unpack gives put the chunks of an answer, which may be compressed with a dictionary of these words. What they are not, who gave
-// them is at fault for, unless it is [zstd.ErrUnknownDictionary].
+// them is at fault for, unless it is [zstd.ErrUnknownDictionary], after which none was given.
 func (l *line) unpack(batch []int, p, words []byte, put func(i int, q []byte) error) error {
 	options := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2 * MaxContents)}
 	if len(words) > 0 {
@@ -126,10 +129,10 @@ func (l *line) unpack(batch []int, p, words []byte, put func(i int, q []byte) er
 	}
 	defer z.Close()
 	buf := make([]byte, cdc.MaxSize)
-	for _, i := range batch {
+	for k, i := range batch {
 		c := &l.m.Chunks[i]
 		q := buf[:c.Size]
-		if _, err := io.ReadFull(z, q); errors.Is(err, zstd.ErrUnknownDictionary) {
+		if _, err := io.ReadFull(z, q); k == 0 && errors.Is(err, zstd.ErrUnknownDictionary) {
 			return err
 		} else if err != nil {
 			return blame(l.from, l.of, fmt.Sprintf("contents end before chunk %d of its map: %v", i, err))

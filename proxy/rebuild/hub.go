@@ -173,7 +173,9 @@ func (h *Hub) words(ctx context.Context, d *Dictionary) []byte {
 	}
 	m := h.open(ctx, d.Name)
 	if m.contents == nil {
-		h.maps.enqueue(d.Name, d.Layer.Size, false) // for the next time
+		if m.unreadable == "" && d.Layer.Size >= Least {
+			h.maps.enqueue(d.Name, d.Layer.Size, false) // for the next time
+		}
 		return nil
 	}
 	chunks, err := ParseChunks(d.Chunks, m.chunks)
