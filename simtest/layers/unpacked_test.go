@@ -18,7 +18,7 @@ func TestImagesOfAParent(t *testing.T) {
 			continue // of these it is read as of any registry
 		}
 		t.Run(f.name, func(t *testing.T) {
-			hub.mustRun(t, "preheat", f.name+":v1")
+			hub.mustRun(t, "preheat", "--wait", f.name+":v1")
 			n := serve(t, "--parent", hub.url, "--parents-only")
 			checkListing(t, parse(t, n.mustRun(t, "ls", "-R", "--json", f.name+":v1")), disk, f.seconds)
 			checkCat(t, func(path string) ([]byte, error) { return n.run(t.Context(), "cat", f.name+":v1", path) })
