@@ -170,7 +170,11 @@ func (l *served) get(ctx context.Context, id uint32, q wire.Get) wire.Frame {
 
 // lend answers a request that is made to a holder.
 func (l *served) lend(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *sending) error {
-	if q.Owner != "" && l.server.client.transits.under(transit{decide.Stripe{Host: q.Host, Blob: q.Blob, Number: stripeOf(refs[0])}, q.Owner}) {
+	switch k := (decide.Stripe{Host: q.Host, Blob: q.Blob, Number: stripeOf(refs[0])}); {
+	case q.Owner == "": // it is asked by an owner, whom nobody has referred to it
+	case decide.Refuses(int(l.server.client.sending.Load()), q.Load):
+		return &busyError{}
+	case l.server.client.transits.under(transit{k, q.Owner}):
 		return l.relay(ctx, q, refs, sent)
 	}
 	release, err := l.work(ctx, holding)

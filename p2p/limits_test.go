@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/wire"
 )
 
@@ -59,4 +60,15 @@ func TestWhoWaitsForALimiterMayGiveUp(t *testing.T) {
 			t.Errorf("what would take too long ended with %v", err)
 		}
 	})
+}
+
+func TestAHolderRefusesWhomAnOwnerHasReferredToIt(t *testing.T) {
+	const much = 20
+	lane := &served{server: &Server{client: &Client{}}}
+	lane.server.client.sending.Store(much)
+	refs := []chunk.Ref{{Blob: "sha256:00", Size: chunk.Size, Total: 2 * chunk.Size}}
+	var busy *busyError
+	if err := lane.lend(t.Context(), wire.Get{Owner: "owner", Load: much - 1}, refs, nil); !errors.As(err, &busy) || len(busy.referrals) > 0 {
+		t.Errorf("whom an owner has referred is told %v, want that the holder is busy", err)
+	}
 }

@@ -174,7 +174,7 @@ func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 }
 
 // ownersAsked is how many owners of a stripe are tried, one after the other.
-const ownersAsked = 3
+const ownersAsked = 5
 
 // owners returns who may be asked for a chunk, best first.
 func (c *Client) owners(ref chunk.Ref) (all []decide.Candidate) {

@@ -21,7 +21,7 @@ const (
 // scouting is how a blob of a cluster is read, out of a store that is asked what it has.
 func scouting(near *memory, at int) chunk.BlobConfig {
 	return chunk.BlobConfig{
-		Window: scoutWindow, Run: chunk.StripeSize, Ahead: scoutAhead, Turns: chunk.NewTurns(at, rand.New(rand.NewPCG(1, 2))), Proofs: new(proofs),
+		Window: scoutWindow, Run: chunk.StripeSize, Ahead: scoutAhead, Turns: chunk.NewTurns(at, at, rand.New(rand.NewPCG(1, 2))), Proofs: new(proofs),
 		Kept: func(ref chunk.Ref) bool { _, err := near.Get(context.Background(), ref); return err == nil },
 	}
 }

@@ -9,13 +9,16 @@ import (
 // Turns bounds how many runs are under way for all readers of a process together, and lets those
 // that wait begin in no order: of many nodes that read the same at the same time each then
 // has something early that others have late, and is asked for it. In the order of the blob the
-// ones that are ahead would be asked for everything, and the others for nothing. Whoever needs a run
-// at once does not wait. A nil Turns has no bound.
+// ones that are ahead would be asked for everything, and the others for nothing. Few are under way at
+// first, and one more from each on that ends: what all want at once goes from node to node, and each sends it
+// on the later the more else it sends. Whoever needs a run at once does not wait. A nil Turns has no bound.
 type Turns struct {
-	mu      sync.Mutex
-	free    int // below 0 after what was urgent
-	waiting []*Turn
-	random  *rand.Rand
+	mu          sync.Mutex
+	first, most int
+	places      int // for runs, between first and most
+	under       int // runs under way, more than places after what was urgent
+	waiting     []*Turn
+	random      *rand.Rand
 }
 
 // Turn is one run that waits, or is under way.
@@ -24,8 +27,10 @@ type Turn struct {
 	begin func()
 }
 
-// NewTurns returns turns for n runs at a time.
-func NewTurns(n int, random *rand.Rand) *Turns { return &Turns{free: n, random: random} }
+// NewTurns returns turns for first runs at a time, then for more, up to most. Once nothing is under way, it is first again.
+func NewTurns(first, most int, random *rand.Rand) *Turns {
+	return &Turns{first: first, most: most, places: first, random: random}
+}
 
 // Enter has begin called when it is the run's turn, maybe before Enter returns. It must not wait.
 func (t *Turns) Enter(begin func()) *Turn {
@@ -43,7 +48,7 @@ func (t *Turns) Enter(begin func()) *Turn {
 
 // next lets runs begin while there is room; t.mu is held.
 func (t *Turns) next() {
-	for t.free > 0 && len(t.waiting) > 0 {
+	for t.under < t.places && len(t.waiting) > 0 {
 		t.start(t.random.IntN(len(t.waiting)))
 	}
 }
@@ -51,7 +56,7 @@ func (t *Turns) next() {
 func (t *Turns) start(i int) {
 	turn := t.waiting[i]
 	t.waiting = slices.Delete(t.waiting, i, i+1)
-	t.free--
+	t.under++
 	turn.begin()
 }
 
@@ -62,8 +67,12 @@ func (t *Turns) Leave() {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.free++
+	t.under--
+	t.places = min(t.places+1, t.most)
 	t.next()
+	if t.under == 0 {
+		t.places = t.first
+	}
 }
 
 // Urge lets a run begin at once, unless it has.

@@ -15,7 +15,7 @@ import (
 
 // begun returns turns for two, with ten that want theirs, and which of them have begun.
 func begun() (*chunk.Turns, []*chunk.Turn, *[]int) {
-	turns, order := chunk.NewTurns(2, rand.New(rand.NewPCG(1, 2))), new([]int)
+	turns, order := chunk.NewTurns(2, 2, rand.New(rand.NewPCG(1, 2))), new([]int)
 	var all []*chunk.Turn
 	for i := range 10 {
 		all = append(all, turns.Enter(func() { *order = append(*order, i) }))
@@ -56,10 +56,33 @@ func TestATurnThatIsUrgentComesAtOnceAndOneThatIsTakenBackNever(t *testing.T) {
 	}
 }
 
+func TestMoreTurnsComeAsRunsEnd(t *testing.T) {
+	turns := chunk.NewTurns(2, 4, rand.New(rand.NewPCG(1, 2)))
+	under, most := 0, 0
+	enter := func() { turns.Enter(func() { under++; most = max(most, under) }) }
+	leave := func() { under--; turns.Leave() }
+	var seen []int
+	for range 2 { // the second time it begins anew
+		for range 8 {
+			enter()
+		}
+		for under > 0 {
+			seen = append(seen, under)
+			leave()
+		}
+	}
+	if want := []int{2, 3, 4, 4, 4, 3, 2, 1, 2, 3, 4, 4, 4, 3, 2, 1}; !slices.Equal(seen, want) {
+		t.Errorf("%v runs were under way, want %v", seen, want)
+	}
+	if most != 4 {
+		t.Errorf("%d runs were under way at once, want 4 at the most", most)
+	}
+}
+
 // A reader of which few fetches may be under way reads in order all the same.
 func TestAReaderTakesTurns(t *testing.T) {
 	b := newBlob(t, 60*chunk.Size)
-	turns := chunk.NewTurns(2, rand.New(rand.NewPCG(3, 4)))
+	turns := chunk.NewTurns(2, 2, rand.New(rand.NewPCG(3, 4)))
 	r := chunk.NewBlob(b.Map, b, chunk.BlobConfig{Window: 32 << 20, Run: chunk.StripeSize, Turns: turns}).Open(t.Context())
 	defer r.Close()
 	if p, err := io.ReadAll(r); err != nil || !bytes.Equal(p, b.bytes) {

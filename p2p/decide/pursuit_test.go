@@ -341,6 +341,35 @@ func (w *ward) fail(format string, args ...any) {
 	w.t.Fatalf(format+"\n%s", append(args, strings.Join(w.log, "\n"))...)
 }
 
+// msOf returns the first whole millisecond that is not before a deadline.
+func msOf(t time.Time) int { return int((t.Sub(epoch) + time.Millisecond - 1) / time.Millisecond) }
+
+func TestOwnersThatAreSilentLeaveTimeForOthers(t *testing.T) {
+	c := newChase("a", "b", "c", "d", "e")
+	for i := range c.owners {
+		c.owners[i].Hedge = time.Second
+	}
+	for _, step := range []struct {
+		ms         int
+		does, want string
+	}{
+		{0, "start", "ask a"},
+		{1000, "wake", "a is silent, ask b"},
+		{1500, "wake", "b is silent, ask c"},
+		{1750, "wake", "c is silent, ask d"},
+		{1875, "wake", "d is silent, ask e"},
+		{1938, "wake", "e is silent"},
+		{2000, "wake", "ask itself"},
+	} {
+		if step.ms > 0 && msOf(c.Deadline()) != step.ms {
+			t.Fatalf("after %d ms: it is woken at %v, want %d ms", step.ms, c.Deadline().Sub(epoch), step.ms)
+		}
+		if got := c.tell(step.ms, step.does); got != step.want {
+			t.Errorf("after %d ms: %q, want %q", step.ms, got, step.want)
+		}
+	}
+}
+
 func TestAPursuitNeverGetsStuckWhateverHappens(t *testing.T) {
 	events := []string{"progress", "progress", "data", "failed", "notfound", "denied", "overloaded", "busy", "silence", "hear", "down"}
 	for seed := range uint64(3000) {
@@ -354,7 +383,7 @@ func TestAPursuitNeverGetsStuckWhateverHappens(t *testing.T) {
 			}
 			id := slices.Sorted(maps.Keys(w.under))[random.IntN(len(w.under))]
 			w.now += random.IntN(300)
-			if d := int(w.Deadline().Sub(epoch) / time.Millisecond); !w.Deadline().IsZero() && d <= w.now {
+			if d := msOf(w.Deadline()); !w.Deadline().IsZero() && d <= w.now {
 				w.now = d
 				w.tell("wake")
 				continue
@@ -376,7 +405,7 @@ func TestAPursuitNeverGetsStuckWhateverHappens(t *testing.T) {
 			case what == "silence":
 				w.now += random.IntN(5000)
 				if d := w.Deadline(); !d.IsZero() && d.Before(at(w.now)) {
-					w.now = int(d.Sub(epoch) / time.Millisecond)
+					w.now = msOf(d)
 				}
 			default:
 				w.end(id, what+" "+id)
@@ -392,7 +421,7 @@ func TestAPursuitNeverGetsStuckWhateverHappens(t *testing.T) {
 		}
 		begun := w.now
 		for !w.Deadline().IsZero() {
-			if w.now = int(w.Deadline().Sub(epoch) / time.Millisecond); w.now > begun+120_000 {
+			if w.now = msOf(w.Deadline()); w.now > begun+120_000 {
 				w.fail("seed %d: still waiting after two minutes of silence", seed)
 			}
 			asked := w.asked["itself"]

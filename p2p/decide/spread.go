@@ -18,6 +18,7 @@ const (
 	maxAgain   = 6    // referrals of one member in a row, before the owner sends it the stripe
 	choices    = 4    // members that are compared before one is referred to
 	maxLook    = 64   // that are looked at for that
+	enough     = 8    // stripes that a holder sends at once, of who sends less itself
 )
 
 // Stripe is a stripe of a blob as one host has it.
@@ -273,3 +274,7 @@ func (ss *Spreads) makeRoom() {
 		}
 	}
 }
+
+// Refuses reports whether a holder that sends so many stripes lets whom an owner has referred to it go back: the owner knows
+// what each was sending when it asked, which is a while ago. Where all send much nobody is sent back.
+func Refuses(sends, askers int) bool { return sends >= enough && sends > askers }

@@ -275,3 +275,14 @@ func TestMembersOfOneStripeAreBounded(t *testing.T) {
 		t.Errorf("%d members are remembered, want %d at most", n, maxPlaces)
 	}
 }
+
+func TestAHolderRefusesWhileItSendsMuchAndMoreThanWhoAsks(t *testing.T) {
+	for _, c := range []struct {
+		sends, askers int
+		want          bool
+	}{{0, 0, false}, {7, 0, false}, {8, 0, true}, {8, 7, true}, {8, 8, false}, {30, 40, false}} {
+		if got := Refuses(c.sends, c.askers); got != c.want {
+			t.Errorf("one that sends %d, asked by one that sends %d: %v", c.sends, c.askers, got)
+		}
+	}
+}

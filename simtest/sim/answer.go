@@ -48,6 +48,10 @@ func (n *node) answer(a *attempt, want mask) {
 		})
 		return
 	}
+	if a.role == wire.ToHolder && decide.Refuses(n.sendingTo, a.load) {
+		an.refuse(func(p *decide.Pursuit, now time.Time) []decide.Order { return p.Busy(a.id, nil, now) })
+		return
+	}
 	n.served++
 	n.sendingTo++
 	a.at = an

@@ -35,7 +35,7 @@ type attempt struct {
 	at    *answer
 }
 
-const ownersAsked = 3
+const ownersAsked = 5
 
 func (n *node) candidates(s stripe) (all []decide.Candidate) {
 	for _, p := range n.roster.owners(n.peer.Zone, tracker.StripeKey(n.c.blobs[s.blob].digest, s.n)) {

@@ -58,12 +58,13 @@ type acquaintance struct {
 
 // A node's settings, as cmd/granary/node has them.
 const (
-	windowChunks  = 32
-	budgetChunks  = 64
-	stripesAtOnce = 6
-	maxBodies     = 14
-	maxWorking    = 192
-	maxServed     = 1024
+	windowChunks   = 32
+	budgetChunks   = 64
+	stripesAtFirst = 2
+	stripesAtOnce  = 6
+	maxBodies      = 14
+	maxWorking     = 192
+	maxServed      = 1024
 )
 
 func (c *cluster) add() *node {
@@ -78,7 +79,7 @@ func (c *cluster) add() *node {
 	}
 	n.known = make(map[int]*known)
 	n.announced = tracker.NewProvidersAt(c.time, 1<<10, time.Hour)
-	n.turns = chunk.NewTurns(stripesAtOnce, n.random)
+	n.turns = chunk.NewTurns(stripesAtFirst, stripesAtOnce, n.random)
 	n.spreads = decide.NewSpreads(n.random)
 	for _, b := range c.blobs {
 		n.have = append(n.have, make([]mask, b.stripes()))

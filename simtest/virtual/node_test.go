@@ -23,10 +23,11 @@ import (
 
 // A node's settings, as cmd/granary/node has them.
 const (
-	readAhead     = 64 * mib
-	readerWindow  = 32 * mib
-	stripesAtOnce = 6
-	atATime       = 3 // blobs that a runtime pulls
+	readAhead      = 64 * mib
+	readerWindow   = 32 * mib
+	stripesAtFirst = 2
+	stripesAtOnce  = 6
+	atATime        = 3 // blobs that a runtime pulls
 )
 
 // repo is where the image is.
@@ -69,7 +70,7 @@ func (n *node) start(claims io.Reader) {
 	l.ctx, l.end = context.WithCancel(context.Background())
 	transport := c.net.Node(n.peer.ID)
 	seed := c.random.Uint64()
-	l.turns = chunk.NewTurns(stripesAtOnce, rand.New(rand.NewPCG(seed, 1)))
+	l.turns = chunk.NewTurns(stripesAtFirst, stripesAtOnce, rand.New(rand.NewPCG(seed, 1)))
 	l.client = p2p.NewClient(p2p.Config{
 		Transport: transport, Members: n.members, Signer: p2ptest.Signer(n.peer.ID), Providers: l.providers,
 		Random: rand.New(rand.NewPCG(seed, 0)), Report: func(err error) { c.t.Errorf("%s: %v", n.peer.ID, err) },

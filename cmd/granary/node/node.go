@@ -39,17 +39,18 @@ import (
 // Memory that a node spends on bytes. With what the runtime and the kernel add,
 // a node that serves 64 cold blobs at once stays below 256 MiB.
 const (
-	memoryCache   = 16 << 20 // chunks that are kept
-	readAhead     = 64 << 20 // chunks that readers hold, all together
-	readerWindow  = 32 << 20 // and one reader at the most
-	stripesAtOnce = 6        // that readers get from other members, all together
-	scrubEvery    = 7 * 24 * time.Hour
-	scrubRate     = 16 << 20 // bytes per second
-	maxHeader     = 64 << 10
-	headerTimeout = 10 * time.Second
-	idleTimeout   = 2 * time.Minute
-	maxQueue      = 8192 // requests that wait for their turn
-	maxQueueing   = 10 * time.Second
+	memoryCache    = 16 << 20 // chunks that are kept
+	readAhead      = 64 << 20 // chunks that readers hold, all together
+	readerWindow   = 32 << 20 // and one reader at the most
+	stripesAtFirst = 2        // that readers get from other members, all together
+	stripesAtOnce  = 6        // and later on
+	scrubEvery     = 7 * 24 * time.Hour
+	scrubRate      = 16 << 20 // bytes per second
+	maxHeader      = 64 << 10
+	headerTimeout  = 10 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxQueue       = 8192 // requests that wait for their turn
+	maxQueueing    = 10 * time.Second
 )
 
 // Node is one Granary node. It is made by [New] and lives in [Node.Run].
@@ -128,7 +129,7 @@ func New(cfg Config, log *slog.Logger) (*Node, error) {
 		},
 		TagRules: n.tagRules,
 		Window:   readerWindow,
-		Turns:    chunk.NewTurns(stripesAtOnce, mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64()))),
+		Turns:    chunk.NewTurns(stripesAtFirst, stripesAtOnce, mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64()))),
 		Budget:   chunk.NewBudget(readAhead),
 		Report:   n.faults.report,
 		Served:   n.served,
