@@ -22,7 +22,9 @@
 // a crowd on a thin link collapses. Only silence and errors count against a member.
 // Whom to ask next is decided by package decide, which has neither clock nor
 // goroutine of its own: after some silence also the next owner, and after the peer
-// budget the upstream.
+// budget the upstream. Each owner that is silent leaves half of the budget to those
+// after it: when two of a stripe crash together, before anybody knows, all who wait for
+// it would else turn to the upstream (1000 nodes, of which 100 crash: 8.4 copies, and 1.01).
 //
 // # Fan-out
 //
@@ -60,26 +62,31 @@
 //	              once, and so all late
 //	1.23   1.62   256 MiB ahead of the reader (1.21 and 1.37 of 128 MiB)
 //	1.21   1.26   64 MiB ahead, of which memory holds 32 and the store the rest, five at a time
-//	1.19   1.24   six at a time: this is how it is
+//	1.19   1.24   six at a time
 //	1.18   1.21   eight at a time; but 300 nodes take longer for 100 MB
 //	1.18   1.23   the least busy of eight; but 10,000 nodes take a tenth longer for 100 MB
+//	1.10   1.18   two at first, and one more from each on that has come, up to six; and a holder that sends eight stripes, and
+//	              more than who asks it, sends that one back to the owner, who then knows another: this is how it is
+//	1.11   1.18   six at once from the beginning, which takes a sixth longer for 100 MB
 //
 // Of 2600 nodes, 3 GB and links of 300 MB/s from 1.5 GB/s 99 in 100 took 15.6 s with windows alone, 13.3 s with the whole blob in
-// no order, and take 11.6 s so, 11.8 s from 300 MB/s; the links alone take 10 s. 40 whole nodes in virtual time (simtest/virtual, 160 MiB over
-// links of 1 Gbit/s from 3) take 1.7 s, and 2.1 s with windows alone. Few members gain nothing: eight take 1.4 in
+// no order, 11.6 s with 64 MiB ahead, and take 11.0 s so, 11.3 s from 300 MB/s; the links alone take 10 s. Whole nodes in virtual time (simtest/virtual),
+// 100 of which pull 48 MiB over links of 1 Gbit/s, take 0.81 s in place of 0.97 s. Few members gain nothing by what is ahead: eight take 1.4 in
 // place of 1.2 for 190 MB in five layers from a registry that is no faster than they are, whence [decide.Ahead].
 //
-// What is small does not come near the bound: 100 MB to 10,000 nodes take 2.3 times what links of 1 Gbit/s alone take, and 1 GB to
-// 1000 nodes 1.25, to 10,000 nodes 1.30. A chunk is sent on once all of it is there and right, and waits its turn among the six streams or so that a member
-// sends: about 50 ms at each of at least 13 levels of a tree, 0.65 s beside the 0.8 s of the bound. (One
-// stripe at a time waits less, but half of the members then send nothing, as leaves of the only tree that they are in: 300 nodes take
-// 2.3 in place of 1.8.) Limits to what a member
-// promises to send in all, 6 to 10 stripes, gain nothing, nor do senders that send what was asked first before the rest; owners that
-// send their own stripes before others' lose a third, and trees of three or four from each member a tenth.
+// What is small does not come near the bound: over links of 1 Gbit/s 10,000 nodes take 1.9 times what the links alone take for 100 MB, 2.2 if the
+// registry has no more than 1 Gbit/s either, and 1.2 for 1 GB. A chunk is sent on once all of it is there and right, and waits its turn among
+// what else a member sends, at each of at least 13 levels of a tree: until the first stripes are everywhere, for 0.4 s, half of the links have nothing to
+// send. (One stripe at a time throughout waits less, but half of the members then send nothing, as leaves of the only tree that they
+// are in.) Then holders are busy by chance, some with ten stripes and some with none: if owners knew what each sends at the moment,
+// 1000 nodes would take 1.5 in place of 1.6. A thin registry sends all stripes at the same time, and so the last chunk of each late.
+// What gained nothing, or lost, for 1000 nodes and 100 MB: senders that send first what is least deep in its tree (2.4 in place of 2.0), what came
+// first (1.8 in place of 1.6), last (2.3), or for those that have got the least (1.8) or the most (1.9); three from each member (1.9) and one (7.4); smaller windows; up
+// to eight stripes (1.7) or twelve (1.8); not to begin with the first of each blob (1.6). One more stripe from every chunk on, in place of every stripe,
+// would take 1.56. Owners that send their own stripes before others' lose a third.
 //
-// A holder that refuses while it sends 24 stripes gains what the choice of four does (1000 nodes, stripes of the whole
-// blob in no order: 1.22, and 1.53 without either), but one that refuses near what it gets itself sends
-// everybody back to the owner (3 to 5). An owner that waits for its first chunk and then places all who have asked by
+// A holder that refuses near what it gets itself, whoever asks, sends everybody back to the owner (3 to 5); one that compares
+// with what the asker sends does not. An owner that waits for its first chunk and then places all who have asked by
 // chance gains a tenth with 3000 nodes and 100 MB, where it exceeds the bounds on requests.
 //
 // # What one member may cost another

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/granary-oci/granary/simtest/figures"
+	"github.com/granary-oci/granary/tracker"
 )
 
 // simulate runs the small rows of a scenario.
@@ -54,6 +55,30 @@ func TestFaultsCostTheRegistryLittle(t *testing.T) {
 			if r.Registry > 1.5 {
 				t.Errorf("%s: %.3f copies have left the registry", r.Name, r.Registry)
 			}
+		}
+	}
+}
+
+// Those who would get a stripe first are gone, and nobody knows yet: all who want it find the next one before they turn to the
+// registry.
+func TestOwnersThatCrashTogetherCostTheRegistryLittle(t *testing.T) {
+	for crashed := 1; crashed <= 3; crashed++ {
+		s := base(200, gigabit, gigabit, two(100*megabyte)...)
+		s.Seed = 1
+		c := newCluster(s)
+		for _, stripe := range []int{0, 5, 9} {
+			for _, p := range c.nodes[0].roster.owners("z0", tracker.StripeKey(c.blobs[0].digest, stripe))[:crashed] {
+				c.byID[p.ID].dead = true
+			}
+		}
+		all(c)
+		for _, n := range c.nodes {
+			if n.dead {
+				c.left-- // it pulls nothing
+			}
+		}
+		if r := c.run("crashed owners"); r.Failed > 0 || r.Registry > 1.05 {
+			t.Errorf("%d owners of three stripes have crashed: %.3f copies have left the registry, %d nodes have not read all", crashed, r.Registry, r.Failed)
 		}
 	}
 }
