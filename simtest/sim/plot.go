@@ -27,7 +27,8 @@ const (
 	top, bottom           = 40, 50
 )
 
-// plot writes the plots of a scenario: how many nodes had all by when, and what grows with how many there are.
+// plot writes the plots of a scenario: how many nodes had all by when, and what it has cost, as it grows with how many there are or,
+// where they differ otherwise, in bars.
 func (r report) plot(dir string, grows bool) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -40,14 +41,17 @@ func (r report) plot(dir string, grows bool) error {
 		}
 		times.lines = append(times.lines, c)
 	}
-	all := map[string]plot{"times": times}
-	if grows {
-		all["bound"] = r.growth("time of 99 % ÷ bound", result.ratio)
-		all["registry"] = r.growth("copies that left the registry", func(r result) float64 { return r.Registry })
-		all["messages"] = r.growth("messages of a node for each stripe", func(r result) float64 { return r.Control })
+	all := map[string]string{"times": times.svg()}
+	for _, c := range costs {
+		if grows {
+			all[c.file] = r.growth(c.what, c.of).svg()
+		}
 	}
-	for name, p := range all {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("scenario%d-%s.svg", r.Scenario, name)), []byte(p.svg()), 0o644); err != nil {
+	if !grows {
+		all["costs"] = r.bars()
+	}
+	for name, svg := range all {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("scenario%d-%s.svg", r.Scenario, name)), []byte(svg), 0o644); err != nil {
 			return err
 		}
 	}

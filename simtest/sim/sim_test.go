@@ -3,6 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -128,10 +133,17 @@ func TestThinLinksAreCrossedOnce(t *testing.T) {
 
 func TestTheProgramTellsItsSeedAndPlots(t *testing.T) {
 	var text, out bytes.Buffer
-	o := options{seed: 42, only: map[int]bool{7: true}, svg: t.TempDir(), told: new(figures.Set)}
+	dir := t.TempDir()
+	o := options{seed: 42, only: map[int]bool{2: true, 7: true}, svg: dir, told: new(figures.Set)}
 	if err := o.run(&text); err != nil || !strings.Contains(text.String(), "seed 42") {
 		t.Errorf("%v:\n%s", err, text.String())
 	}
+	for _, name := range []string{"2-times", "2-bound", "2-registry", "2-uplink", "2-in-vain", "2-messages", "7-times", "7-costs"} {
+		if err := wellFormed(filepath.Join(dir, "scenario"+name+".svg")); err != nil {
+			t.Error(err)
+		}
+	}
+	o.only = map[int]bool{7: true}
 	o.json, o.svg = true, ""
 	if err := o.run(&out); err != nil {
 		t.Fatal(err)
@@ -139,6 +151,24 @@ func TestTheProgramTellsItsSeedAndPlots(t *testing.T) {
 	var told []report
 	if err := json.Unmarshal(out.Bytes(), &told); err != nil || len(told) != 1 || told[0].Seed != 42 || len(told[0].Rows[0].Times) != 100 {
 		t.Errorf("%v: %+v", err, told)
+	}
+}
+
+// wellFormed reads a file of XML to its end.
+func wellFormed(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for d := xml.NewDecoder(f); ; {
+		switch _, err := d.Token(); err {
+		case nil:
+		case io.EOF:
+			return nil
+		default:
+			return fmt.Errorf("%s: %w", name, err)
+		}
 	}
 }
 

@@ -16,7 +16,7 @@ type report struct {
 	Rows     []result
 }
 
-const line = "%-46s %9s %9s %9s %7s %9s %7s %8s %8s %9s %9s  %s\n"
+const line = "%-50s %9s %9s %9s %7s %9s %7s %8s %8s %9s %9s  %s\n"
 
 func (r report) header(w io.Writer) {
 	fmt.Fprintf(w, "\n%d. %s\n\n", r.Scenario, r.Title)
