@@ -51,17 +51,30 @@ func newLibrary(t *testing.T) *library {
 }
 
 func (l *library) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/v2/" {
+		return
+	}
+	switch x, refused := l.find(r); {
+	case refused:
+		w.WriteHeader(http.StatusForbidden)
+	case x.bytes == nil:
+		w.WriteHeader(http.StatusNotFound)
+	default: // without the lock: who reads slowly keeps nobody waiting
+		w.Header().Set("Content-Type", x.desc.MediaType)
+		w.Header().Set("Docker-Content-Digest", string(x.desc.Digest))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(x.bytes))
+	}
+}
+
+// find returns what is asked for, which may be nothing.
+func (l *library) find(r *http.Request) (x thing, refused bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asked = append(l.asked, r.Method+" "+r.URL.Path)
 	kind, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/app/"), "/")
-	var x thing
 	switch {
-	case r.URL.Path == "/v2/":
-		return
 	case l.refused != "" && name == l.refused:
-		w.WriteHeader(http.StatusForbidden)
-		return
+		return x, true
 	case kind == "manifests":
 		x = l.manifests[name]
 	case kind == "blobs":
@@ -70,13 +83,7 @@ func (l *library) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p, _ := json.Marshal(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: l.referrers[digest.Digest(name)]})
 		x = thing{ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(p)}, p}
 	}
-	if x.bytes == nil {
-		w.WriteHeader(http.StatusNotFound)
-		return
-	}
-	w.Header().Set("Content-Type", x.desc.MediaType)
-	w.Header().Set("Docker-Content-Digest", string(x.desc.Digest))
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(x.bytes))
+	return x, false
 }
 
 func (l *library) keep(in map[string]thing, mediaType string, p []byte, algorithm digest.Algorithm) ocispec.Descriptor {

@@ -109,12 +109,11 @@ type stalled struct {
 
 func (w *stalled) Write(p []byte) (int, error) {
 	if w.pos += int64(len(p)); w.pos > w.s.at {
-		w.s.mu.Unlock() // which the library holds while it answers
+		w.ResponseWriter.(http.Flusher).Flush() // the registry answers; it is what it sends that does not come
 		select {
 		case <-w.s.on:
 		case <-w.r.Context().Done():
 		}
-		w.s.mu.Lock()
 	}
 	return w.ResponseWriter.Write(p)
 }

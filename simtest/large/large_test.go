@@ -71,6 +71,7 @@ func TestANodeAloneFetchesRangesSideBySide(t *testing.T) {
 		}
 		at = e.to
 	}
+	programs.Eventually(t, "all is counted", func() bool { return r.under.Load() == 0 })
 	if at != m.size || r.sent.Load() != m.size {
 		t.Errorf("it asked for the first %d bytes, and %d were sent, of %d", at, r.sent.Load(), m.size)
 	}
