@@ -140,8 +140,8 @@ func (p *Pursuit) askable(id tracker.ID) bool {
 	return p.find(id) == nil && p.asked[id] < maxAsked && p.peers.Usable(id)
 }
 
-// ask orders a member that has not been asked, or not for a while. Of what is left of the budget it is given half: after two
-// that are silent there is still time for others, before all who wait for them turn to the upstream at once.
+// ask has a member asked. Of what is left of the budget it may be silent for half: after two that are there is still time for
+// others, before all who wait for them turn to the upstream at once.
 func (p *Pursuit) ask(now time.Time, a attempt) []Order {
 	a.silent = now
 	a.hedge = min(a.hedge, max(p.patientUntil().Sub(now)/2, p.timing.HedgeMin))
