@@ -234,14 +234,14 @@ func together(states []string) string {
 
 func (p *preheating) status(n *Node) PreheatStatus {
 	s := PreheatStatus{ID: p.id, Refs: p.refTexts(), Platform: p.shown.Platform, At: p.at, Nodes: []PreheatNode{}}
+	p.mu.Lock()
+	s.Started, s.Ended = p.started, p.ended // before what the images are: of what has ended all is over
+	others, why := slices.Clone(p.others), p.why
+	p.mu.Unlock()
 	if len(p.images) > 0 {
 		s.Nodes = append(s.Nodes, p.share(n))
 	}
-	p.mu.Lock()
-	s.Nodes = append(s.Nodes, p.others...)
-	s.Started, s.Ended = p.started, p.ended
-	why := p.why
-	p.mu.Unlock()
+	s.Nodes = append(s.Nodes, others...)
 	if s.Started.IsZero() && why == nil && p.ctx.Err() != nil {
 		why = context.Cause(p.ctx) // in a moment
 	}
@@ -254,7 +254,7 @@ func (p *preheating) status(n *Node) PreheatStatus {
 		s.State, s.Error = preheatFailed, why.Error()
 	case s.Started.IsZero():
 		s.State = preheatScheduled
-	case p.isOver():
+	case !s.Ended.IsZero():
 		s.State = together(states)
 	}
 	return s
