@@ -93,8 +93,9 @@ func (s *Disk) Refute(d digest.Digest) {
 	if s.dropDamaged(d) || s.Proven(d) { // of what has matched, no reader's word to the contrary counts
 		return
 	}
-	s.Drop(d)
+	// In this order: what members still send of it is refused before the rest is dropped.
 	s.cfg.Watch(d, Refuted)
+	s.Drop(d)
 }
 
 // Drop forgets all that is stored of a blob that is not known to be right.

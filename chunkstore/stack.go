@@ -136,8 +136,8 @@ func (s *Stack) Drop(d digest.Digest) {
 
 // Refute implements [chunk.Proofs].
 func (s *Stack) Refute(d digest.Digest) {
-	s.Memory.Drop(func(ref chunk.Ref) bool { return ref.Blob == d })
 	if s.Disk != nil {
 		s.Disk.Refute(d)
 	}
+	s.Memory.Drop(func(ref chunk.Ref) bool { return ref.Blob == d }) // last, for the same reason
 }

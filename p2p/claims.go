@@ -290,6 +290,21 @@ func (h HostClaims) Suspected(d digest.Digest) bool {
 	return ok
 }
 
+// errRefuted says that a blob did not match its digest while members were sending some of it.
+var errRefuted = fmt.Errorf("the blob has been refuted meanwhile: %w", chunk.ErrNotFound)
+
+// unlessRefuted passes chunks of a blob on as long as what members have of it is believed. What they
+// were sending when it was refuted may be of the same lie, and the next reader's would be refuted, too.
+func (c *Client) unlessRefuted(host string, yield func(chunk.Ref, []byte) error) func(chunk.Ref, []byte) error {
+	claims := c.claims.Of(host)
+	return func(ref chunk.Ref, p []byte) error {
+		if claims.Suspected(ref.Blob) {
+			return errRefuted
+		}
+		return yield(ref, p)
+	}
+}
+
 // Proven makes what others have said of a blob, which has matched its digest, this
 // node's own word: theirs is worth nothing when they have left. Who had signed for
 // something else is to blame now, once for all of it: before, it might have been the upstream.

@@ -33,9 +33,13 @@ func (s *firstOwner) Get(ctx context.Context, ref chunk.Ref) (p []byte, err erro
 // GetRun implements [chunk.Runner].
 func (s *firstOwner) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	c := s.client
-	if len(refs) == 0 {
+	switch {
+	case len(refs) == 0:
 		return nil
+	case c.claims.Of(s.repo.Host).Suspected(refs[0].Blob):
+		return chunk.ErrNotFound
 	}
+	yield = c.unlessRefuted(s.repo.Host, yield)
 	for _, p := range c.cfg.Members.View().Owners(tracker.StripeKey(refs[0].Blob, 0), ownersAsked) {
 		if p.ID == c.self() {
 			break

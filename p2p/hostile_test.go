@@ -292,6 +292,48 @@ func TestWhoeverHasSignedForWrongBytesIsBlamedAndNotWhoeverSentThem(t *testing.T
 	})
 }
 
+// TestWhatIsSentOfABlobThatIsRefutedMeanwhileIsNotTaken: what a lying member was sending would be in
+// the store after the wrong bytes were dropped, and the next reader would find them.
+func TestWhatIsSentOfABlobThatIsRefutedMeanwhileIsNotTaken(t *testing.T) {
+	sources := map[string]func(a *node) chunk.Source{
+		"an owner":       func(a *node) chunk.Source { return a.read },
+		"a provider":     func(a *node) chunk.Source { return chunk.First(a.client.Held(host), a.own) },
+		"a first reader": func(a *node) chunk.Source { return chunk.First(a.client.First(app), a.own) },
+	}
+	for name, source := range sources {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, nil, "a", "z")
+				m := c.blob(3<<20, "z")
+				a := c.nodes["a"]
+				a.providers.Announce(m.Blob(), "z")
+				lies := 0
+				c.pretend("z", func(l lane, id uint32, q wire.Get) {
+					for i := q.First; i < q.First+q.Count; i++ {
+						ref := m.At(i)
+						p := c.registry.blobs[m.Blob()][ref.Offset : ref.Offset+ref.Size]
+						if i > 0 {
+							a.client.Claims().Of(host).Refuted(m.Blob())
+							p = content(int(ref.Size), 99)
+							lies++
+						}
+						l.write(data("z", id, ref, p))
+						synctest.Wait() // the first is taken before the blob is refuted
+					}
+				})
+				for range 2 {
+					if err := c.get(t.Context(), source(a), m); err != nil {
+						t.Error(err)
+					}
+				}
+				if lies == 0 || lies > 2 {
+					t.Errorf("z, which was to be asked once, told %d lies", lies)
+				}
+			})
+		})
+	}
+}
+
 // dial opens a lane from a member that is only here in the test.
 func (c *cluster) dial(from, to tracker.ID, preface string) lane {
 	c.t.Helper()

@@ -57,6 +57,7 @@ func (s *held) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Re
 		return chunk.ErrNotFound
 	}
 	blob := refs[0].Blob
+	yield = c.unlessRefuted(s.host, yield)
 	for _, id := range c.holders(ctx, s.host, blob) {
 		left, over, err := s.from(ctx, id, refs, silentHolder, yield)
 		if over || ctx.Err() != nil {

@@ -47,9 +47,21 @@ func stripeOf(ref chunk.Ref) int { return ref.Index() / stripeChunks }
 
 // GetRun implements [chunk.Runner]. The stripes of a run are got at the same time.
 func (s *placed) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	if s.client.cfg.Members.View().Alone() || len(refs) > 0 && s.client.claims.Of(s.repo.Host).Suspected(refs[0].Blob) {
+	c, left := s.client, refs
+	if len(refs) == 0 || c.cfg.Members.View().Alone() || c.claims.Of(s.repo.Host).Suspected(refs[0].Blob) {
 		return chunk.GetRun(ctx, s.own, refs, yield)
 	}
+	err := s.fromMembers(ctx, refs, c.unlessRefuted(s.repo.Host, func(ref chunk.Ref, p []byte) error {
+		left = left[1:]
+		return yield(ref, p)
+	}))
+	if errors.Is(err, errRefuted) {
+		return chunk.GetRun(ctx, s.own, left, yield)
+	}
+	return err
+}
+
+func (s *placed) fromMembers(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	stripes := split(refs)
 	if len(stripes) == 1 {
 		return s.pursue(ctx, stripes[0], yield)
