@@ -218,8 +218,8 @@ func (o proving) Prove(d digest.Digest, total int64) {
 }
 
 func (o proving) Refute(d digest.Digest) {
+	o.refuted() // first, so that what is under way from whom it came is not stored after
 	o.whileOurs(func() { o.Store.Refute(d) })
-	o.refuted()
 }
 
 func (o proving) whileOurs(do func()) {

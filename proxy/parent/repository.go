@@ -169,6 +169,10 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 	var stop error // what yield returned is not the parent's
 	give := func(ref chunk.Ref, p []byte) error {
 		s.parent.pace.came(int64(len(p)))
+		if s.parents.given.doubted(blob{s.name.Host, ref.Blob}) { // by now: it may be of the same lie
+			stop = s.doubted(ref.Blob)
+			return stop
+		}
 		s.parents.given.addChunk(blob{s.name.Host, ref.Blob}, ref, s.parent, p)
 		stop = yield(ref, p)
 		return stop
