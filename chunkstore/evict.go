@@ -28,6 +28,8 @@ func (s *Disk) makeRoom(n int64) error {
 	if s.cfg.Budget == 0 || s.over(float64(s.cfg.Budget)-float64(n)) <= 0 {
 		return nil
 	}
+	// What is being written is held, and what it would be better to keep would go in its place.
+	s.awaitWrites(func(*blob) bool { return true })
 	s.evict(s.over(float64(s.cfg.Budget)*lowWatermark - float64(n)))
 	if s.over(float64(s.cfg.Budget)-float64(n)) > 0 {
 		return ErrFull

@@ -55,6 +55,11 @@ func (s *Disk) Retain(d digest.Digest, total int64) (release func()) {
 func (s *Disk) release(b *blob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.letGo(b)
+}
+
+// letGo is release; s.mu is held.
+func (s *Disk) letGo(b *blob) {
 	b.users--
 	if b.idle() && len(b.sums) == 0 && s.blobs[b.digest] == b {
 		delete(s.blobs, b.digest)

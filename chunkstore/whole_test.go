@@ -77,7 +77,7 @@ func TestAWholeBlobIsLent(t *testing.T) {
 func TestAFileThatIsLentStaysWhatItIs(t *testing.T) {
 	dir := t.TempDir()
 	b := storetest.NewBlob(t, digest.SHA256, 3*chunk.Size+17, 1)
-	s := open(t, dir, chunkstore.Config{})
+	s := open(t, dir, chunkstore.Config{SyncEvery: time.Hour}) // nor is it hashed in the background
 	read(t, s, b, b, nil)
 	if err := s.Sync(); err != nil { // what is being written is not lent yet, nor evicted
 		t.Fatal(err)

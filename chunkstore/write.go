@@ -180,9 +180,9 @@ func (s *Disk) finish(b *blob, ref chunk.Ref, w *pendingWrite, flag int) error {
 
 // end notes that a chunk which began is in, or is not.
 func (s *Disk) end(b *blob, ref chunk.Ref, w *pendingWrite, made, in bool) {
-	defer s.release(b) // once mu is free
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.letGo(b) // before anybody who waits for the write can look
 	delete(b.writing, ref.Index())
 	close(w.done)
 	if in {
