@@ -40,7 +40,7 @@ func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
 	case wire.TypeHave:
 		q, err := wire.ReadGet(f.Header)
 		if err == nil {
-			s.spreads.have(decide.Stripe{Host: q.Host, Blob: q.Blob, Number: q.First / stripeChunks}, l.from)
+			s.spreads.have(s.stripe(q), l.from)
 		}
 		return done(err)
 	case wire.TypeMap:
@@ -75,6 +75,12 @@ func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
 		return l.order(ctx, f.ID, o, f.Body)
 	}
 	return unavailable(wire.CauseFailed, fmt.Errorf("a request of type %d is not known here", f.Type))
+}
+
+// stripe returns the stripe of the first chunk that is asked for.
+func (s *Server) stripe(q wire.Get) decide.Stripe {
+	first := chunk.Ref{Total: q.Total, Offset: int64(q.First) * chunk.Size}
+	return decide.Stripe{Host: q.Host, Blob: q.Blob, Number: s.client.stripeOf(first)}
 }
 
 func done(err error) wire.Frame {
@@ -170,11 +176,11 @@ func (l *served) get(ctx context.Context, id uint32, q wire.Get) wire.Frame {
 
 // lend answers a request that is made to a holder.
 func (l *served) lend(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *sending) error {
-	switch k := (decide.Stripe{Host: q.Host, Blob: q.Blob, Number: stripeOf(refs[0])}); {
+	switch {
 	case q.Owner == "": // it is asked by an owner, whom nobody has referred to it
 	case decide.Refuses(int(l.server.client.sending.Load()), q.Load):
 		return &busyError{}
-	case l.server.client.transits.under(transit{k, q.Owner}):
+	case l.server.client.transits.under(transit{l.server.stripe(q), q.Owner}):
 		return l.relay(ctx, q, refs, sent)
 	}
 	release, err := l.work(ctx, holding)
@@ -200,12 +206,13 @@ func (l *served) relay(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *
 // own answers a request that is made to an owner.
 func (l *served) own(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *sending) (err error) {
 	s := l.server
-	k := decide.Stripe{Host: q.Host, Blob: q.Blob, Number: stripeOf(refs[0])}
+	k := s.stripe(q)
 	if err := l.join(ctx, k, q); err != nil {
 		return err
 	}
 	defer func() {
-		all := len(refs) == min(stripeChunks, chunk.Count(q.Total)-k.Number*stripeChunks)
+		of := int(s.client.StripeSize(q.Total) / chunk.Size)
+		all := len(refs) == min(of, chunk.Count(q.Total)-k.Number*of)
 		s.spreads.leave(k, l.from, err == nil && all)
 	}()
 	as := owning
@@ -232,7 +239,7 @@ func (l *served) sends() (end func()) {
 func (l *served) join(ctx context.Context, k decide.Stripe, q wire.Get) error {
 	ss := l.server.spreads
 	decided := make(chan decide.Verdict, 1)
-	r := &decide.Request{From: l.from, Load: q.Load, Insists: q.Role == wire.ToOwnerAgain, Stuck: l.stuck, Decided: func(v decide.Verdict) { decided <- v }}
+	r := &decide.Request{From: l.from, Load: q.Load, FanOut: decide.FanOut(l.server.client.cfg.Members.View().Near()), Insists: q.Role == wire.ToOwnerAgain, Stuck: l.stuck, Decided: func(v decide.Verdict) { decided <- v }}
 	ss.enter(k, r)
 	late := time.NewTimer(waitForGiven)
 	defer late.Stop()

@@ -161,6 +161,67 @@ func TestAnAskerThatLeavesEndsTheOwnersWork(t *testing.T) {
 	})
 }
 
+// TestOfManyMembersEachOwnsPartOfASmallBlob: none of them waits for all of another's stripe.
+func TestOfManyMembersEachOwnsPartOfASmallBlob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ids []tracker.ID
+		for i := range 32 {
+			ids = append(ids, tracker.ID(fmt.Sprintf("n%02d", i)))
+		}
+		c := newCluster(t, nil, ids...)
+		m := c.blob(8 << 20)
+		for _, few := range []bool{true, false} {
+			if few { // a member less is seen
+				for _, n := range c.nodes {
+					n.members.Set(tracker.NewView(n.members.View().Self(), c.peers[:31]))
+				}
+			} else {
+				for _, n := range c.nodes {
+					n.store.drop()
+					n.members.Set(tracker.NewView(n.members.View().Self(), c.peers))
+				}
+			}
+			before := 0
+			for _, n := range c.nodes {
+				before += n.fetches()
+			}
+			c.mustGet("n00", m)
+			asked := -before
+			for _, n := range c.nodes {
+				asked += n.fetches()
+			}
+			if few && asked > 2 || !few && asked < 4 {
+				t.Errorf("few %v: owners were asked %d times for 8 chunks", few, asked)
+			}
+		}
+	})
+}
+
+// TestWhoLeavesIsDoneWith however many stripes were awaited at the time.
+func TestWhoLeavesIsDoneWith(t *testing.T) {
+	for range 20 { // it was by chance
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, nil, "a", "b")
+			m := c.blob(16<<20, "b", "b")
+			defer c.registry.stall()()
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- c.get(ctx, c.nodes["a"].client.Source(app, c.nodes["a"].own), m) }()
+			time.Sleep(time.Second)
+			cancel()
+			synctest.Wait()
+			select {
+			case err := <-ended:
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("it ended with %v", err)
+				}
+			default:
+				t.Fatal("it waits for ever")
+			}
+		})
+	}
+}
+
 func TestChunksAreCompressedOnTheWireIfTheyShrink(t *testing.T) {
 	text := []byte(strings.Repeat("the quick brown fox jumps over the lazy dog\n", 100000))
 	for _, tt := range []struct {

@@ -87,7 +87,7 @@ func (s *held) neighbours(ctx context.Context, refs []chunk.Ref, yield func(chun
 	c := s.client
 	asking, cancel := context.WithTimeout(ctx, askNeighbours)
 	defer cancel()
-	for _, p := range c.cfg.Members.View().Neighbours(tracker.StripeKey(refs[0].Blob, stripeOf(refs[0])), maxNeighbours) {
+	for _, p := range c.cfg.Members.View().Neighbours(c.placeOf(refs[0]), maxNeighbours) {
 		if !c.peers.sound(p.ID) {
 			continue // it would be a guess to ask it at all
 		}

@@ -39,11 +39,17 @@ func (s *placed) Get(ctx context.Context, ref chunk.Ref) (p []byte, err error) {
 	return p, err
 }
 
-const stripeChunks = chunk.StripeSize / chunk.Size
+// StripeSize returns the size of the stripes of a blob of so many bytes, as this node sees the cluster now, by [decide.StripeSize].
+func (c *Client) StripeSize(total int64) int64 {
+	return decide.StripeSize(total, c.cfg.Members.View().Near())
+}
 
 // stripeOf returns the stripe that a chunk belongs to. A blob of one chunk is
 // placed by its digest, which is its first stripe.
-func stripeOf(ref chunk.Ref) int { return ref.Index() / stripeChunks }
+func (c *Client) stripeOf(ref chunk.Ref) int { return int(ref.Offset / c.StripeSize(ref.Total)) }
+
+// placeOf returns the key by which a chunk is placed.
+func (c *Client) placeOf(ref chunk.Ref) string { return tracker.StripeKey(ref.Blob, c.stripeOf(ref)) }
 
 // GetRun implements [chunk.Runner]. The stripes of a run are got at the same time.
 func (s *placed) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
@@ -62,7 +68,7 @@ func (s *placed) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 }
 
 func (s *placed) fromMembers(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	stripes := split(refs)
+	stripes := split(refs, s.client.StripeSize(refs[0].Total))
 	if len(stripes) == 1 {
 		return s.pursue(ctx, stripes[0], yield)
 	}
@@ -103,23 +109,27 @@ func (s *placed) together(ctx context.Context, stripes [][]chunk.Ref, yield func
 
 // relay yields what arrives of one stripe.
 func relay(ctx context.Context, c <-chan arrival, yield func(chunk.Ref, []byte) error) error {
-	for a := range c {
-		if a.end {
-			return a.err
-		}
-		chunk.SetOrigin(ctx, a.origin)
-		if err := yield(a.ref, a.bytes); err != nil {
-			return err
+	for {
+		select {
+		case a := <-c:
+			if a.end {
+				return a.err
+			}
+			chunk.SetOrigin(ctx, a.origin)
+			if err := yield(a.ref, a.bytes); err != nil {
+				return err
+			}
+		case <-ctx.Done(): // then whoever sends may not say that it has ended
+			return ctx.Err()
 		}
 	}
-	return nil
 }
 
 // split cuts a run where stripes end.
-func split(refs []chunk.Ref) (stripes [][]chunk.Ref) {
+func split(refs []chunk.Ref, size int64) (stripes [][]chunk.Ref) {
 	for len(refs) > 0 {
 		n := 1
-		for n < len(refs) && stripeOf(refs[n]) == stripeOf(refs[0]) {
+		for n < len(refs) && refs[n].Offset/size == refs[0].Offset/size {
 			n++
 		}
 		stripes = append(stripes, refs[:n])
@@ -178,7 +188,7 @@ func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 		attribute.Int64("granary.offset", refs[0].Offset), attribute.Int("granary.chunks", len(refs)))
 	defer func() { span.End(err) }()
 	e := &errand{
-		placed: s, key: decide.Stripe{Host: s.repo.Host, Blob: refs[0].Blob, Number: stripeOf(refs[0])}, stripe: request(s.repo, wire.ToHolder, refs), left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
+		placed: s, key: decide.Stripe{Host: s.repo.Host, Blob: refs[0].Blob, Number: c.stripeOf(refs[0])}, stripe: request(s.repo, wire.ToHolder, refs), left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
 		pursuit: decide.NewPursuit(c.cfg.Timing, owners, c.peers, c.chance()),
 	}
 	defer e.end()
@@ -192,7 +202,7 @@ const ownersAsked = 5
 func (c *Client) owners(ref chunk.Ref) (all []decide.Candidate) {
 	view := c.cfg.Members.View()
 	self := view.Self().ID
-	for _, p := range view.Owners(tracker.StripeKey(ref.Blob, stripeOf(ref)), len(view.Peers())) {
+	for _, p := range view.Owners(c.placeOf(ref), len(view.Peers())) {
 		id := p.ID
 		if id == self {
 			id = decide.Itself
@@ -210,7 +220,7 @@ func (c *Client) owners(ref chunk.Ref) (all []decide.Candidate) {
 // Owns reports whether this node answers for a chunk in its zone.
 func (c *Client) Owns(ref chunk.Ref) bool {
 	view := c.cfg.Members.View()
-	for _, p := range view.Owners(tracker.StripeKey(ref.Blob, stripeOf(ref)), 1) {
+	for _, p := range view.Owners(c.placeOf(ref), 1) {
 		return p.ID == view.Self().ID
 	}
 	return true // for want of anybody
@@ -218,13 +228,7 @@ func (c *Client) Owns(ref chunk.Ref) bool {
 
 // Ahead returns how many bytes from its position on a reader of a cold blob has fetched, by [decide.Ahead].
 func (c *Client) Ahead() int64 {
-	view, members := c.cfg.Members.View(), 0
-	for _, p := range view.Peers() {
-		if p.Zone == view.Self().Zone {
-			members++
-		}
-	}
-	return decide.Ahead(members)
+	return decide.Ahead(c.cfg.Members.View().Near())
 }
 
 // run returns when all has been given, or nobody is left who might.

@@ -30,6 +30,7 @@ type noSource struct{}
 
 func (noSource) Get(context.Context, chunk.Ref) ([]byte, error) { return nil, chunk.ErrNotFound }
 
+func (m *mapmaker) StripeSize(int64) int64                                 { return chunk.StripeSize }
 func (m *mapmaker) Alone() bool                                            { return false }
 func (m *mapmaker) Source(_ proxy.In, own chunk.Source) chunk.Source       { return own }
 func (m *mapmaker) Held(string) chunk.Source                               { return noSource{} }

@@ -90,8 +90,8 @@ func (p *Repository) open(ctx context.Context, d digest.Digest, near ours) (*Blo
 	r := p.registry
 	cfg := chunk.BlobConfig{Window: r.cfg.Window, Budget: r.cfg.Budget, Proofs: proofs}
 	if r.cfg.Peers != nil && !r.cfg.Peers.Alone() {
-		cfg.Run, cfg.Turns = chunk.StripeSize, r.cfg.Turns // each is another member's
-		if r.cfg.Ahead != nil && near.keeps == nil {       // what only passes through is not there later
+		cfg.Run, cfg.Turns = r.cfg.Peers.StripeSize(size), r.cfg.Turns // each is another member's
+		if r.cfg.Ahead != nil && near.keeps == nil {                   // what only passes through is not there later
 			cfg.Ahead, cfg.Kept = r.cfg.Ahead(), near.Has
 		}
 	}

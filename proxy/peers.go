@@ -19,6 +19,8 @@ import (
 type Peers interface {
 	// Alone reports whether there are no others now.
 	Alone() bool
+	// StripeSize returns the size, in bytes, of the pieces of a blob of total bytes that have owners of their own.
+	StripeSize(total int64) int64
 	// Source returns blobs of a repository as the cluster has them. own is where this
 	// node gets what it answers for, and what nobody else can get for it.
 	Source(in In, own chunk.Source) chunk.Source

@@ -29,7 +29,7 @@ func (s *inOne) Get(ctx context.Context, ref chunk.Ref) (p []byte, err error) {
 }
 
 func (s *inOne) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	if s.first || len(refs) == 0 || refs[0].Total <= chunk.StripeSize || s.peers.Alone() {
+	if s.first || len(refs) == 0 || refs[0].Total <= s.peers.StripeSize(refs[0].Total) || s.peers.Alone() {
 		return chunk.GetRun(ctx, s.far, refs, yield)
 	}
 	given := 0

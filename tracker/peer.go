@@ -31,6 +31,7 @@ type View struct {
 	self  Peer
 	peers []Peer // self among them, by ID
 	seeds []uint64
+	zones map[string]int // how many members are in each
 }
 
 // NewView returns the view of self on the cluster of peers, in any order, to which
@@ -44,8 +45,9 @@ func NewView(self Peer, peers []Peer) *View {
 	}
 	slices.SortStableFunc(all, func(a, b Peer) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	all = slices.CompactFunc(all, func(a, b Peer) bool { return a.ID == b.ID })
-	v := &View{self: self, peers: all}
+	v := &View{self: self, peers: all, zones: make(map[string]int)}
 	for _, p := range all {
+		v.zones[p.Zone]++
 		v.seeds = append(v.seeds, hash(string(p.ID)))
 	}
 	return v
@@ -53,7 +55,9 @@ func NewView(self Peer, peers []Peer) *View {
 
 // As returns the same members as another sees them, who need not be one. It shares their list: a
 // view for each of many members takes no more memory than one.
-func (v *View) As(self Peer) *View { return &View{self: self, peers: v.peers, seeds: v.seeds} }
+func (v *View) As(self Peer) *View {
+	return &View{self: self, peers: v.peers, seeds: v.seeds, zones: v.zones}
+}
 
 // Self returns the member whose view this is.
 func (v *View) Self() Peer { return v.self }
@@ -78,6 +82,9 @@ func (v *View) Distance(id ID) int {
 	}
 	return 1
 }
+
+// Near returns how many members are in the viewer's zone, itself included.
+func (v *View) Near() int { return max(1, v.zones[v.self.Zone]) }
 
 // Alone reports whether there is no other member.
 func (v *View) Alone() bool { return len(v.peers) == 1 }

@@ -33,13 +33,13 @@ type BlobConfig struct {
 	// Window is how many bytes of chunks a sequential reader may hold, the one
 	// it gives out included. 0 is one chunk.
 	Window int64
-	// Run is how many bytes a reader fetches at a time, a multiple of [StripeSize].
-	// 0 is an eighth of the window, and a stripe at least.
+	// Run is how many bytes a reader fetches at a time, a multiple of [Size] that divides [StripeSize]:
+	// each may come from elsewhere. 0 is an eighth of the window, and [StripeSize] at least.
 	Run int64
 	// Ahead is how many bytes from its position on a reader has brought into the store, those
 	// of its window included, and reads from there when it gets to them. It takes no memory for that
-	// but a chunk of each run that is under way. That is done of [Section.Complete] only, by runs of one
-	// stripe that take turns, and for as long as Kept says that the store keeps them. 0 is the window.
+	// but a chunk of each run that is under way. That is done of [Section.Complete] only, by runs that
+	// have a size and take turns, and for as long as Kept says that the store keeps them. 0 is the window.
 	Ahead int64
 	// Kept reports whether a chunk is in the store that the source looks into first.
 	Kept func(Ref) bool

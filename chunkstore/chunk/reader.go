@@ -41,12 +41,9 @@ type slot struct {
 
 var errClosed = errors.New("reader is closed")
 
-const (
-	stripeChunks = StripeSize / Size
-	// runsAhead is how many runs are under way at once, when the window allows. Registries and
-	// the networks before them bound single connections more often than all together.
-	runsAhead = 8
-)
+// runsAhead is how many runs are under way at once, when the window allows. Registries and
+// the networks before them bound single connections more often than all together.
+const runsAhead = 8
 
 // reset makes the reader continue at pos with nothing under way.
 func (r *Reader) reset(pos int64) {
@@ -238,8 +235,8 @@ func (r *Reader) hash(s *slot) error {
 	return nil
 }
 
-// fill asks for chunks until the window is full: in runs of an eighth of it that
-// end with a stripe, so that a source can get each with one request, and several
+// fill asks for chunks until the window is full: in runs of an eighth of it, or of the size they are to have, that
+// end where the blob's pieces of that size do, so that a source can get each with one request, and several
 // are under way. The first chunk waits for memory, those read ahead take what is
 // free.
 func (r *Reader) fill() error {
@@ -248,13 +245,14 @@ func (r *Reader) fill() error {
 	if r.section.OnDemand {
 		window = 1
 	}
-	run := max(window/runsAhead/stripeChunks, 1) * stripeChunks
+	const least = StripeSize / Size
+	run := max(window/runsAhead/least, 1) * least
 	if r.b.cfg.Run > 0 {
-		run = int(max(r.b.cfg.Run/StripeSize, 1)) * stripeChunks
+		run = r.b.run()
 	}
 	for {
 		room := window - len(r.ahead)
-		want := min(run-r.next%stripeChunks, end-r.next)
+		want := min(run-r.next%run, end-r.next)
 		if want == 0 || room < want && len(r.ahead) > 0 {
 			return nil
 		}
@@ -274,7 +272,7 @@ func (r *Reader) end() int { return r.b.m.Find(r.section.Offset+r.section.Length
 // own, and is there or on its way.
 func (r *Reader) begin(run []*slot) {
 	ctx, turns := r.ctx, r.b.cfg.Turns
-	if met := r.scouts.meet(run[0].ref.Index() / stripeChunks); met != nil {
+	if met := r.scouts.meet(run[0].ref.Index() / r.b.run()); met != nil {
 		go r.fetch(ctx, run, met)
 		return
 	}
@@ -341,6 +339,9 @@ func (r *Reader) slot() *slot {
 // fetch gets adjacent slots as one run. The reader awaits each slot; a fetch
 // whose reader has gone ends with ctx. before is the scout that was there, nil for none.
 func (r *Reader) fetch(ctx context.Context, slots []*slot, before *scout) {
+	if !r.section.OnDemand {
+		ctx = inOrder(ctx)
+	}
 	ctx, o := withOrigin(ctx)
 	refs := make([]Ref, len(slots))
 	for i, s := range slots {
@@ -362,3 +363,11 @@ func (r *Reader) fetch(ctx context.Context, slots []*slot, before *scout) {
 		close(s.ready)
 	}
 }
+
+type orderKey struct{}
+
+func inOrder(ctx context.Context) context.Context { return context.WithValue(ctx, orderKey{}, true) }
+
+// IsInOrder reports whether what is fetched with ctx is part of more that a [Reader] reads, though it
+// may be fetched in no order.
+func IsInOrder(ctx context.Context) bool { return ctx.Value(orderKey{}) != nil }

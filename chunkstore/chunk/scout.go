@@ -24,7 +24,7 @@ type scout struct {
 // scouted reports whether the reader sends scouts: for a client that reads to the end.
 func (r *Reader) scouted() bool {
 	cfg := r.b.cfg
-	return cfg.Ahead > 0 && cfg.Run == StripeSize && cfg.Turns != nil && cfg.Kept != nil && r.section.Complete && !r.section.OnDemand
+	return cfg.Ahead > 0 && cfg.Run > 0 && cfg.Turns != nil && cfg.Kept != nil && r.section.Complete && !r.section.OnDemand
 }
 
 // past notes that the reader has read a chunk. Scouts are of use if it is in the store.
@@ -40,10 +40,10 @@ func (r *Reader) sendScouts() {
 	if !s.kept || s.vain.Load() {
 		return
 	}
-	end := min(r.end(), at+int(r.b.cfg.Ahead/Size))
-	for s.next = max(s.next, (r.next+stripeChunks-1)/stripeChunks); s.next*stripeChunks < end; s.next++ {
+	end, run := min(r.end(), at+int(r.b.cfg.Ahead/Size)), r.b.run()
+	for s.next = max(s.next, (r.next+run-1)/run); s.next*run < end; s.next++ {
 		var refs []Ref
-		for i := s.next * stripeChunks; i < min((s.next+1)*stripeChunks, r.end()); i++ {
+		for i := s.next * run; i < min((s.next+1)*run, r.end()); i++ {
 			refs = append(refs, r.b.m.At(i))
 		}
 		if !r.b.kept(refs) {
@@ -74,7 +74,7 @@ func (s *scout) get(ctx context.Context, b *Blob, refs []Ref) bool {
 	if b.kept(refs) {
 		return true // another reader has been here
 	}
-	ctx, o := withOrigin(ReadSoon(ctx))
+	ctx, o := withOrigin(inOrder(ReadSoon(ctx)))
 	err := GetRun(ctx, b.src, refs, func(Ref, []byte) error {
 		from := o.name
 		s.from.Store(&from)
@@ -82,6 +82,9 @@ func (s *scout) get(ctx context.Context, b *Blob, refs []Ref) bool {
 	})
 	return ctx.Err() != nil || err == nil && b.kept(refs)
 }
+
+// run returns how many chunks a run has that has a size.
+func (b *Blob) run() int { return int(max(b.cfg.Run/Size, 1)) }
 
 // kept reports whether all of refs are in the store.
 func (b *Blob) kept(refs []Ref) bool {

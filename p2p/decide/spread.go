@@ -11,7 +11,6 @@ import (
 )
 
 const (
-	fanOut     = 2               // members that have a stripe from one member at a time
 	spreadFor  = 2 * time.Minute // that members are taken to have a stripe, after the last request
 	maxSpreads = 4096
 	maxPlaces  = 8192 // members that are known to have one stripe, or to be about to
@@ -38,6 +37,7 @@ type Verdict struct {
 type Request struct {
 	From    tracker.ID
 	Load    int  // stripes that the asker is sending to others
+	FanOut  int  // members that have the stripe from one member at a time
 	Insists bool // it was referred, in vain
 	Late    bool // it has waited for so long that it is served
 	// Stuck reports whether the asker takes nothing of what it is being sent.
@@ -131,9 +131,9 @@ func (ss *Spreads) Quit(k Stripe, r *Request) bool {
 // decide says what becomes of a request, unless it has to wait. Of those who insist, who have been
 // referred again and again are served, and so is who is being sent other chunks of the stripe.
 func (s *spread) decide(r *Request, now time.Time, random *rand.Rand) (v Verdict, ok bool) {
-	p := s.place(r.From)
+	p := s.place(r.From, r.FanOut)
 	p.from, p.load = nil, r.Load
-	if p.answers > 0 || r.Late || r.Insists && p.again >= maxAgain || s.moving(now) < fanOut {
+	if p.answers > 0 || r.Late || r.Insists && p.again >= maxAgain || s.moving(now) < r.FanOut {
 		p.again, p.stuck = 0, r.Stuck
 		p.answers++
 		s.serving = append(s.serving, p)
@@ -151,13 +151,13 @@ func (s *spread) decide(r *Request, now time.Time, random *rand.Rand) (v Verdict
 	return Verdict{Referral: to.id}, true
 }
 
-// place returns what is known of a member. To those that are too many nobody is referred.
-func (s *spread) place(id tracker.ID) *place {
+// place returns what is known of a member, to which room others may be referred at a time. To those that are too many nobody is.
+func (s *spread) place(id tracker.ID, room int) *place {
 	p := s.places[id]
 	if p == nil {
 		p = &place{id: id}
 		if len(s.places) < maxPlaces {
-			p.room = fanOut
+			p.room = room
 			s.places[id] = p
 		}
 	}

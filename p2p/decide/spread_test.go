@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -11,6 +12,9 @@ import (
 )
 
 var key = Stripe{Number: 1}
+
+// fanOut is that of requests that have none.
+const fanOut = 2
 
 func member(i int) tracker.ID { return tracker.ID(fmt.Sprintf("m%04d", i)) }
 
@@ -33,6 +37,7 @@ func (o *owner) ask(k Stripe, r Request, now time.Time) (v Verdict, ok bool) {
 	if r.Stuck == nil {
 		r.Stuck = moves
 	}
+	r.FanOut = cmp.Or(r.FanOut, fanOut)
 	r.Decided = func(v Verdict) { o.verdicts[r.From] = v }
 	o.requests[r.From] = &r
 	o.Enter(k, &r, now)

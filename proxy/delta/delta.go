@@ -111,7 +111,7 @@ type Blob struct {
 // and come from "disk"; the others far is asked for. It is [chunk.Runner.GetRun] otherwise.
 func (b *Blob) GetRun(ctx context.Context, refs []chunk.Ref, far chunk.Source, yield func(chunk.Ref, []byte) error) error {
 	const from = "disk"
-	wait := b.stream(refs) // who reads here and there is to have it soon
+	wait := b.goesOn(refs) || chunk.IsInOrder(ctx) // who reads here and there is to have it soon
 	fetch := func(gap []chunk.Ref) error {
 		if len(gap) == 0 {
 			return nil
@@ -136,8 +136,8 @@ func (b *Blob) GetRun(ctx context.Context, refs []chunk.Ref, far chunk.Source, y
 	return fetch(refs[first:])
 }
 
-// stream reports whether a run is part of more that is read in order.
-func (b *Blob) stream(refs []chunk.Ref) bool {
+// goesOn reports whether a run is part of more that is read, as far as runs tell.
+func (b *Blob) goesOn(refs []chunk.Ref) bool {
 	if len(refs) == 0 {
 		return false
 	}

@@ -116,7 +116,7 @@ func (an *answer) join() {
 	n := an.n
 	n.sendingTo--
 	an.idle = true
-	an.request = &decide.Request{From: an.a.e.n.peer.ID, Load: an.a.load, Insists: an.role == wire.ToOwnerAgain, Stuck: an.stuck, Decided: func(v decide.Verdict) {
+	an.request = &decide.Request{From: an.a.e.n.peer.ID, Load: an.a.load, FanOut: decide.FanOut(n.roster.members[n.peer.Zone]), Insists: an.role == wire.ToOwnerAgain, Stuck: an.stuck, Decided: func(v decide.Verdict) {
 		n.c.after(0, func() { an.decided(v) }) // when what has led to it is over
 	}}
 	n.spreads.Enter(n.c.key(an.s), an.request, n.c.time())
@@ -160,7 +160,7 @@ func (an *answer) lend() {
 	if an.over {
 		return
 	}
-	for i := range stripeChunks {
+	for i := range maxStripe {
 		bit := mask(1) << i
 		if an.want&bit == 0 {
 			continue

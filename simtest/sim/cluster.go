@@ -12,16 +12,22 @@ import (
 	"github.com/granary-oci/granary/tracker"
 )
 
-const stripeChunks = chunk.StripeSize / chunk.Size
+// maxStripe is how many chunks a stripe may have.
+const maxStripe = chunk.StripeSize / chunk.Size
 
 // blob is a blob of an image.
 type blob struct {
-	digest digest.Digest
-	size   int64
+	digest  digest.Digest
+	size    int64
+	striped int64 // the size of its stripes, in bytes
 }
 
 func (b blob) chunks() int  { return int((b.size + chunk.Size - 1) / chunk.Size) }
-func (b blob) stripes() int { return (b.chunks() + stripeChunks - 1) / stripeChunks }
+func (b blob) stripe() int  { return int(b.striped / chunk.Size) } // its chunks
+func (b blob) stripes() int { return (b.chunks() + b.stripe() - 1) / b.stripe() }
+
+// at returns the stripe that a chunk is of, and where in it.
+func (b blob) at(i int) (stripe, in int) { return i / b.stripe(), i % b.stripe() }
 
 // chunkSize returns the size of a chunk in bytes.
 func (b blob) chunkSize(i int) int64 { return min(chunk.Size, b.size-int64(i)*chunk.Size) }
@@ -33,12 +39,20 @@ type stripe struct{ blob, n int }
 type mask uint8
 
 func (c *cluster) all(s stripe) mask {
-	n := min(stripeChunks, c.blobs[s.blob].chunks()-s.n*stripeChunks)
-	return 1<<n - 1
+	b := c.blobs[s.blob]
+	return 1<<min(b.stripe(), b.chunks()-s.n*b.stripe()) - 1
 }
 
 func (c *cluster) chunkSize(s stripe, i int) int64 {
-	return c.blobs[s.blob].chunkSize(s.n*stripeChunks + i)
+	b := c.blobs[s.blob]
+	return b.chunkSize(s.n*b.stripe() + i)
+}
+
+func (c *cluster) stripes() (n int) {
+	for _, b := range c.blobs {
+		n += b.stripes()
+	}
+	return n
 }
 
 // setting is what a run is of. Rates are bytes per second.
@@ -79,7 +93,7 @@ func newCluster(s setting) *cluster {
 	c := &cluster{setting: s, byID: make(map[tracker.ID]*node)}
 	c.network = network{loop: new(loop), random: rand.New(rand.NewPCG(s.Seed, 1)), latency: s.Latency, between: s.Between, loss: s.Loss, pipes: make(map[[2]int]*link), pipe: s.Pipe}
 	for i, size := range s.Blobs {
-		c.blobs = append(c.blobs, blob{digest.FromString(fmt.Sprint("blob ", s.Seed, i)), size})
+		c.blobs = append(c.blobs, blob{digest.FromString(fmt.Sprint("blob ", s.Seed, i)), size, decide.StripeSize(size, s.Nodes/s.Zones)})
 	}
 	c.registry = host{net: &c.network, zone: -1, up: link{rate: s.Egress}, down: link{rate: s.Egress}}
 	for range s.Nodes {

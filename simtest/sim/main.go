@@ -17,7 +17,8 @@
 //     that is lost comes 200 ms later, as TCP would send it again.
 //   - What p2p's client and server do in goroutines around the decisions (errand.go, answer.go, own.go), a reader's
 //     window and memory (node.go), and the registry, which shares its egress among who asks.
-//   - Membership: a roster that each node sees some time after it has changed. Gossip's own traffic is not there.
+//   - Membership: a roster that each node sees some time after it has changed. The size of stripes is that of the members
+//     there are at first. Gossip's own traffic is not there.
 //   - A liar sends wrong bytes, which are found out where they arrive; nobody signs a wrong claim.
 //   - Of a rolling update: a node that has the version before takes from it the chunks that are the same, once somebody has
 //     announced the new one. Layers in gzip have none that are.

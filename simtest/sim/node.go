@@ -228,27 +228,29 @@ func (r *reader) advance() {
 		return
 	}
 	r.fill()
-	if s := r.pos / stripeChunks; r.pos < r.next {
+	if s, _ := b.at(r.pos); r.pos < r.next {
 		r.turns[s].Urge()
 	}
 }
 
 func (r *reader) has(i int) bool {
-	return r.n.have[r.blob][i/stripeChunks]&(1<<(i%stripeChunks)) != 0
+	s, in := r.n.c.blobs[r.blob].at(i)
+	return r.n.have[r.blob][s]&(1<<in) != 0
 }
 
 // fill asks for stripes until the window or the memory is full, by the rules of [chunk.Reader] and
 // [chunk.Budget].
 func (r *reader) fill() {
-	n, end := r.n, r.n.c.blobs[r.blob].chunks()
+	n, b := r.n, r.n.c.blobs[r.blob]
+	end := b.chunks()
 	for r.next < end {
 		held := r.next - r.pos
-		want := min(stripeChunks-r.next%stripeChunks, end-r.next)
+		i, in := b.at(r.next)
+		want := min(b.stripe()-in, end-r.next)
 		if windowChunks-held < want || held > 0 && n.free-want < max(budgetChunks/4, held+want) || n.free < want {
 			break
 		}
 		n.free -= want
-		i := r.next / stripeChunks
 		r.next += want
 		if r.turns[i] == nil || r.turns[i].Quit() { // else a scout has gone for it
 			r.ask(i)
@@ -261,7 +263,8 @@ func (r *reader) fill() {
 
 // sendScouts has stripes beyond the window brought into the store.
 func (r *reader) sendScouts(end int) {
-	for r.sent = max(r.sent, (r.next+stripeChunks-1)/stripeChunks); r.sent*stripeChunks < end; r.sent++ {
+	of := r.n.c.blobs[r.blob].stripe()
+	for r.sent = max(r.sent, (r.next+of-1)/of); r.sent*of < end; r.sent++ {
 		if s := (stripe{r.blob, r.sent}); r.n.have[s.blob][s.n] != r.n.c.all(s) {
 			r.ask(r.sent)
 		}
@@ -298,7 +301,7 @@ func (n *node) done(r *reader) {
 func (n *node) reuse() {
 	for b := range n.old {
 		for k, m := range n.old[b] {
-			for i := range stripeChunks {
+			for i := range maxStripe {
 				if m&(1<<i) != 0 {
 					n.give(stripe{b, k}, i)
 				}

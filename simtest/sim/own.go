@@ -51,7 +51,7 @@ func (n *node) own(s stripe, want mask, give func(int)) {
 			}
 		})
 	}
-	for i := range stripeChunks {
+	for i := range maxStripe {
 		if bit := mask(1) << i; want&bit != 0 && n.have[s.blob][s.n]&bit != 0 {
 			give(i)
 		}
@@ -117,7 +117,7 @@ func (f *fetch) borrow(l loan) {
 	n.c.at(heard+l.silence, watch)
 	n.net.tell(&n.host, &to.host, func() {
 		flow := n.net.flow(&to.host, &n.host)
-		for i := range stripeChunks {
+		for i := range maxStripe {
 			bit := mask(1) << i
 			if f.left&bit == 0 {
 				continue
@@ -164,7 +164,7 @@ func (f *fetch) ask() {
 	c.requests++
 	n.told++
 	c.after(2*flow.delay+c.First, func() {
-		for i := range stripeChunks {
+		for i := range maxStripe {
 			if f.left&(1<<i) == 0 {
 				continue
 			}

@@ -85,7 +85,7 @@ func (c *cluster) run(name string) result {
 	if down > 0 {
 		r.Duplicate = float64(dup) / float64(down)
 	}
-	r.Control = float64(told) / float64(len(c.nodes)) / (size / stripeBytes)
+	r.Control = float64(told) / float64(len(c.nodes)) / float64(c.stripes())
 	r.Crossed = c.crossed()
 	return r
 }
@@ -104,8 +104,6 @@ func (c *cluster) crossed() map[string]float64 {
 	}
 	return all
 }
-
-const stripeBytes = 4 << 20
 
 // quantile returns the time within which a share of the nodes had all.
 func (r result) quantile(q float64) time.Duration {

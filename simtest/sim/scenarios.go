@@ -191,7 +191,8 @@ func (c *cluster) waves(count int, shared float64) {
 		old[b] = make([]mask, c.blobs[b].stripes())
 		for i := range c.blobs[b].chunks() {
 			if random.Float64() < shared {
-				old[b][i/stripeChunks] |= 1 << (i % stripeChunks)
+				s, in := c.blobs[b].at(i)
+				old[b][s] |= 1 << in
 			}
 		}
 	}
@@ -221,7 +222,8 @@ func (c *cluster) lazily(share float64) {
 	var wanted []piece
 	for b := range c.blobs {
 		for _, i := range random.Perm(c.blobs[b].chunks())[:int(share*float64(c.blobs[b].chunks()))] {
-			wanted = append(wanted, piece{stripe{b, i / stripeChunks}, i % stripeChunks})
+			s, in := c.blobs[b].at(i)
+			wanted = append(wanted, piece{stripe{b, s}, in})
 		}
 	}
 	for _, n := range c.nodes {

@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/decide"
 )
 
 const mib = 1 << 20
@@ -69,10 +70,11 @@ func (img *image) bytes(ref chunk.Ref) []byte {
 	return piece(img.byID[ref.Blob].first+ref.Index(), ref.Size)
 }
 
-// stripes returns how many stripes the image has.
-func (img *image) stripes() (n int) {
+// stripes returns how many stripes the image has in a zone of so many members.
+func (img *image) stripes(members int) (n int) {
 	for _, b := range img.blobs {
-		n += int((b.Size() + chunk.StripeSize - 1) / chunk.StripeSize)
+		size := decide.StripeSize(b.Size(), members)
+		n += int((b.Size() + size - 1) / size)
 	}
 	return n
 }

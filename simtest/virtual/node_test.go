@@ -150,7 +150,7 @@ func (n *node) pull() error {
 func (n *node) read(ctx context.Context, l *life, b blob) error {
 	cfg := chunk.BlobConfig{Window: readerWindow, Budget: l.budget, Proofs: n.store}
 	if !n.members.View().Alone() {
-		cfg.Run, cfg.Turns, cfg.Ahead, cfg.Kept = chunk.StripeSize, l.turns, l.client.Ahead(), n.store.has
+		cfg.Run, cfg.Turns, cfg.Ahead, cfg.Kept = l.client.StripeSize(b.Size()), l.turns, l.client.Ahead(), n.store.has
 	}
 	r := chunk.NewBlob(b.Map, l.src, cfg).Open(ctx)
 	defer r.Close()
@@ -184,7 +184,7 @@ func (b backend) Relay(ctx context.Context, _ string, refs []chunk.Ref, yield fu
 }
 
 func (b backend) Fetch(ctx context.Context, _ wire.Repository, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	key := tracker.StripeKey(refs[0].Blob, int(refs[0].Offset/chunk.StripeSize))
+	key := tracker.StripeKey(refs[0].Blob, int(refs[0].Offset/b.l.client.StripeSize(refs[0].Total)))
 	if owners := b.n.members.View().Owners(key, 1); len(owners) == 0 || owners[0].ID != b.n.peer.ID {
 		b.n.elsewhere.Add(1)
 	}

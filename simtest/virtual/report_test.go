@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/decide"
 	"github.com/granary-oci/granary/tracker"
 )
 
@@ -20,7 +20,7 @@ func (c *cluster) report(name string) {
 		elsewhere += n.elsewhere.Load()
 	}
 	c.t.Logf("%s: %d nodes, %d MiB", name, len(c.nodes), c.img.size/mib)
-	c.t.Logf("  registry %.3f copies, requests %d of %d stripes", c.copies(c.sent()), c.registry.count(), c.img.stripes())
+	c.t.Logf("  registry %.3f copies, requests %d of %d stripes", c.copies(c.sent()), c.registry.count(), c.img.stripes(len(c.nodes)))
 	c.t.Logf("  median %v, last %v, bound %v: %.2f times", round(took[len(took)/2]), round(took[len(took)-1]), round(bound), float64(took[len(took)-1])/float64(bound))
 	c.t.Logf("  upload %.2f copies in the median, %.2f at most; owned %.3f at most; elsewhere %d", c.copies(up[len(up)/2]), c.copies(up[len(up)-1]), c.copies(c.owned(c.largestOwner())), elsewhere)
 }
@@ -45,10 +45,11 @@ func (c *cluster) times() (all []time.Duration) {
 func (c *cluster) owned(n *node) (owned int64) {
 	view := n.members.View()
 	for _, b := range c.img.blobs {
-		for off := int64(0); off < b.Size(); off += chunk.StripeSize {
-			owners := view.Owners(tracker.StripeKey(b.Blob(), int(off/chunk.StripeSize)), 1)
+		size := decide.StripeSize(b.Size(), view.Near())
+		for off := int64(0); off < b.Size(); off += size {
+			owners := view.Owners(tracker.StripeKey(b.Blob(), int(off/size)), 1)
 			if len(owners) > 0 && owners[0].ID == n.peer.ID {
-				owned += min(chunk.StripeSize, b.Size()-off)
+				owned += min(size, b.Size()-off)
 			}
 		}
 	}

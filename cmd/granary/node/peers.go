@@ -36,6 +36,8 @@ func wireRepository(in proxy.In) wire.Repository {
 
 func (p peers) Alone() bool { return p.gossip.View().Alone() }
 
+func (p peers) StripeSize(total int64) int64 { return p.client.StripeSize(total) }
+
 func (p peers) Source(in proxy.In, own chunk.Source) chunk.Source {
 	return p.client.Source(wireRepository(in), own)
 }

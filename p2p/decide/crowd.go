@@ -1,0 +1,41 @@
+package decide
+
+import "github.com/granary-oci/granary/chunkstore/chunk"
+
+const (
+	aheadPerMember = 2 << 20
+	maxAhead       = 64 << 20
+)
+
+// Ahead returns how many bytes from its position on a reader has fetched of a cold blob, in a zone of so many
+// members: the more of them pull at the same time, the more kinds of stripes it takes for each to have some that
+// others want. Few members gain nothing by it, and where their registry is no faster than their links all stripes
+// that it sends at once arrive late.
+func Ahead(members int) int64 { return min(int64(members)*aheadPerMember, maxAhead) }
+
+// FanOut returns how many members have a stripe from one member at a time, in a zone of so many: the fewer, the sooner
+// each has it, and the more members the longer the way to the last.
+func FanOut(members int) int {
+	if members >= 500 {
+		return 3
+	}
+	return 2
+}
+
+const (
+	manyMembers = 32
+	manyStripes = 256 // of a blob
+)
+
+// StripeSize returns the size of the pieces in which a blob of total bytes is placed on the members of a zone, in bytes. The
+// smaller they are the sooner each member has something to send to others, but each is a request to the registry, and
+// some messages between members: many members have them as small as makes no more than 256 of a blob, and a chunk at
+// least; few have pieces of [chunk.StripeSize]. Members that see different numbers of members take different ones
+// for owners, which costs a second copy, as any other difference of views.
+func StripeSize(total int64, members int) int64 {
+	size := int64(chunk.StripeSize)
+	for members >= manyMembers && size > chunk.Size && total <= manyStripes*size/2 {
+		size /= 2
+	}
+	return size
+}
