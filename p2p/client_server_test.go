@@ -165,7 +165,7 @@ func TestAnAskerThatLeavesEndsTheOwnersWork(t *testing.T) {
 func TestOfManyMembersEachOwnsPartOfASmallBlob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ids []tracker.ID
-		for i := range 32 {
+		for i := range 36 {
 			ids = append(ids, tracker.ID(fmt.Sprintf("n%02d", i)))
 		}
 		c := newCluster(t, nil, ids...)
@@ -173,7 +173,7 @@ func TestOfManyMembersEachOwnsPartOfASmallBlob(t *testing.T) {
 		for _, few := range []bool{true, false} {
 			if few { // a member less is seen
 				for _, n := range c.nodes {
-					n.members.Set(tracker.NewView(n.members.View().Self(), c.peers[:31]))
+					n.members.Set(tracker.NewView(n.members.View().Self(), c.peers[:35]))
 				}
 			} else {
 				for _, n := range c.nodes {

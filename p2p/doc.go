@@ -5,7 +5,7 @@
 //
 // # How a cold blob gets into a cluster
 //
-// A blob is placed by stripes. A node that misses chunks of a stripe asks the
+// A blob is placed by stripes, which are small where members are many ([decide.StripeSize]). A node that misses chunks of a stripe asks the
 // stripe's owner, which every node computes alike. The owner answers from what it
 // has, else from a provider, else from the upstream: once, however many wait. So
 // all members pull different parts of a cold image at the same time, and each part
@@ -28,8 +28,8 @@
 //
 // # Fan-out
 //
-// An owner sends one stripe to two members at a time, and refers all others at once to
-// members that have it or are being sent it, two to each at a time: of four by chance
+// An owner sends one stripe to two members at a time, in a large crowd to three ([decide.FanOut]), and refers all others at once to
+// members that have it or are being sent it, as many to each at a time: of four by chance
 // to the one that sends the least. One that has not got all of it yet sends each chunk
 // as it comes. So a crowd becomes a tree, in which each member sends about what it gets.
 // Who has got it from another tells the owner, and is one more to be referred to. Nobody is

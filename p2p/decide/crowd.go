@@ -23,7 +23,8 @@ func FanOut(members int) int {
 }
 
 const (
-	manyMembers = 32
+	// manyMembers is no number that clusters have often: where one of so many is restarted, all owners change twice.
+	manyMembers = 36
 	manyStripes = 256 // of a blob
 )
 

@@ -17,6 +17,18 @@ import (
 	"github.com/granary-oci/granary/tracker"
 )
 
+// usual are the results of the small rows of scenarios, with seed 1.
+var usual = make(map[int][]result)
+
+// simulated returns what the small rows of a scenario give, with seed 1.
+func simulated(t *testing.T, number int) []result {
+	t.Helper()
+	if usual[number] == nil {
+		usual[number] = simulate(t, number, 1)
+	}
+	return usual[number]
+}
+
 // simulate runs the small rows of a scenario.
 func simulate(t *testing.T, number int, seed uint64) (all []result) {
 	t.Helper()
@@ -31,8 +43,8 @@ func simulate(t *testing.T, number int, seed uint64) (all []result) {
 }
 
 func TestTheSameSeedGivesTheSameResult(t *testing.T) {
-	for _, number := range []int{1, 5, 6} { // all kinds of chance
-		first, again, other := simulate(t, number, 7), simulate(t, number, 7), simulate(t, number, 8)
+	for _, number := range []int{4, 5, 6} { // all kinds of chance
+		first, again, other := simulated(t, number), simulate(t, number, 1), simulate(t, number, 2)
 		if !reflect.DeepEqual(first, again) {
 			t.Errorf("scenario %d: with the same seed the results differ:\n%+v\n%+v", number, first, again)
 		}
@@ -45,7 +57,7 @@ func TestTheSameSeedGivesTheSameResult(t *testing.T) {
 // An image leaves the registry once for each zone, however many nodes pull it.
 func TestARegistrySendsAnImageOnce(t *testing.T) {
 	for _, number := range []int{1, 2, 3, 4} {
-		for _, r := range simulate(t, number, 1) {
+		for _, r := range simulated(t, number) {
 			if r.Registry > 1.05 {
 				t.Errorf("%s: %.3f copies have left the registry", r.Name, r.Registry)
 			}
@@ -56,7 +68,7 @@ func TestARegistrySendsAnImageOnce(t *testing.T) {
 // Whatever goes wrong costs the registry little, and each node gets all.
 func TestFaultsCostTheRegistryLittle(t *testing.T) {
 	for _, number := range []int{5, 6} {
-		for _, r := range simulate(t, number, 1) {
+		for _, r := range simulated(t, number) {
 			if r.Registry > 1.5 {
 				t.Errorf("%s: %.3f copies have left the registry", r.Name, r.Registry)
 			}
@@ -91,13 +103,13 @@ func TestOwnersThatCrashTogetherCostTheRegistryLittle(t *testing.T) {
 // What a crowd takes hangs on the links, and little on how large it is; and no node is told more by others because there
 // are more of them.
 func TestACrowdTakesNoLongerForBeingLarge(t *testing.T) {
-	for _, r := range simulate(t, 1, 1) {
+	for _, r := range simulated(t, 1) {
 		if r.ratio() > 1.7 {
 			t.Errorf("%s: 99 %% took %.2f times what the links take", r.Name, r.ratio())
 		}
 	}
 	messages := make(map[string]float64) // of the smallest crowd
-	for _, r := range simulate(t, 2, 1) {
+	for _, r := range simulated(t, 2) {
 		_, kind, _ := strings.Cut(r.Name, "nodes, ")
 		if r.ratio() > 2.5 {
 			t.Errorf("%s: 99 %% took %.2f times what the links take", r.Name, r.ratio())
@@ -113,7 +125,7 @@ func TestACrowdTakesNoLongerForBeingLarge(t *testing.T) {
 
 // Of a new version most does not move.
 func TestARollingUpdateMovesWhatIsNew(t *testing.T) {
-	for _, r := range simulate(t, 3, 1) {
+	for _, r := range simulated(t, 3) {
 		if r.quantile(0.5) > r.Bound/2 {
 			t.Errorf("%s: the median took %v, of %v for all of it", r.Name, r.quantile(0.5), r.Bound)
 		}
@@ -122,7 +134,7 @@ func TestARollingUpdateMovesWhatIsNew(t *testing.T) {
 
 // What the zones get from the registry crosses the links to them once, and nothing crosses those between them while all pull at once.
 func TestThinLinksAreCrossedOnce(t *testing.T) {
-	for _, r := range simulate(t, 4, 1) {
+	for _, r := range simulated(t, 4) {
 		for link, copies := range r.Crossed {
 			if copies > 1.05 {
 				t.Errorf("%s: %s: %.2f copies", r.Name, link, copies)
