@@ -61,7 +61,7 @@ var allowed = map[string][]string{
 	"tracker/dht":                     {"tracker"},
 	"tracker/trackertest":             {"tracker"},
 	"p2p/wire":                        {"chunkstore/chunk", "tracker"},
-	"p2p/decide":                      {"p2p/wire", "tracker"},
+	"p2p/decide":                      {"chunkstore/chunk", "p2p/wire", "tracker"},
 	"p2p":                             {"chunkstore/chunk", "p2p/decide", "p2p/wire", "proxy/trace", "tracker"},
 	"p2p/p2ptest":                     {"p2p", "tracker"},
 	"p2p/libp2p":                      {"p2p", "tracker"},
