@@ -27,6 +27,7 @@ type blob struct {
 	changed  bool                  // the blob's own record differs from the index
 	recorded bool                  // the index has a record of it
 	made     bool                  // the file was created and its directory not synced since
+	drops    int                   // times that all of it was dropped
 	users    int                   // readers and writers that hold it against eviction
 
 	holdsNothing bool // it was asked whether it holds others

@@ -49,14 +49,14 @@ func (s *Disk) named(ref chunk.Ref, p []byte) chunk.Ref {
 // is what stood there when it was made, whatever becomes of the source, so nothing is held.
 //
 // It is read and compared: the source may be damaged, or be written anew in the meantime.
-func (s *Disk) clone(b *blob, ref chunk.Ref, p []byte) bool {
+func (s *Disk) clone(b *blob, ref chunk.Ref, p []byte, drops int) bool {
 	src, ok := s.twin(ref)
 	if !ok {
 		return false
 	}
-	w := s.begin(b, ref, p)
+	w := s.begin(b, ref, p, drops)
 	if w == nil {
-		return true // two came at once
+		return true // as in write
 	}
 	made, err := false, chunk.ErrNotFound
 	if s.joined(src, sharer{b, ref.Index()}) {

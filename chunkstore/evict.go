@@ -87,10 +87,10 @@ func (s *Disk) evict(n int64) (freed int64) {
 
 func (s *Disk) evictHere(n int64) (freed int64) {
 	const orders = 3 // that may be out of date, for want of a quiet moment
-	for range orders {
+	for i := range orders {
 		order, current := s.evictionOrder(), false
 		freed += s.remove(func() (still []*blob) {
-			still, current = s.untouched(order)
+			still, current = s.untouched(order, i == orders-1)
 			return still
 		}, n-freed)
 		if current || freed >= n {

@@ -12,10 +12,10 @@ import (
 
 // hold returns the blob of ref, held against eviction, or nil when the chunk is
 // in already or about to be.
-func (s *Disk) hold(ref chunk.Ref) (*blob, error) {
+func (s *Disk) hold(ref chunk.Ref) (b *blob, drops int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := s.blobs[ref.Blob]
+	b = s.blobs[ref.Blob]
 	if b == nil {
 		b = newBlob(ref.Blob, ref.Total)
 		b.read, b.changed = time.Now(), true
@@ -26,13 +26,13 @@ func (s *Disk) hold(ref chunk.Ref) (*blob, error) {
 		b.changed = true
 	}
 	if b.total != ref.Total {
-		return nil, fmt.Errorf("chunk %s: put: the blob has %d bytes, not %d", ref, b.total, ref.Total)
+		return nil, 0, fmt.Errorf("chunk %s: put: the blob has %d bytes, not %d", ref, b.total, ref.Total)
 	}
 	if b.have.has(ref.Index()) || b.writing[ref.Index()] != nil {
-		return nil, nil
+		return nil, 0, nil
 	}
 	b.users++
-	return b, nil
+	return b, b.drops, nil
 }
 
 // Retain keeps a blob from being evicted until release is called. It may be

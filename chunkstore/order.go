@@ -153,13 +153,14 @@ func (s *Disk) object(c *candidate) (p []byte, ok bool) {
 }
 
 // untouched returns what of an order may go still, up to where it is out of date: what has
-// been read since may hold others that would go, and what is to be kept longer does not go in its place. s.mu is held.
-func (s *Disk) untouched(order []*candidate) (still []*blob, all bool) {
+// been read since may hold others that would go, and what is to be kept longer does not go in its place unless that is
+// all there is, at last. s.mu is held.
+func (s *Disk) untouched(order []*candidate, last bool) (still []*blob, all bool) {
 	all = true
 	for _, c := range order {
 		switch {
 		case s.blobs[c.digest] != c.blob || c.have.count() == 0:
-		case c.kept && !all:
+		case c.kept && !all && !last:
 			return still, false
 		case c.users == 0 && c.blob.read.Equal(c.read):
 			still = append(still, c.blob)

@@ -117,6 +117,7 @@ func (s *Disk) Drop(d digest.Digest) {
 		return
 	}
 	s.uncountAll(b)
+	b.drops++
 	b.have, b.checked = newBitmap(b.chunks()), newBitmap(b.chunks())
 	b.sums, b.dirty = make(sums), make(map[int]time.Time)
 	err := os.Remove(s.path(d))

@@ -29,7 +29,7 @@ func (s *Disk) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
 	if int64(len(p)) != ref.Size {
 		return fmt.Errorf("store: chunk %s: %d bytes", ref, len(p))
 	}
-	b, err := s.hold(ref)
+	b, drops, err := s.hold(ref)
 	if b == nil || err != nil {
 		return err
 	}
@@ -38,13 +38,13 @@ func (s *Disk) Put(ctx context.Context, ref chunk.Ref, p []byte) error {
 		return err
 	}
 	ref = s.named(ref, p)
-	if s.clone(b, ref, p) {
+	if s.clone(b, ref, p, drops) {
 		return nil
 	}
 	if err := s.makeRoom(ref.Size); err != nil {
 		return fmt.Errorf("chunk %s: put: %w", ref, err)
 	}
-	return s.write(b, ref, p, chunk.IsReadSoon(ctx))
+	return s.write(b, ref, p, drops, chunk.IsReadSoon(ctx))
 }
 
 // directWriter writes past the page cache while the disk keeps up. A chunk that
@@ -107,10 +107,10 @@ type pendingWrite struct {
 
 // write puts p into its blob's file: in the background if it can go directly or is small,
 // and not too much does, else before it returns. What is read soon does not go directly.
-func (s *Disk) write(b *blob, ref chunk.Ref, p []byte, soon bool) error {
-	w := s.begin(b, ref, p)
+func (s *Disk) write(b *blob, ref chunk.Ref, p []byte, drops int, soon bool) error {
+	w := s.begin(b, ref, p, drops)
 	if w == nil {
-		return nil // two came at once
+		return nil // two came at once, or it came with what was dropped
 	}
 	flag, end := 0, s.small.end
 	switch {
@@ -130,12 +130,12 @@ func (s *Disk) write(b *blob, ref chunk.Ref, p []byte, soon bool) error {
 }
 
 // begin notes that p is on its way into its blob's file, and counts it. It returns nil if it is
-// in already, or on its way.
-func (s *Disk) begin(b *blob, ref chunk.Ref, p []byte) *pendingWrite {
+// in already, or on its way, or if the blob was dropped since p came.
+func (s *Disk) begin(b *blob, ref chunk.Ref, p []byte, drops int) *pendingWrite {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := ref.Index()
-	if b.writing[i] != nil || b.have.has(i) {
+	if b.writing[i] != nil || b.have.has(i) || b.drops != drops {
 		return nil
 	}
 	w := &pendingWrite{p, make(chan struct{})}

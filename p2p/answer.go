@@ -79,8 +79,14 @@ func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
 
 // stripe returns the stripe of the first chunk that is asked for.
 func (s *Server) stripe(q wire.Get) decide.Stripe {
-	first := chunk.Ref{Total: q.Total, Offset: int64(q.First) * chunk.Size}
-	return decide.Stripe{Host: q.Host, Blob: q.Blob, Number: s.client.stripeOf(first)}
+	return s.client.stripeOf(q.Host, chunk.Ref{Blob: q.Blob, Total: q.Total, Offset: int64(q.First) * chunk.Size})
+}
+
+// allOf reports whether all of a stripe is asked for.
+func allOf(k decide.Stripe, q wire.Get) bool {
+	of := int(k.Size / chunk.Size)
+	first := k.Number * of
+	return q.First <= first && q.First+q.Count >= min(first+of, chunk.Count(q.Total))
 }
 
 func done(err error) wire.Frame {
@@ -211,9 +217,7 @@ func (l *served) own(ctx context.Context, q wire.Get, refs []chunk.Ref, sent *se
 		return err
 	}
 	defer func() {
-		of := int(s.client.StripeSize(q.Total) / chunk.Size)
-		all := len(refs) == min(of, chunk.Count(q.Total)-k.Number*of)
-		s.spreads.leave(k, l.from, err == nil && all)
+		s.spreads.leave(k, l.from, err == nil && allOf(k, q))
 	}()
 	as := owning
 	if q.Repository.First {

@@ -139,7 +139,7 @@ type lent struct {
 // keep remembers why the chunk may be lent on: when it is the one that is used, lest
 // the claim on one that came from elsewhere be taken for its.
 func (c *Client) keep(host string, l lent) {
-	if !l.ref.Whole() && l.claim.Says() {
+	if !l.ref.Whole() && l.claim.Says() && !c.claims.Of(host).Suspected(l.ref.Blob) { // else it is not taken
 		c.claims.Of(host).Keep(l.ref, l.claim)
 	}
 }

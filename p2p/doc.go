@@ -28,7 +28,7 @@
 //
 // # Fan-out
 //
-// An owner sends one stripe to two members at a time, in a large crowd to three ([decide.FanOut]), and refers all others at once to
+// An owner sends one stripe to two members at a time, in a large zone to three ([decide.FanOut]), and refers all others at once to
 // members that have it or are being sent it, as many to each at a time: of four by chance
 // to the one that sends the least. One that has not got all of it yet sends each chunk
 // as it comes. So a crowd becomes a tree, in which each member sends about what it gets.
@@ -66,28 +66,33 @@
 //	1.18   1.21   eight at a time; but 300 nodes take longer for 100 MB
 //	1.18   1.23   the least busy of eight; but 10,000 nodes take a tenth longer for 100 MB
 //	1.10   1.18   two at first, and one more from each on that has come, up to six; and a holder that sends eight stripes, and
-//	              more than who asks it, sends that one back to the owner, who then knows another
+//	              more than who asks it, sends that one back to the owner, who then knows another: this is how it is
 //	1.11   1.18   six at once from the beginning, which takes a sixth longer for 100 MB
-//	1.07   1.16   stripes of 2 MiB in place of 4: this is how it is
-//	1.06   1.14   stripes of 1 MiB, four times as many messages and requests to the registry
+//	1.07   1.16   stripes of 2 MiB in place of 4, and twice as many messages and requests to the registry
+//	1.06   1.14   stripes of 1 MiB, and four times as many
 //
 // Of 2600 nodes, 3 GB and links of 300 MB/s from 1.5 GB/s 99 in 100 took 15.6 s with windows alone, 13.3 s with the whole blob in
 // no order, 11.6 s with 64 MiB ahead, and take 11.0 s so, 11.3 s from 300 MB/s; the links alone take 10 s. Whole nodes in virtual time (simtest/virtual),
 // 100 of which pull 48 MiB over links of 1 Gbit/s, take 0.81 s in place of 0.97 s. Few members gain nothing by what is ahead: eight take 1.4 in
 // place of 1.2 for 190 MB in five layers from a registry that is no faster than they are, whence [decide.Ahead].
 //
-// What is small comes less near the bound. With stripes of 4 MiB 1000 nodes took 1.64 times what the links of 1 Gbit/s allow for 100 MB, and 10,000
-// took 1.88, for all of a stripe has to be there before it counts as one that others are referred to for good, and until the first stripes are everywhere half
-// of the links have nothing to send. By placing and passing on each chunk by itself ([decide.StripeSize]) they take 1.31 and 1.45: a node has something to send
-// after 8 ms in place of 34, six of the smaller ones at a time keep its link as busy, and each waits for less of what else is sent. Owners of stripes of 4 MiB
-// that pass on single chunks do as well with 1000 nodes (1.35) and badly with few (1.6 in place of 1.2 with eight). What is left is the way to the last of 10,000, some
-// 0.15 s of 1.17: from member to member a chunk goes only once all of it is there and right. A thin registry sends all stripes at the same time, and so the last
-// chunk of each late: 1.8 with 1000 nodes. Few members keep stripes of 4 MiB: they gain little, and their registry gets a quarter of the requests.
+// What is small comes less near the bound. With stripes of 4 MiB 1000 nodes took 1.64 times what links of 1 Gbit/s allow for 100 MB, and 10,000
+// took 1.88: until the first stripes are everywhere half of the links have nothing to send. With stripes of one chunk ([decide.StripeSize]) they take 1.31 and
+// 1.45. A node has something to send after 8 ms in place of 34, six of the smaller ones at a time keep its link as busy, and each waits for less of what else is
+// sent. Where owners have stripes of 4 MiB and pass on single chunks it is 1.35 with 1000 nodes, but 1.6 in place of 1.2 with eight. What is left is the way to the last of 10,000,
+// some 0.15 s of 1.16: a chunk goes on once all of it is there and right. A thin registry sends all stripes at the same time, and so the last chunk of each late: 1.8
+// with 1000 nodes. Few members keep stripes of 4 MiB. They gain little by smaller ones, and their registry gets a quarter of the requests.
 //
-// Of 100 MB with stripes of one chunk 1000 nodes take 1.33 with two, and 1.31 with three from each member ([decide.FanOut]; from a registry of 1 Gbit/s 1.90 and 1.76, and 10,000 nodes
-// 2.5 and 1.95), 1.33 with four; with eight, and with 100, three cost a tenth (1.20 in place of 1.08 for 190 MB). They take 1.40 with four at a time at the most, 1.35 with eight, 2.0 with twelve, 2.2 with 24; 1.70
-// with six at once from the beginning; 1.42 in the order of the blob at first, 1.34 to 1.37 out of 4 to 16 that are next; 1.69 with holders that refuse from four stripes on, 1.39 from
-// twelve; 1.36 with the least busy of eight.
+// By 1000 nodes with stripes of one chunk, for 100 MB from a registry of 10 Gbit/s, and of 1:
+//
+//	1.33   1.90   each stripe to two members at a time; 10,000 nodes take 1.46 and 2.5
+//	1.31   1.76   to three ([decide.FanOut]): this is how it is; 10,000 nodes 1.45 and 1.95, but a hundred 1.23 and 1.73 in place of 1.20 and 1.64
+//	1.33   1.79   to four
+//	1.35   2.2    to two, with up to eight stripes at a time in place of six (1.40 and 1.9 with four, 2.0 and 2.2 with twelve)
+//	1.70   1.86   to three, with six at once from the beginning
+//	1.42   2.3    to two, in the order of the blob at first; 1.34 to 1.37 and 1.8 to 2.5 out of the next 4 to 16
+//	1.69   2.3    to two, holders refuse from four stripes on (1.39 and 1.9 from twelve)
+//	1.36   1.93   to two, the least busy of eight
 //
 // What gained nothing, or lost, for 1000 nodes and 100 MB with stripes of 4 MiB: senders that send first what is least deep in its tree (2.4 in place of 2.0), what came
 // first (1.8 in place of 1.6), last (2.3), or for those that have got the least (1.8) or the most (1.9); one from each member (7.4); smaller windows; not to begin with the

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/p2p/decide"
 	"github.com/granary-oci/granary/p2p/wire"
 	"github.com/granary-oci/granary/tracker"
 )
@@ -82,22 +83,40 @@ func (c *Client) holders(ctx context.Context, host string, blob digest.Digest) [
 	return all[:min(len(all), maxHolders)]
 }
 
-// neighbours gets chunks from members that may have owned them before.
+// neighbours gets chunks from members that may have owned them before, be it in stripes of another size.
 func (s *held) neighbours(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
-	c := s.client
 	asking, cancel := context.WithTimeout(ctx, askNeighbours)
 	defer cancel()
-	for _, p := range c.cfg.Members.View().Neighbours(c.placeOf(refs[0]), maxNeighbours) {
+	total, view := refs[0].Total, s.client.cfg.Members.View()
+	size, other := s.client.StripeSize(total), decide.OtherStripeSize(total, view.Near())
+	left, over, err := s.near(asking, size, refs, yield)
+	if over || ctx.Err() != nil || size == other {
+		return err
+	}
+	for _, stripe := range split(left, other) {
+		if left, over, err := s.near(asking, other, stripe, yield); len(left) > 0 || over && err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// near asks the members that chunks of one stripe are placed at now, but this one, where stripes have a size. It returns what [held.from]
+// does, and [chunk.ErrNotFound] for what is left.
+func (s *held) near(ctx context.Context, size int64, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) (left []chunk.Ref, over bool, err error) {
+	c := s.client
+	key := tracker.StripeKey(refs[0].Blob, int(refs[0].Offset/size))
+	for _, p := range c.cfg.Members.View().Neighbours(key, maxNeighbours) {
 		if !c.peers.sound(p.ID) {
 			continue // it would be a guess to ask it at all
 		}
-		left, over, err := s.from(asking, p.ID, refs, c.cfg.Timing.HedgeMax, yield)
-		if over || ctx.Err() != nil {
-			return err
+		left, over, err := s.from(ctx, p.ID, refs, c.cfg.Timing.HedgeMax, yield)
+		if over {
+			return left, true, err
 		}
 		refs = left
 	}
-	return chunk.ErrNotFound
+	return refs, false, chunk.ErrNotFound
 }
 
 // from asks one holder. It returns what is left to be got from others, unless it is

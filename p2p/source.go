@@ -46,10 +46,15 @@ func (c *Client) StripeSize(total int64) int64 {
 
 // stripeOf returns the stripe that a chunk belongs to. A blob of one chunk is
 // placed by its digest, which is its first stripe.
-func (c *Client) stripeOf(ref chunk.Ref) int { return int(ref.Offset / c.StripeSize(ref.Total)) }
+func (c *Client) stripeOf(host string, ref chunk.Ref) decide.Stripe {
+	size := c.StripeSize(ref.Total)
+	return decide.Stripe{Host: host, Blob: ref.Blob, Size: size, Number: int(ref.Offset / size)}
+}
 
 // placeOf returns the key by which a chunk is placed.
-func (c *Client) placeOf(ref chunk.Ref) string { return tracker.StripeKey(ref.Blob, c.stripeOf(ref)) }
+func (c *Client) placeOf(ref chunk.Ref) string {
+	return tracker.StripeKey(ref.Blob, c.stripeOf("", ref).Number)
+}
 
 // GetRun implements [chunk.Runner]. The stripes of a run are got at the same time.
 func (s *placed) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
@@ -57,11 +62,16 @@ func (s *placed) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 	if len(refs) == 0 || c.cfg.Members.View().Alone() || c.claims.Of(s.repo.Host).Suspected(refs[0].Blob) {
 		return chunk.GetRun(ctx, s.own, refs, yield)
 	}
-	err := s.fromMembers(ctx, refs, c.unlessRefuted(s.repo.Host, func(ref chunk.Ref, p []byte) error {
+	var stop error
+	take := c.unlessRefuted(s.repo.Host, func(ref chunk.Ref, p []byte) error {
 		left = left[1:]
 		return yield(ref, p)
-	}))
-	if errors.Is(err, errRefuted) {
+	})
+	err := s.fromMembers(ctx, refs, func(ref chunk.Ref, p []byte) error {
+		stop = take(ref, p)
+		return stop
+	})
+	if stop == errRefuted {
 		return chunk.GetRun(ctx, s.own, left, yield)
 	}
 	return err
@@ -188,7 +198,7 @@ func (s *placed) pursue(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 		attribute.Int64("granary.offset", refs[0].Offset), attribute.Int("granary.chunks", len(refs)))
 	defer func() { span.End(err) }()
 	e := &errand{
-		placed: s, key: decide.Stripe{Host: s.repo.Host, Blob: refs[0].Blob, Number: c.stripeOf(refs[0])}, stripe: request(s.repo, wire.ToHolder, refs), left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
+		placed: s, key: c.stripeOf(s.repo.Host, refs[0]), stripe: request(s.repo, wire.ToHolder, refs), left: refs, yield: yield, arrivals: make(chan arrival), under: make(map[tracker.ID]*asking),
 		pursuit: decide.NewPursuit(c.cfg.Timing, owners, c.peers, c.chance()),
 	}
 	defer e.end()
@@ -202,7 +212,7 @@ const ownersAsked = 5
 func (c *Client) owners(ref chunk.Ref) (all []decide.Candidate) {
 	view := c.cfg.Members.View()
 	self := view.Self().ID
-	for _, p := range view.Owners(c.placeOf(ref), len(view.Peers())) {
+	for _, p := range c.ranked(view, c.placeOf(ref)) {
 		id := p.ID
 		if id == self {
 			id = decide.Itself
@@ -215,6 +225,24 @@ func (c *Client) owners(ref chunk.Ref) (all []decide.Candidate) {
 		}
 	}
 	return all
+}
+
+// ranked returns the owners of a key, best first: as many as are asked and some more, or all if of those too few can be asked.
+func (c *Client) ranked(view *tracker.View, key string) []tracker.Peer {
+	some := view.Owners(key, 2*ownersAsked)
+	can := 0
+	for _, p := range some {
+		if p.ID == view.Self().ID {
+			return some
+		}
+		if c.peers.usable(p.ID) {
+			can++
+		}
+	}
+	if can >= ownersAsked || len(some) < 2*ownersAsked {
+		return some
+	}
+	return view.Owners(key, len(view.Peers()))
 }
 
 // Owns reports whether this node answers for a chunk in its zone.

@@ -103,6 +103,9 @@ func (p *Repository) open(ctx context.Context, d digest.Digest, near ours) (*Blo
 			opened.Release()
 			return nil, err
 		}
+		if cfg.Run > 0 {
+			cfg.Run = chunk.StripeSize // all of it is this node's to fetch
+		}
 		opened.strict = chunk.NewBlob(m, p.strict(near, direct), cfg)
 	}
 	return opened, nil

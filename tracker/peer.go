@@ -24,7 +24,7 @@ type Peer struct {
 // MaxWeight bounds how many times as much as another a member may own.
 const MaxWeight = 100
 
-func (p Peer) places() bool { return p.Weight > 0 && !p.Draining }
+func (p *Peer) places() bool { return p.Weight > 0 && !p.Draining }
 
 // View is one state of the membership, seen by one member. It is immutable.
 type View struct {

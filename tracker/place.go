@@ -23,40 +23,56 @@ func StripeKey(blob digest.Digest, stripe int) string {
 // Owners returns the first n members of the viewer's zone that answer for key, best
 // first; fewer if there are fewer. A cluster in which all drain has no owners.
 func (v *View) Owners(key string, n int) []Peer {
-	return v.rank(key, n, func(p Peer) bool { return p.places() && p.Zone == v.self.Zone })
+	return v.rank(key, n, func(p *Peer) bool { return p.places() && p.Zone == v.self.Zone })
 }
 
 // Neighbours returns the first n other members that own, owned or will own what has
 // this key: those that drain are among them, and this one is not.
 func (v *View) Neighbours(key string, n int) []Peer {
-	return v.rank(key, n, func(p Peer) bool { return p.ID != v.self.ID && p.Zone == v.self.Zone && p.Weight > 0 })
+	return v.rank(key, n, func(p *Peer) bool { return p.ID != v.self.ID && p.Zone == v.self.Zone && p.Weight > 0 })
 }
 
 // Keepers is Owners in all zones.
 func (v *View) Keepers(key string, n int) []Peer {
-	return v.rank(key, n, Peer.places)
+	return v.rank(key, n, (*Peer).places)
 }
 
-func (v *View) rank(key string, n int, eligible func(Peer) bool) []Peer {
+func (v *View) rank(key string, n int, eligible func(*Peer) bool) []Peer {
 	type ranked struct {
-		peer  Peer
+		peer  *Peer
 		score float64
 		tie   uint64
 	}
 	k := hash(key)
-	all := make([]ranked, 0, len(v.peers))
-	for i, p := range v.peers {
-		if eligible(p) {
-			draw := mix(v.seeds[i] ^ mix(k))
-			all = append(all, ranked{p, score(draw, p.Weight), draw})
-		}
+	n = max(0, min(n, len(v.peers)))
+	best := make([]ranked, 0, 2*n) // of those so far, and some that are no better than the n-th
+	cut := func() {
+		slices.SortFunc(best, func(a, b ranked) int {
+			return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(b.tie, a.tie))
+		})
+		best = best[:min(len(best), n)]
 	}
-	slices.SortFunc(all, func(a, b ranked) int {
-		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(b.tie, a.tie))
-	})
-	owners := make([]Peer, 0, min(n, len(all)))
-	for _, r := range all[:min(n, len(all))] {
-		owners = append(owners, r.peer)
+	least := math.Inf(-1) // score of the n-th of those that were cut
+	for i := range v.peers {
+		p := &v.peers[i]
+		if n == 0 || !eligible(p) {
+			continue
+		}
+		draw := mix(v.seeds[i] ^ mix(k))
+		s := score(draw, p.Weight)
+		if s < least {
+			continue
+		}
+		if len(best) == 2*n {
+			cut()
+			least = best[n-1].score
+		}
+		best = append(best, ranked{p, s, draw})
+	}
+	cut()
+	owners := make([]Peer, 0, len(best))
+	for _, r := range best {
+		owners = append(owners, *r.peer)
 	}
 	return owners
 }

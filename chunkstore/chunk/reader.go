@@ -339,7 +339,7 @@ func (r *Reader) slot() *slot {
 // fetch gets adjacent slots as one run. The reader awaits each slot; a fetch
 // whose reader has gone ends with ctx. before is the scout that was there, nil for none.
 func (r *Reader) fetch(ctx context.Context, slots []*slot, before *scout) {
-	if !r.section.OnDemand {
+	if !r.section.OnDemand && r.end()-r.b.m.Find(r.section.Offset) > 1 {
 		ctx = inOrder(ctx)
 	}
 	ctx, o := withOrigin(ctx)

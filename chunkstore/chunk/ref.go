@@ -16,7 +16,7 @@ const (
 	// but the last has this size. It stays below the 2 MiB that bitswap carries.
 	Size = 1 << 20
 
-	// StripeSize is the piece in which blobs are fetched from an upstream, and the largest in which they are
+	// StripeSize is the largest piece in which blobs are fetched from an upstream and
 	// placed on nodes, in bytes: a whole number of chunks.
 	StripeSize = 4 << 20
 

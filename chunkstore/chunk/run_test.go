@@ -36,6 +36,30 @@ func TestRunsOfASizeAreFetchedAsSuch(t *testing.T) {
 	}
 }
 
+// TestOneChunkIsNoStream: who reads here and there is not to wait for what only streams are worth.
+func TestOneChunkIsNoStream(t *testing.T) {
+	b := newBlob(t, 4*chunk.Size)
+	for _, c := range []struct {
+		section chunk.Section
+		stream  bool
+	}{
+		{chunk.Section{Offset: chunk.Size + 5, Length: 100}, false},
+		{chunk.Section{Offset: 2*chunk.Size - 5, Length: 10}, true},
+		{chunk.Section{Length: b.Size(), OnDemand: true}, false},
+	} {
+		src := &noted{src: b, runs: make(map[int][]int)}
+		r := chunk.NewBlob(b.Map, src, chunk.BlobConfig{Window: 8 * chunk.Size, Run: chunk.Size}).OpenSection(t.Context(), c.section)
+		if _, _, err := r.Next(); err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Close()
+		if src.mu.Lock(); (src.alone == 0) != c.stream {
+			t.Errorf("%+v: %d runs were asked for as if nothing more were read", c.section, src.alone)
+		}
+		src.mu.Unlock()
+	}
+}
+
 // noted is a source that remembers, by their first, what chunks were asked for at once.
 type noted struct {
 	src chunk.Source

@@ -24,6 +24,7 @@ const (
 type Stripe struct {
 	Host   string
 	Blob   digest.Digest
+	Size   int64 // of stripes, in bytes: with other members there are others of the same numbers
 	Number int
 }
 
