@@ -47,6 +47,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -153,10 +154,17 @@ func simulateAll(rows []row, seed uint64) iter.Seq[result] {
 	}
 }
 
+// large is held by a row that takes some 10 GB of memory: two of those at once would be too much for the machines that there are.
+var large sync.Mutex
+
 // run simulates a row.
 func (r row) run(seed uint64) result {
 	r.Seed = seed
 	c := newCluster(r.setting)
+	if r.Nodes*c.stripes() > 1e6 {
+		large.Lock()
+		defer large.Unlock()
+	}
 	r.do(c)
 	return c.run(r.name)
 }
