@@ -277,9 +277,9 @@ func TestWhatIsReferredToIsAnImage(t *testing.T) {
 func TestTheStatusTellsOfAPull(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
-	img := r.push("org/app", "v1", random(12<<20, 1), random(4<<20, 2))
+	img := r.push("org/app", "v1", random(28<<20, 1), random(8<<20, 2)) // stripes enough for each member to own some
 	r.pushIndex(img)
-	r.set(func() { r.rate = 4 << 20 })
+	r.set(func() { r.rate = 6 << 20 })
 	c := newCluster(t, r, 3)
 	done := make(chan struct{})
 	go func() {
