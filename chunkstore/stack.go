@@ -139,5 +139,5 @@ func (s *Stack) Refute(d digest.Digest) {
 	if s.Disk != nil {
 		s.Disk.Refute(d)
 	}
-	s.Memory.Drop(func(ref chunk.Ref) bool { return ref.Blob == d }) // last, for the same reason
+	s.Memory.Drop(func(ref chunk.Ref) bool { return ref.Blob == d }) // after the disk, which has members' chunks refused first
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -205,6 +206,33 @@ func TestStripesOfManyMembersAreSmall(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhatComesAlongIsPassedOn: a source may give more of a blob than it was asked for.
+func TestWhatComesAlongIsPassedOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, nil, "a", "b")
+		m := c.blob(3<<20, "a")
+		var got []int
+		err := chunk.GetRun(t.Context(), c.nodes["a"].client.Source(app, generous{c.registry, m}), []chunk.Ref{m.At(0), m.At(1)}, func(ref chunk.Ref, _ []byte) error {
+			got = append(got, ref.Index())
+			return nil
+		})
+		if err != nil || !slices.Equal(got, []int{2, 0, 1, 2}) {
+			t.Errorf("chunks %v came, error %v", got, err)
+		}
+	})
+}
+
+// generous gives the last chunk of a blob before and after those that it is asked for.
+type generous struct {
+	chunk.Source
+	m *chunk.Map
+}
+
+func (g generous) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
+	last := g.m.At(g.m.Len() - 1)
+	return chunk.GetRun(ctx, g.Source, append(append([]chunk.Ref{last}, refs...), last), yield)
 }
 
 // TestWhoLeavesIsDoneWith however many stripes were awaited at the time.

@@ -64,7 +64,9 @@ func (s *placed) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.
 	}
 	var stop error
 	take := c.unlessRefuted(s.repo.Host, func(ref chunk.Ref, p []byte) error {
-		left = left[1:]
+		if len(left) > 0 && ref.Offset == left[0].Offset { // else it came along
+			left = left[1:]
+		}
 		return yield(ref, p)
 	})
 	err := s.fromMembers(ctx, refs, func(ref chunk.Ref, p []byte) error {

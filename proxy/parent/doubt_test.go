@@ -10,9 +10,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/granary-oci/granary/chunkstore/chunk"
-	"github.com/granary-oci/granary/proxy/parent"
-	"github.com/granary-oci/granary/proxy/ref"
-	"github.com/granary-oci/granary/proxy/upstream"
 )
 
 // TestWhatAParentSendsOfABlobThatIsDoubtedMeanwhile is not taken: the next reader would find it in the store.
@@ -26,12 +23,7 @@ func TestWhatAParentSendsOfABlobThatIsDoubtedMeanwhile(t *testing.T) {
 		http.ServeContent(w, q, "", time.Time{}, &zeros{size: m.Size()})
 	}))
 	t.Cleanup(s.Close)
-	ps, err := parent.New([]parent.Config{{Name: "hub", Upstream: upstream.Config{URL: s.URL}}}, nil, func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(ps.Close)
-	r := ps.Repositories(ref.Repository{Host: host, Name: "app"}, "")[0]
+	_, r := at(t, s.URL)
 	came := 0
 	err = chunk.GetRun(t.Context(), r.Blob(), []chunk.Ref{m.At(0), m.At(1), m.At(2)}, func(chunk.Ref, []byte) error {
 		came++

@@ -57,12 +57,7 @@ func TestWhatAParentSaysItself(t *testing.T) {
 				c.answer(w)
 			}))
 			t.Cleanup(s.Close)
-			ps, err := parent.New([]parent.Config{{Name: "hub", Upstream: upstream.Config{URL: s.URL}}}, nil, func(error) {})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(ps.Close)
-			r := ps.Repositories(ref.Repository{Host: host, Name: "app"}, "")[0]
+			ps, r := at(t, s.URL)
 			times := 1
 			if name == "it is being made" {
 				times = 20
@@ -80,3 +75,14 @@ func TestWhatAParentSaysItself(t *testing.T) {
 }
 
 func missing(err error) bool { return errors.Is(err, chunk.ErrNotFound) }
+
+// at returns a repository of one parent, and the parent, which is at a URL.
+func at(t *testing.T, url string) (*parent.Parents, *parent.Repository) {
+	t.Helper()
+	ps, err := parent.New([]parent.Config{{Name: "hub", Upstream: upstream.Config{URL: url}}}, nil, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ps.Close)
+	return ps, ps.Repositories(ref.Repository{Host: host, Name: "app"}, "")[0]
+}
