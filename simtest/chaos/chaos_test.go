@@ -287,6 +287,14 @@ func TestWhatANodeHolds(t *testing.T) {
 	if h.hold(old, 0, began); len(h.holds) != 0 {
 		t.Error("a disk that was full meanwhile holds all of it")
 	}
+	began = h.now()
+	end = h.begin(event{Fault: "kill -9", Node: 0}, away)
+	h.lose(0, committed)
+	if h.hold(old, 0, began); len(h.holds) != 0 {
+		t.Error("what came just before a death is held since after it")
+	}
+	end()
+	time.Sleep(time.Millisecond)
 	h.hold(old, 0, h.now())
 	h.ruin(0)
 	h.hold(old, 0, h.now())

@@ -83,8 +83,8 @@ func (h *history) begin(e event, does effect) (end func()) {
 	}
 }
 
-// hold records that a client has got all of something from a node since it began to ask, which so has it, if it could keep it all the while. It
-// has been somewhere since it was made.
+// hold records that a client has got all of something from a node since it began to ask, which so has it, if it could keep it all the while: what
+// comes to an end as the node is killed may be told here after the node has lost it. It has been somewhere since it was made.
 func (h *history) hold(of held, made, began time.Duration) {
 	now := h.now()
 	h.mu.Lock()
@@ -92,7 +92,8 @@ func (h *history) hold(of held, made, began time.Duration) {
 	if ruin, ok := h.ruins[of.node]; ok && made <= ruin {
 		return
 	}
-	if _, ok := h.holds[of]; !ok && h.find(full, of.node, began, now) == nil {
+	kept := h.find(full, of.node, began, now) == nil && h.find(away, of.node, began, now) == nil
+	if _, ok := h.holds[of]; !ok && kept {
 		h.holds[of] = now
 		if _, ok := h.had[of]; !ok {
 			h.had[of] = now
