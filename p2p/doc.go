@@ -36,6 +36,9 @@
 // referred to who is below it in the tree of the same owner, and nobody sends on what
 // comes from another owner: no two wait for each other.
 //
+// A stripe of one chunk cannot be sent on before all of it is there. Who asks for it waits until a member has it that may
+// send it to one more, and is bound to nobody before; only where hundreds wait others are referred to these.
+//
 // # What was tried
 //
 // By simtest/sim: 400 or 500 nodes pull 400 or 500 MB in two layers over links of 1 Gbit/s, or from
@@ -77,22 +80,33 @@
 // place of 1.2 for 190 MB in five layers from a registry that is no faster than they are, whence [decide.Ahead].
 //
 // What is small comes less near the bound. With stripes of 4 MiB 1000 nodes took 1.64 times what links of 1 Gbit/s allow for 100 MB, and 10,000
-// took 1.88: until the first stripes are everywhere half of the links have nothing to send. With stripes of one chunk ([decide.StripeSize]) they take 1.31 and
+// took 1.88: until the first stripes are everywhere half of the links have nothing to send. With stripes of one chunk ([decide.StripeSize]) they took 1.31 and
 // 1.45. A node has something to send after 8 ms in place of 34, six of the smaller ones at a time keep its link as busy, and each waits for less of what else is
-// sent. Where owners have stripes of 4 MiB and pass on single chunks it is 1.35 with 1000 nodes, but 1.6 in place of 1.2 with eight. What is left is the way to the last of 10,000,
-// some 0.15 s of 1.16: a chunk goes on once all of it is there and right. A thin registry sends all stripes at the same time, and so the last chunk of each late: 1.8
-// with 1000 nodes. Few members keep stripes of 4 MiB. They gain little by smaller ones, and their registry gets a quarter of the requests.
+// sent. Where owners have stripes of 4 MiB and pass on single chunks it is 1.35 with 1000 nodes, but 1.6 in place of 1.2 with eight. Few members keep stripes of 4 MiB. They gain little
+// by smaller ones, and their registry gets a quarter of the requests. What was lost then was lost on the way: all who asked were bound at once to a member that was being sent the chunk, and some of
+// those got it late. Since they wait for one that has it, the number of those who have it doubles in little more than the time that one takes to send it, and it is 1.24 and 1.31.
 //
 // By 1000 nodes with stripes of one chunk, for 100 MB from a registry of 10 Gbit/s, and of 1:
 //
 //	1.33   1.90   each stripe to two members at a time; 10,000 nodes take 1.46 and 2.5
-//	1.31   1.76   to three ([decide.FanOut]): this is how it is; 10,000 nodes 1.45 and 1.95, but a hundred 1.23 and 1.73 in place of 1.20 and 1.64
+//	1.31   1.76   to three ([decide.FanOut]); 10,000 nodes 1.45 and 1.95, but a hundred 1.23 and 1.73 in place of 1.20 and 1.64
 //	1.33   1.79   to four
 //	1.35   2.2    to two, with up to eight stripes at a time in place of six (1.40 and 1.9 with four, 2.0 and 2.2 with twelve)
 //	1.70   1.86   to three, with six at once from the beginning
 //	1.42   2.3    to two, in the order of the blob at first; 1.34 to 1.37 and 1.8 to 2.5 out of the next 4 to 16
 //	1.69   2.3    to two, holders refuse from four stripes on (1.39 and 1.9 from twelve)
 //	1.36   1.93   to two, the least busy of eight
+//	1.24   1.62   to two, by members that have it, to three 1.25 and 1.64; but with 10,000 nodes an owner has more who wait than it may answer (40 s)
+//	1.33   1.83   to two; where 16 wait, others are referred to who is being sent it (where 64 wait 1.29 and 1.82)
+//	1.28   1.71   to two; where 64 wait, to who waits, and to those who are referred to them, and so on; 10,000 nodes take 2.1 and 3.3
+//	1.25   1.67   to two; where 64 wait, to two for each who waits; 10,000 nodes 1.34 and 1.89, and 1.03 copies, for more wait than it may answer
+//	1.23   1.66   to three; where 256 wait so, and where 768 wait to who is being sent it: 10,000 nodes 1.32 and 1.74
+//	1.24   1.57   and each begins with one of the 48 that it has wanted for longest: this is how it is; 10,000 nodes 1.31 and 1.63
+//	1.28   1.52   out of the 32 that it has wanted for longest; out of 64 1.24 and 1.61
+//
+// A thin registry sends all that is asked for at the same time, and so the last chunk of each late. If no more than eight owners asked it at a time it would
+// be 1.5 in place of 1.57, but they would have to agree on that. Those who wait and ask for others meanwhile gain nothing. Larger stripes go on chunk by chunk, and with them it is worse to wait for a member that has
+// all: 300 nodes would take 1.16 and 1.23 for 1 GB in place of 1.10 and 1.17.
 //
 // What gained nothing, or lost, for 1000 nodes and 100 MB with stripes of 4 MiB: senders that send first what is least deep in its tree (2.4 in place of 2.0), what came
 // first (1.8 in place of 1.6), last (2.3), or for those that have got the least (1.8) or the most (1.9); one from each member (7.4); smaller windows; not to begin with the

@@ -7,7 +7,7 @@ import (
 )
 
 // Turns bounds how many runs are under way for all readers of a process together, and lets those
-// that wait begin in no order: of many nodes that read the same at the same time each then
+// that wait begin in no order, but for those that have come much later: of many nodes that read the same at the same time each then
 // has something early that others have late, and is asked for it. In the order of the blob the
 // ones that are ahead would be asked for everything, and the others for nothing. Few are under way at
 // first, and one more from each on that ends: what all want at once goes from node to node, and each sends it
@@ -20,6 +20,10 @@ type Turns struct {
 	waiting     []*Turn
 	random      *rand.Rand
 }
+
+// nextOnes are how many runs are looked at for the one that begins next, those that have waited longest: what is wanted of a registry whose
+// link is thin comes the later the more of it is wanted at once.
+const nextOnes = 48
 
 // Turn is one run that waits, or is under way.
 type Turn struct {
@@ -49,7 +53,7 @@ func (t *Turns) Enter(begin func()) *Turn {
 // next lets runs begin while there is room; t.mu is held.
 func (t *Turns) next() {
 	for t.under < t.places && len(t.waiting) > 0 {
-		t.start(t.random.IntN(len(t.waiting)))
+		t.start(t.random.IntN(min(len(t.waiting), nextOnes)))
 	}
 }
 

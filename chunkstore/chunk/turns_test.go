@@ -36,6 +36,27 @@ func TestTurnsComeInNoOrderAndSoManyAtATime(t *testing.T) {
 	}
 }
 
+// TestNoTurnIsFarFromWhatHasWaitedLongest: what a registry sends over a thin link is not all wanted at once.
+func TestNoTurnIsFarFromWhatHasWaitedLongest(t *testing.T) {
+	turns, begun, farthest := chunk.NewTurns(1, 1, rand.New(rand.NewPCG(1, 2))), make([]bool, 1000), 0
+	for i := range begun {
+		turns.Enter(func() {
+			begun[i] = true
+			left := slices.Index(begun, false) // the one that has waited longest
+			if left < 0 {
+				left = i
+			}
+			farthest = max(farthest, i-left)
+		})
+	}
+	for range begun {
+		turns.Leave()
+	}
+	if slices.Contains(begun, false) || farthest < 24 || farthest > 500 {
+		t.Errorf("one is %d after the first that waits; not all have begun: %v", farthest, slices.Contains(begun, false))
+	}
+}
+
 func TestATurnThatIsUrgentComesAtOnceAndOneThatIsTakenBackNever(t *testing.T) {
 	turns, all, order := begun()
 	all[7].Urge()

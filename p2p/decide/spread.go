@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/tracker"
 )
 
@@ -18,6 +19,11 @@ const (
 	choices    = 4    // members that are compared before one is referred to
 	maxLook    = 64   // that are looked at for that
 	enough     = 8    // stripes that a holder sends at once, of who sends less itself
+
+	// Requests that wait at an owner for members that have a stripe of one chunk: from many on whoever comes is referred to one of
+	// those, and from most on to who else is about to have it.
+	manyWait = 256
+	mostWait = 768
 )
 
 // Stripe is a stripe of a blob as one host has it.
@@ -49,10 +55,14 @@ type Request struct {
 }
 
 // spread says from whom members have one stripe: a tree, whose root is the owner. Who is referred
-// to a member that is being sent the stripe itself gets it as it arrives there.
+// to a member that is being sent the stripe itself gets it as it arrives there, chunk by chunk. One chunk
+// does not go on before all of it is there: of such a stripe others are referred to members that have it, so that nobody is bound to
+// one that will have it late.
 type spread struct {
+	single  bool // it is one chunk
 	places  map[tracker.ID]*place
 	known   []*place // whom others may be referred to
+	about   []*place // who are about to have what is one chunk, and may have to do
 	serving []*place // to whom the owner sends it
 	waiting []*Request
 	used    time.Time
@@ -62,10 +72,11 @@ type spread struct {
 type place struct {
 	id      tracker.ID
 	room    int // members that may still be referred to it
+	vain    int // that were, in vain, while it was about to have the stripe
 	all     bool
-	listed  bool // in known
-	load    int  // stripes that it was sending when it asked
-	answers int  // that the owner sends it
+	listed  *[]*place // known or about, where it is in one of these
+	load    int       // stripes that it was sending when it asked
+	answers int       // that the owner sends it
 	stuck   func(now time.Time) bool
 	from    *place // whom it was referred to, while it has not come back
 	again   int    // referrals in a row
@@ -74,8 +85,9 @@ type place struct {
 // Spreads are the stripes that a node has been asked for as an owner. They are for one goroutine at
 // a time.
 type Spreads struct {
-	random *rand.Rand
-	all    map[Stripe]*spread
+	random  *rand.Rand
+	all     map[Stripe]*spread
+	waiting int // requests, of all stripes
 }
 
 // NewSpreads returns what no stripe has been asked for yet.
@@ -91,15 +103,20 @@ func (ss *Spreads) Enter(k Stripe, r *Request, now time.Time) {
 		ss.makeRoom()
 	}
 	if s == nil || len(s.serving)+len(s.waiting) == 0 && now.Sub(s.used) > spreadFor { // they may have lost it since
-		s = &spread{places: make(map[tracker.ID]*place)}
+		s = &spread{single: k.Size == chunk.Size, places: make(map[tracker.ID]*place)}
 		ss.all[k] = s
 	}
 	s.used = now
-	if v, ok := s.decide(r, now, ss.random); ok {
+	v, ok := s.decide(r, now, ss.random)
+	if !ok {
+		v, ok = s.squeeze(r, ss.waiting, ss.random)
+	}
+	if ok {
 		r.Decided(v)
 		return
 	}
 	s.waiting = append(s.waiting, r)
+	ss.waiting++
 }
 
 // Look decides on requests that wait, for time has passed: somebody may have got stuck.
@@ -112,6 +129,7 @@ func (ss *Spreads) Look(k Stripe, now time.Time) {
 			return // nor would those after it
 		}
 		s.waiting = s.waiting[1:]
+		ss.waiting--
 		r.Decided(v)
 	}
 }
@@ -125,6 +143,7 @@ func (ss *Spreads) Quit(k Stripe, r *Request) bool {
 	i := slices.Index(s.waiting, r)
 	if i >= 0 {
 		s.waiting = slices.Delete(s.waiting, i, i+1)
+		ss.waiting--
 	}
 	return i >= 0
 }
@@ -133,6 +152,9 @@ func (ss *Spreads) Quit(k Stripe, r *Request) bool {
 // referred again and again are served, and so is who is being sent other chunks of the stripe.
 func (s *spread) decide(r *Request, now time.Time, random *rand.Rand) (v Verdict, ok bool) {
 	p := s.place(r.From, r.FanOut)
+	if p.from != nil && !p.from.all {
+		p.from.vain++
+	}
 	p.from, p.load = nil, r.Load
 	if p.answers > 0 || r.Late || r.Insists && p.again >= maxAgain || s.moving(now) < r.FanOut {
 		p.again, p.stuck = 0, r.Stuck
@@ -141,15 +163,35 @@ func (s *spread) decide(r *Request, now time.Time, random *rand.Rand) (v Verdict
 		s.list(p)
 		return Verdict{Serve: true}, true
 	}
-	to := s.holder(p, random)
+	to := s.holder(&s.known, p, random)
 	if to == nil {
 		return v, false
 	}
+	return s.refer(p, to), true
+}
+
+// squeeze says what becomes of a request for what is one chunk where so many wait, at this owner, that this one is not to.
+func (s *spread) squeeze(r *Request, waiting int, random *rand.Rand) (v Verdict, ok bool) {
+	if !s.single || waiting < manyWait {
+		return v, false
+	}
+	p := s.place(r.From, r.FanOut)
+	to := s.waiter(p, random)
+	if to == nil && waiting >= mostWait {
+		to = s.holder(&s.about, p, random)
+	}
+	if to == nil {
+		return v, false
+	}
+	return s.refer(p, to), true
+}
+
+func (s *spread) refer(p, to *place) Verdict {
 	to.room--
 	p.from = to
 	p.again++
 	s.list(p)
-	return Verdict{Referral: to.id}, true
+	return Verdict{Referral: to.id}
 }
 
 // place returns what is known of a member, to which room others may be referred at a time. To those that are too many nobody is.
@@ -167,32 +209,61 @@ func (s *spread) place(id tracker.ID, room int) *place {
 
 // list makes a member one of those that others are referred to.
 func (s *spread) list(p *place) {
-	if p.listed || p.room <= 0 {
+	to := &s.known
+	if s.single && !p.all {
+		to = &s.about
+	}
+	if p.listed == to || p.room <= 0 {
 		return
 	}
-	p.listed = true
-	s.known = append(s.known, p)
+	p.listed = to
+	*to = append(*to, p)
 }
 
-// holder returns a member that another may be referred to: of a few that have the stripe, or are
+// holder returns a member of a list that another may be referred to: of a few that have the stripe, or are
 // about to, the one that has the least to send.
-func (s *spread) holder(from *place, random *rand.Rand) (best *place) {
-	for tries, found := 0, 0; len(s.known) > 0 && tries < maxLook && found < choices; tries++ {
-		i := random.IntN(len(s.known))
-		p := s.known[i]
+func (s *spread) holder(list *[]*place, from *place, random *rand.Rand) (best *place) {
+	for tries, found := 0, 0; len(*list) > 0 && tries < maxLook && found < choices; tries++ {
+		i := random.IntN(len(*list))
+		p := (*list)[i]
 		switch {
+		case p.listed != list: // it has come to the other one
+			drop(list, i)
 		case p.room <= 0 || !p.gets():
-			last := len(s.known) - 1
-			s.known[i] = s.known[last]
-			s.known = s.known[:last]
-			p.listed = false
+			drop(list, i)
+			p.listed = nil
 		case p.below(from):
 		default:
 			found++
-			if best == nil || p.load < best.load {
-				best = p
-			}
+			best = idler(best, p)
 		}
+	}
+	return best
+}
+
+// drop takes a member out of a list, whose order is of no matter.
+func drop(list *[]*place, i int) {
+	last := len(*list) - 1
+	(*list)[i] = (*list)[last]
+	*list = (*list)[:last]
+}
+
+// waiter returns a member that waits for the stripe, as holder does one that has it.
+func (s *spread) waiter(from *place, random *rand.Rand) (best *place) {
+	for tries, found := 0, 0; len(s.waiting) > 0 && tries < maxLook && found < choices; tries++ {
+		p := s.places[s.waiting[random.IntN(len(s.waiting))].From]
+		if p != nil && p.room > 0 && !p.below(from) {
+			found++
+			best = idler(best, p)
+		}
+	}
+	return best
+}
+
+// idler returns which of two members has less to send.
+func idler(best, p *place) *place {
+	if best == nil || p.load < best.load {
+		return p
 	}
 	return best
 }
@@ -257,9 +328,10 @@ func (ss *Spreads) Have(k Stripe, from tracker.ID, now time.Time) {
 	ss.Look(k, now)
 }
 
-// has notes that a member has all of the stripe.
+// has notes that a member has all of the stripe. Who has come back from it before may have come too early.
 func (s *spread) has(p *place) {
 	p.all = true
+	p.room, p.vain = p.room+p.vain, 0
 	s.list(p)
 }
 

@@ -3,15 +3,20 @@ package decide
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/tracker"
 )
 
-var key = Stripe{Number: 1}
+var (
+	key    = Stripe{Number: 1, Size: chunk.StripeSize}
+	single = Stripe{Number: 1, Size: chunk.Size} // one chunk
+)
 
 // fanOut is that of requests that have none.
 const fanOut = 2
@@ -100,7 +105,121 @@ func TestACrowdBecomesATree(t *testing.T) {
 	}
 }
 
+// crowd has so many ask for a stripe of one chunk at the same moment. It returns who is served, who is referred to whom, and who waits.
+func crowd(o *owner, n int) (served []tracker.ID, to map[tracker.ID][]tracker.ID, waiting []tracker.ID) {
+	to = make(map[tracker.ID][]tracker.ID)
+	for i := range n {
+		switch v, ok := o.ask(single, Request{From: member(i)}, epoch); {
+		case !ok:
+			waiting = append(waiting, member(i))
+		case v.Serve:
+			served = append(served, member(i))
+		default:
+			to[v.Referral] = append(to[v.Referral], member(i))
+		}
+	}
+	return served, to, waiting
+}
+
+// TestOneChunkIsGotFromWhoHasIt: nobody is bound to a member that is still being sent it, and each that has it is soon asked
+// by others: the number of those who have it multiplies.
+func TestOneChunkIsGotFromWhoHasIt(t *testing.T) {
+	const members = 200
+	o := newOwner()
+	served, to, waiting := crowd(o, members)
+	if len(served) != fanOut || len(to) != 0 || len(waiting) != members-fanOut {
+		t.Fatalf("%d are served and %d wait, %v are referred to", len(served), len(waiting), to)
+	}
+	have := make(map[tracker.ID]bool)
+	for rounds := 1; len(have) < members; rounds++ {
+		if rounds > 8 {
+			t.Fatalf("after %d rounds %d have it", rounds, len(have))
+		}
+		under, askers := maps.Clone(o.verdicts), make(map[tracker.ID]int)
+		maps.DeleteFunc(under, func(id tracker.ID, _ Verdict) bool { return have[id] })
+		for id, v := range under {
+			if askers[v.Referral]++; askers[v.Referral] > fanOut || !v.Serve && !have[v.Referral] {
+				t.Fatalf("%s is the one of %d that is referred to %s, which has it: %v", id, askers[v.Referral], v.Referral, have[v.Referral])
+			}
+		}
+		for id, v := range under {
+			have[id] = true
+			if v.Serve {
+				o.Leave(single, id, true, epoch)
+			} else {
+				o.Have(single, id, epoch)
+			}
+		}
+	}
+}
+
+// TestOfManyWhoWaitForOneChunkSomeAreAskedByOthers: an owner keeps no more waiting than it can, and even then nobody is asked by more
+// than it can send to.
+func TestOfManyWhoWaitForOneChunkSomeAreAskedByOthers(t *testing.T) {
+	for _, c := range []struct{ members, most int }{{manyWait + fanOut, manyWait}, {2*manyWait + fanOut, manyWait}, {10000, mostWait}} {
+		o := newOwner()
+		served, to, waiting := crowd(o, c.members)
+		referred := 0
+		for id, by := range to {
+			if referred += len(by); len(by) > fanOut {
+				t.Errorf("of %d members %d are referred to %s", c.members, len(by), id)
+			}
+			if c.most < mostWait && !slices.Contains(waiting, id) {
+				t.Errorf("%s is referred to and does not wait", id)
+			}
+		}
+		if len(waiting) != c.most || len(served)+len(waiting)+referred != c.members {
+			t.Errorf("of %d members %d are served, %d wait and %d are referred", c.members, len(served), len(waiting), referred)
+		}
+		if c.members == 10000 {
+			for _, id := range waiting {
+				o.Quit(single, o.requests[id])
+			}
+		}
+		if v, ok := o.ask(Stripe{Number: 9, Size: chunk.Size}, Request{From: "other"}, epoch); !ok || !v.Serve {
+			t.Error("another stripe is not served")
+		}
+	}
+}
+
+// TestOneChunkIsGivenUpByNobody: whatever becomes of those who are to have it, all others have it in the end.
+func TestOneChunkIsGivenUpByNobody(t *testing.T) {
+	o, random := newOwner(), rand.New(rand.NewPCG(5, 6))
+	_, _, left := crowd(o, 1000)
+	have := make(map[tracker.ID]bool)
+	for range 100 {
+		for _, id := range slices.Sorted(maps.Keys(o.verdicts)) {
+			v, lost := o.verdicts[id], random.IntN(4) == 0
+			delete(o.verdicts, id)
+			switch {
+			case v.Serve:
+				o.Leave(single, id, !lost, epoch)
+			case lost || !have[v.Referral]:
+				o.ask(single, Request{From: id, Insists: true}, epoch)
+				continue
+			default:
+				o.Have(single, id, epoch)
+			}
+			have[id] = !lost
+		}
+	}
+	for _, id := range left {
+		if _, decided := o.requests[id]; decided && o.Quit(single, o.requests[id]) {
+			t.Fatalf("%s still waits", id)
+		}
+	}
+	if o.waiting != 0 {
+		t.Errorf("%d wait, of nobody", o.waiting)
+	}
+}
+
 func TestNobodyWaitsForItself(t *testing.T) {
+	for _, key := range []Stripe{key, single} {
+		nobodyWaitsForItself(t, key)
+	}
+}
+
+func nobodyWaitsForItself(t *testing.T, key Stripe) {
 	o := newOwner()
 	from := make(map[tracker.ID]tracker.ID)
 	random := rand.New(rand.NewPCG(3, 4))

@@ -28,7 +28,8 @@ type answer struct {
 }
 
 func (c *cluster) key(s stripe) decide.Stripe {
-	return decide.Stripe{Blob: c.blobs[s.blob].digest, Number: s.n}
+	b := c.blobs[s.blob]
+	return decide.Stripe{Blob: b.digest, Size: b.striped, Number: s.n}
 }
 
 const (
