@@ -10,8 +10,6 @@ import (
 )
 
 const (
-	// freely is the size, in bytes, of the largest run that waits for no other.
-	freely = chunk.Size
 	// leastAsked is how many bytes are asked for at once in any case, and askedAhead how long what is asked for at
 	// once takes to come.
 	leastAsked = 2 * chunk.StripeSize
@@ -19,10 +17,15 @@ const (
 )
 
 // queue has no more asked for at once than comes in a while: all that is asked for shares the line, and on a
-// thin one what is wanted first would come hardly before what is wanted last. Who comes first has the first turn.
-// The zero value is ready to use.
+// thin one what is wanted first would come hardly before what is wanted last. Who comes first has the first turn. Single chunks, as
+// those that a program reads, wait for no longer runs. The zero value is ready to use.
 type queue struct {
-	mu      sync.Mutex
+	mu             sync.Mutex
+	single, longer line
+}
+
+// line is runs that wait for each other.
+type line struct {
 	under   int64 // bytes that are asked for
 	waiting []*turn
 }
@@ -35,23 +38,24 @@ type turn struct {
 // enter waits until so many bytes may be asked for, of a parent that gives rate bytes per second, 0 if that is not
 // known. leave is to be called when they have come, or will not.
 func (q *queue) enter(ctx context.Context, size int64, rate func() int64) (leave func(), err error) {
-	if size <= freely {
-		return func() {}, nil
+	l := &q.longer
+	if size <= chunk.Size {
+		l = &q.single
 	}
 	t := &turn{size, make(chan struct{})}
 	q.mu.Lock()
-	q.waiting = append(q.waiting, t)
-	q.next(rate())
+	l.waiting = append(l.waiting, t)
+	l.next(rate())
 	q.mu.Unlock()
 	leave = func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if i := slices.Index(q.waiting, t); i >= 0 {
-			q.waiting = slices.Delete(q.waiting, i, i+1)
+		if i := slices.Index(l.waiting, t); i >= 0 {
+			l.waiting = slices.Delete(l.waiting, i, i+1)
 		} else {
-			q.under -= size
+			l.under -= size
 		}
-		q.next(rate())
+		l.next(rate())
 	}
 	select {
 	case <-t.begins:
@@ -62,12 +66,12 @@ func (q *queue) enter(ctx context.Context, size int64, rate func() int64) (leave
 	}
 }
 
-// next lets those begin whose turn it is; q.mu is held.
-func (q *queue) next(rate int64) {
+// next lets those begin whose turn it is; the queue's mu is held.
+func (l *line) next(rate int64) {
 	most := max(leastAsked, rate*int64(askedAhead/time.Second))
-	for len(q.waiting) > 0 && (q.under == 0 || q.under+q.waiting[0].size <= most) {
-		q.under += q.waiting[0].size
-		close(q.waiting[0].begins)
-		q.waiting = q.waiting[1:]
+	for len(l.waiting) > 0 && (l.under == 0 || l.under+l.waiting[0].size <= most) {
+		l.under += l.waiting[0].size
+		close(l.waiting[0].begins)
+		l.waiting = l.waiting[1:]
 	}
 }

@@ -12,22 +12,24 @@ import (
 func TestWhatIsAskedForFirstComesFirst(t *testing.T) {
 	for name, c := range map[string]struct {
 		rate   int64
-		atOnce int // stripes
+		size   int64 // of runs, in bytes
+		atOnce int
 	}{
-		"nothing is known of the line": {0, 2},
-		"a thin line":                  {200 << 10, 2},
-		"a faster one":                 {2 << 20, 4},
-		"a fast one":                   {1 << 30, 8},
+		"nothing is known of the line": {0, chunk.StripeSize, 2},
+		"a thin line":                  {200 << 10, chunk.StripeSize, 2},
+		"a faster one":                 {2 << 20, chunk.StripeSize, 4},
+		"a fast one":                   {1 << 30, chunk.StripeSize, 12},
+		"single chunks":                {200 << 10, chunk.Size, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var q queue
 				rate := func() int64 { return c.rate }
-				begun := make(chan int, 8)
+				begun := make(chan int, 12)
 				end := make(chan struct{})
-				for i := range 8 {
+				for i := range 12 {
 					go func() {
-						leave, err := q.enter(t.Context(), chunk.StripeSize, rate)
+						leave, err := q.enter(t.Context(), c.size, rate)
 						if err != nil {
 							t.Error(err)
 							return
@@ -39,19 +41,23 @@ func TestWhatIsAskedForFirstComesFirst(t *testing.T) {
 					synctest.Wait()
 				}
 				if len(begun) != c.atOnce {
-					t.Errorf("%d stripes are asked for at once, want %d", len(begun), c.atOnce)
+					t.Errorf("%d are asked for at once, want %d", len(begun), c.atOnce)
 				}
-				if leave, err := q.enter(t.Context(), chunk.Size, rate); err != nil {
-					t.Error(err) // a small one waits for nobody
+				other, late := int64(chunk.Size), int64(1<<40) // a single chunk waits for no stripe, nor the other way round
+				if c.size == other {
+					other, late = chunk.StripeSize, c.size
+				}
+				if leave, err := q.enter(t.Context(), other, rate); err != nil {
+					t.Error(err)
 				} else {
 					leave()
 				}
 				left, cancel := context.WithCancel(t.Context())
 				cancel()
-				if _, err := q.enter(left, 1<<40, rate); err == nil {
+				if _, err := q.enter(left, late, rate); err == nil {
 					t.Error("who has left is given a turn")
 				}
-				for range 8 { // one ends at a time
+				for range 12 { // one ends at a time
 					end <- struct{}{}
 					synctest.Wait()
 				}
@@ -60,8 +66,13 @@ func TestWhatIsAskedForFirstComesFirst(t *testing.T) {
 				for i := range begun {
 					order = append(order, i)
 				}
-				if len(order) != 8 || !slices.IsSorted(order[c.atOnce:]) || q.under != 0 || len(q.waiting) != 0 {
-					t.Errorf("they began as %v; %d bytes are left, and %d wait", order, q.under, len(q.waiting))
+				if len(order) != 12 || !slices.IsSorted(order[c.atOnce:]) {
+					t.Errorf("they began as %v", order)
+				}
+				for _, l := range []line{q.single, q.longer} {
+					if l.under != 0 || len(l.waiting) != 0 {
+						t.Errorf("%d bytes are left, and %d wait", l.under, len(l.waiting))
+					}
 				}
 			})
 		})
