@@ -12,14 +12,29 @@ const waitForGiven = 20 * time.Second // for somebody to refer to
 
 // spreads are [decide.Spreads] for many goroutines.
 type spreads struct {
-	mu  sync.Mutex
-	all *decide.Spreads
+	mu     sync.Mutex
+	all    *decide.Spreads
+	forget *time.Timer // while there are any
 }
 
 func (ss *spreads) enter(k decide.Stripe, r *decide.Request) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	ss.all.Enter(k, r, time.Now())
+	if ss.forget == nil {
+		ss.forget = time.AfterFunc(decide.SpreadFor, ss.forgetOld)
+	}
+}
+
+// forgetOld forgets what has not been asked for in a while, so that a node is as large after a crowd as before it.
+func (ss *spreads) forgetOld() {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.all.Forget(time.Now()) > 0 {
+		ss.forget.Reset(decide.SpreadFor)
+		return
+	}
+	ss.forget = nil
 }
 
 // hurry has a request that waits be served.

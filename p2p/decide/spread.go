@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -11,8 +12,10 @@ import (
 	"github.com/granary-oci/granary/tracker"
 )
 
+// SpreadFor is for how long members are taken to have a stripe, after the last request for it.
+const SpreadFor = 2 * time.Minute
+
 const (
-	spreadFor  = 2 * time.Minute // that members are taken to have a stripe, after the last request
 	maxSpreads = 4096
 	maxPlaces  = 8192 // members that are known to have one stripe, or to be about to
 	maxAgain   = 6    // referrals of one member in a row, before the owner sends it the stripe
@@ -102,7 +105,7 @@ func (ss *Spreads) Enter(k Stripe, r *Request, now time.Time) {
 	if s == nil {
 		ss.makeRoom()
 	}
-	if s == nil || len(s.serving)+len(s.waiting) == 0 && now.Sub(s.used) > spreadFor { // they may have lost it since
+	if s == nil || s.old(now) { // they may have lost it since
 		s = &spread{single: k.Size == chunk.Size, places: make(map[tracker.ID]*place)}
 		ss.all[k] = s
 	}
@@ -133,6 +136,17 @@ func (ss *Spreads) Look(k Stripe, now time.Time) {
 		r.Decided(v)
 	}
 }
+
+// Forget forgets stripes that nobody has asked for in [SpreadFor] and nobody is sent now: of each, as many members are remembered
+// as have asked. It returns how many stripes are left.
+func (ss *Spreads) Forget(now time.Time) (left int) {
+	maps.DeleteFunc(ss.all, func(_ Stripe, s *spread) bool { return s.old(now) })
+	return len(ss.all)
+}
+
+func (s *spread) idle() bool { return len(s.serving)+len(s.waiting) == 0 }
+
+func (s *spread) old(now time.Time) bool { return s.idle() && now.Sub(s.used) > SpreadFor }
 
 // Quit takes back a request that waits. It reports false for one that has been decided.
 func (ss *Spreads) Quit(k Stripe, r *Request) bool {
@@ -342,7 +356,7 @@ func (ss *Spreads) makeRoom() {
 		if len(ss.all) < maxSpreads {
 			break
 		}
-		if len(s.serving)+len(s.waiting) == 0 {
+		if s.idle() {
 			delete(ss.all, k)
 		}
 	}

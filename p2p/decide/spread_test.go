@@ -364,11 +364,32 @@ func TestWhoWasGivenAStripeLongAgoIsNotReferredTo(t *testing.T) {
 	o := newOwner()
 	o.ask(key, Request{From: "early"}, epoch)
 	o.Leave(key, "early", true, epoch)
-	later := epoch.Add(spreadFor + time.Second)
+	later := epoch.Add(SpreadFor + time.Second)
 	for i := range 3 * fanOut {
 		if v, _ := o.ask(key, Request{From: member(i)}, later); v.Referral == "early" {
 			t.Error("it is referred to")
 		}
+	}
+}
+
+func TestStripesThatNobodyAsksForAreForgotten(t *testing.T) {
+	o := newOwner()
+	o.ask(Stripe{Host: "busy"}, Request{From: "a"}, epoch)
+	for i := range 10 {
+		k := Stripe{Number: i}
+		o.ask(k, Request{From: "a"}, epoch.Add(time.Duration(i)*time.Second))
+		o.Leave(k, "a", true, epoch)
+	}
+	for _, c := range []struct {
+		after time.Duration
+		left  int
+	}{{SpreadFor, 11}, {SpreadFor + 5*time.Second, 6}, {time.Hour, 1}} {
+		if n := o.Forget(epoch.Add(c.after)); n != c.left {
+			t.Errorf("after %v %d stripes are left, want %d", c.after, n, c.left)
+		}
+	}
+	if o.all[Stripe{Host: "busy"}] == nil {
+		t.Error("one that is being sent is forgotten")
 	}
 }
 
