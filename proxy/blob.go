@@ -152,12 +152,13 @@ func (p *Repository) from(upstream func(ref.Repository, string) (Upstream, error
 	return chunk.First(all...), nil
 }
 
-// refuted makes the upstream look again at a blob that has not matched its digest.
+// refuted makes the upstream look again at a blob that has not matched its digest, and forgets what was read of it here and there.
 func (p *Repository) refuted(d digest.Digest) {
 	up, err := p.registry.cfg.Upstream(p.Repository, "")
 	if again, ok := up.(doubter); ok && err == nil {
 		again.Doubt(d)
 	}
+	p.registry.pieces.drop(p.Host, d)
 }
 
 // settled tells the upstream of a blob that has matched its digest.

@@ -3,6 +3,7 @@ package proxy
 import (
 	linked "container/list"
 	"context"
+	"maps"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -121,10 +122,13 @@ func (c *pieceCache) claim(k pieceKey, end int64) (run []*piece) {
 func (c *pieceCache) settle(p *piece, b []byte, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.coming, p.key)
+	wanted := c.coming[p.key] == p
+	if wanted {
+		delete(c.coming, p.key)
+	}
 	p.bytes, p.err = b, err
 	close(p.done)
-	if err != nil {
+	if err != nil || !wanted {
 		return
 	}
 	if c.all == nil {
@@ -136,6 +140,20 @@ func (c *pieceCache) settle(p *piece, b []byte, err error) {
 		delete(c.all, last.key)
 		c.size -= len(last.bytes)
 	}
+}
+
+// drop forgets all pieces of a blob, which has turned out wrong: who waits for one that is on its way gets it, and nobody after that.
+func (c *pieceCache) drop(host string, d digest.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	of := func(k pieceKey) bool { return k.host == host && k.blob == d }
+	maps.DeleteFunc(c.coming, func(k pieceKey, _ *piece) bool { return of(k) })
+	maps.DeleteFunc(c.all, func(k pieceKey, e *linked.Element) bool {
+		if of(k) {
+			c.size -= len(c.order.Remove(e).(*piece).bytes)
+		}
+		return of(k)
+	})
 }
 
 // chunk returns the bytes from k to end if all of its pieces are there, and who gave them, "" if it

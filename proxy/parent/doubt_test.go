@@ -2,6 +2,7 @@ package parent_test
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -32,6 +33,29 @@ func TestWhatAParentSendsOfABlobThatIsDoubtedMeanwhile(t *testing.T) {
 	})
 	if came != 1 || !errors.Is(err, chunk.ErrNotFound) {
 		t.Errorf("%d chunks came, error %v", came, err)
+	}
+}
+
+// TestWhatAParentSendsOfARangeThatIsDoubtedMeanwhile is not taken either.
+func TestWhatAParentSendsOfARangeThatIsDoubtedMeanwhile(t *testing.T) {
+	d := digest.FromString("x")
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+		http.ServeContent(w, q, "", time.Time{}, &zeros{size: 3 << 20})
+	}))
+	t.Cleanup(s.Close)
+	_, r := at(t, s.URL)
+	resp, err := r.Get(t.Context(), "blobs/"+string(d), nil, http.Header{"Range": {"bytes=0-1048575"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadFull(resp.Body, make([]byte, 1<<16)); err != nil {
+		t.Fatal(err)
+	}
+	r.Doubt(d)
+	if n, err := io.Copy(io.Discard, resp.Body); n != 0 || !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("%d bytes come after that, error %v", n, err)
 	}
 }
 

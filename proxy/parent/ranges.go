@@ -59,6 +59,9 @@ func (r *Repository) held(body io.ReadCloser, d digest.Digest, of byteRange) *ra
 func (b *rangeBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left.end-b.left.off)])
 	b.keep(p[:n])
+	if b.by.parents.given.doubted(blob{b.by.name.Host, b.blob}) { // by now: it may be of the same lie
+		return 0, b.by.doubted(b.blob)
+	}
 	switch {
 	case b.left.off == b.left.end && b.goesOn():
 		return 0, b.by.heed(&chunk.CorruptError{Ref: chunk.Ref{Blob: b.blob, Offset: b.begin, Size: b.left.end - b.begin}, Reason: "more bytes arrive than were asked for"})
