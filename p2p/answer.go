@@ -23,8 +23,15 @@ import (
 // answer answers a request, and returns the last frame of the answer.
 func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
 	s := l.server
-	if f.Type == wire.TypePing {
+	switch f.Type { // what takes no time is never too much
+	case wire.TypePing:
 		return wire.Frame{Type: wire.TypeDone}
+	case wire.TypeHave: // for this others may wait
+		q, err := wire.ReadGet(f.Header)
+		if err == nil {
+			s.spreads.have(s.stripe(q), l.from)
+		}
+		return done(err)
 	}
 	if !s.begin(l.guest) {
 		return unavailable(wire.CauseOverloaded, errors.New("too many requests"))
@@ -37,12 +44,6 @@ func (l *served) answer(ctx context.Context, f wire.Frame) wire.Frame {
 			return unavailable(wire.CauseFailed, err)
 		}
 		return l.get(ctx, f.ID, q)
-	case wire.TypeHave:
-		q, err := wire.ReadGet(f.Header)
-		if err == nil {
-			s.spreads.have(s.stripe(q), l.from)
-		}
-		return done(err)
 	case wire.TypeMap:
 		q, err := wire.ReadMapRequest(f.Header)
 		if err != nil {

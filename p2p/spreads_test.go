@@ -6,7 +6,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/granary-oci/granary/chunkstore/chunk"
 	"github.com/granary-oci/granary/p2p/decide"
+	"github.com/granary-oci/granary/p2p/wire"
+	"github.com/granary-oci/granary/tracker"
 )
 
 func TestWhatOwnersWereAskedForIsForgotten(t *testing.T) {
@@ -33,4 +38,19 @@ func TestWhatOwnersWereAskedForIsForgotten(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestWordThatAMemberHasAStripeIsNeverTooMuch: others may wait for it, as many as there may be requests.
+func TestWordThatAMemberHasAStripeIsNeverTooMuch(t *testing.T) {
+	self := tracker.Peer{ID: "self", Weight: 1}
+	c := &Client{cfg: Config{Members: tracker.NewStatic(tracker.NewView(self, []tracker.Peer{self}))}}
+	s := &Server{client: c, spreads: &spreads{all: decide.NewSpreads(rand.New(rand.NewPCG(1, 2)))}, served: maxServed}
+	get := wire.Get{Blob: digest.FromString("x"), Total: 3 * chunk.Size, Count: 1}
+	l := &served{server: s, from: "second", guest: &guest{served: maxServedOf}}
+	if f := l.answer(t.Context(), wire.Frame{Type: wire.TypeHave, Header: get.Header()}); f.Type != wire.TypeDone {
+		t.Errorf("the answer is of type %d, header %q", f.Type, f.Header)
+	}
+	if f := l.answer(t.Context(), wire.Frame{Type: wire.TypeGet, Header: get.Header()}); f.Type != wire.TypeUnavailable {
+		t.Errorf("one request more is answered by type %d", f.Type)
+	}
 }

@@ -23,8 +23,8 @@ const (
 	maxLook    = 64   // that are looked at for that
 	enough     = 8    // stripes that a holder sends at once, of who sends less itself
 
-	// Requests that wait at an owner for members that have a stripe of one chunk: from many on whoever comes is referred to one of
-	// those, and from most on to who else is about to have it.
+	// Of requests that wait at an owner, for whatever stripe: from many on who comes for a stripe of one chunk is referred to one that
+	// waits for it, and from most on to who else is about to have it.
 	manyWait = 256
 	mostWait = 768
 )
@@ -49,7 +49,7 @@ type Request struct {
 	Load    int  // stripes that the asker is sending to others
 	FanOut  int  // members that have the stripe from one member at a time
 	Insists bool // it was referred, in vain
-	Late    bool // it has waited for so long that it is served
+	Late    bool // it has waited for so long that it waits no longer
 	// Stuck reports whether the asker takes nothing of what it is being sent.
 	Stuck func(now time.Time) bool
 	// Decided is told the verdict, once, maybe before Enter returns. It neither waits nor calls
@@ -62,7 +62,7 @@ type Request struct {
 // does not go on before all of it is there: of such a stripe others are referred to members that have it, so that nobody is bound to
 // one that will have it late.
 type spread struct {
-	single  bool // it is one chunk
+	single  bool // it is one chunk, as all of its blob are
 	places  map[tracker.ID]*place
 	known   []*place // whom others may be referred to
 	about   []*place // who are about to have what is one chunk, and may have to do
@@ -75,7 +75,7 @@ type spread struct {
 type place struct {
 	id      tracker.ID
 	room    int // members that may still be referred to it
-	vain    int // that were, in vain, while it was about to have the stripe
+	vain    int // that were, in vain, before it had the stripe
 	all     bool
 	listed  *[]*place // known or about, where it is in one of these
 	load    int       // stripes that it was sending when it asked
@@ -110,11 +110,11 @@ func (ss *Spreads) Enter(k Stripe, r *Request, now time.Time) {
 		ss.all[k] = s
 	}
 	s.used = now
-	v, ok := s.decide(r, now, ss.random)
-	if !ok {
-		v, ok = s.squeeze(r, ss.waiting, ss.random)
+	wait := ss.waiting
+	if r.Late {
+		wait = mostWait
 	}
-	if ok {
+	if v, ok := s.decide(r, wait, now, ss.random); ok {
 		r.Decided(v)
 		return
 	}
@@ -127,9 +127,9 @@ func (ss *Spreads) Look(k Stripe, now time.Time) {
 	s := ss.all[k]
 	for s != nil && len(s.waiting) > 0 {
 		r := s.waiting[0]
-		v, ok := s.decide(r, now, ss.random)
+		v, ok := s.decide(r, 0, now, ss.random)
 		if !ok {
-			return // nor would those after it
+			return // it is its turn, whatever would become of those after it
 		}
 		s.waiting = s.waiting[1:]
 		ss.waiting--
@@ -162,42 +162,58 @@ func (ss *Spreads) Quit(k Stripe, r *Request) bool {
 	return i >= 0
 }
 
-// decide says what becomes of a request, unless it has to wait. Of those who insist, who have been
+// decide says what becomes of a request, unless it has to wait, as others do. Of those who insist, who have been
 // referred again and again are served, and so is who is being sent other chunks of the stripe.
-func (s *spread) decide(r *Request, now time.Time, random *rand.Rand) (v Verdict, ok bool) {
+func (s *spread) decide(r *Request, others int, now time.Time, random *rand.Rand) (v Verdict, ok bool) {
 	p := s.place(r.From, r.FanOut)
-	if p.from != nil && !p.from.all {
-		p.from.vain++
-	}
-	p.from, p.load = nil, r.Load
-	if p.answers > 0 || r.Late || r.Insists && p.again >= maxAgain || s.moving(now) < r.FanOut {
-		p.again, p.stuck = 0, r.Stuck
-		p.answers++
-		s.serving = append(s.serving, p)
-		s.list(p)
-		return Verdict{Serve: true}, true
+	s.comesBack(p, r.Insists)
+	p.load = r.Load
+	if p.answers > 0 || r.Late && !s.single || r.Insists && p.again >= maxAgain || s.moving(now) < r.FanOut {
+		return s.serve(p, r), true
 	}
 	to := s.holder(&s.known, p, random)
-	if to == nil {
-		return v, false
+	if to == nil && s.single {
+		to = s.squeeze(p, others, random)
 	}
-	return s.refer(p, to), true
+	switch {
+	case to != nil:
+		return s.refer(p, to), true
+	case r.Late:
+		return s.serve(p, r), true
+	}
+	return v, false
 }
 
-// squeeze says what becomes of a request for what is one chunk where so many wait, at this owner, that this one is not to.
-func (s *spread) squeeze(r *Request, waiting int, random *rand.Rand) (v Verdict, ok bool) {
-	if !s.single || waiting < manyWait {
-		return v, false
+// comesBack notes that a member asks, which may have been referred to another: in vain if it insists.
+func (s *spread) comesBack(p *place, insists bool) {
+	switch from := p.from; {
+	case from == nil:
+	case !insists:
+		from.room++
+		s.list(from)
+	case !from.all:
+		from.vain++
 	}
-	p := s.place(r.From, r.FanOut)
-	to := s.waiter(p, random)
-	if to == nil && waiting >= mostWait {
-		to = s.holder(&s.about, p, random)
+	p.from = nil
+}
+
+// squeeze returns whom a member may be referred to where so many others wait that it is not to.
+func (s *spread) squeeze(from *place, others int, random *rand.Rand) (to *place) {
+	if others >= manyWait {
+		to = s.waiter(from, random)
 	}
-	if to == nil {
-		return v, false
+	if to == nil && others >= mostWait {
+		to = s.holder(&s.about, from, random)
 	}
-	return s.refer(p, to), true
+	return to
+}
+
+func (s *spread) serve(p *place, r *Request) Verdict {
+	p.again, p.stuck = 0, r.Stuck
+	p.answers++
+	s.serving = append(s.serving, p)
+	s.list(p)
+	return Verdict{Serve: true}
 }
 
 func (s *spread) refer(p, to *place) Verdict {

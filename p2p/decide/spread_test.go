@@ -171,77 +171,140 @@ func TestOfManyWhoWaitForOneChunkSomeAreAskedByOthers(t *testing.T) {
 		if len(waiting) != c.most || len(served)+len(waiting)+referred != c.members {
 			t.Errorf("of %d members %d are served, %d wait and %d are referred", c.members, len(served), len(waiting), referred)
 		}
-		if c.members == 10000 {
-			for _, id := range waiting {
-				o.Quit(single, o.requests[id])
-			}
+		for _, id := range waiting {
+			o.Quit(single, o.requests[id])
 		}
-		if v, ok := o.ask(Stripe{Number: 9, Size: chunk.Size}, Request{From: "other"}, epoch); !ok || !v.Serve {
-			t.Error("another stripe is not served")
+		if o.waiting != 0 {
+			t.Errorf("%d wait, of nobody", o.waiting)
 		}
 	}
 }
 
-// TestOneChunkIsGivenUpByNobody: whatever becomes of those who are to have it, all others have it in the end.
-func TestOneChunkIsGivenUpByNobody(t *testing.T) {
+func TestWhoAsksAgainAndAgainIsNotReferredToItself(t *testing.T) {
+	o := newOwner()
+	crowd(o, fanOut)
+	for range 2 * manyWait {
+		if v, _ := o.ask(single, Request{From: "greedy"}, epoch); v.Referral == "greedy" {
+			t.Fatal("it is")
+		}
+	}
+}
+
+// TestWhoHasWaitedForLongForOneChunk is referred to somebody who waits too, where there is one: an owner that gets it late does not
+// send it to everybody itself.
+func TestWhoHasWaitedForLongForOneChunk(t *testing.T) {
+	o := newOwner()
+	_, _, waiting := crowd(o, 50)
+	served := 0
+	for _, id := range waiting {
+		if !o.Quit(single, o.requests[id]) {
+			t.Fatalf("%s does not wait", id)
+		}
+		v, ok := o.ask(single, Request{From: id, Late: true}, epoch)
+		if !ok {
+			t.Fatalf("%s waits still", id)
+		}
+		if v.Serve {
+			served++
+		}
+	}
+	if served > fanOut {
+		t.Errorf("%d of those who have waited for long are served", served)
+	}
+	if v, _ := newOwner().ask(single, Request{From: "alone", Late: true}, epoch); !v.Serve {
+		t.Error("one that is alone is not served")
+	}
+}
+
+// TestWhoWasAskedTooEarlyIsAskedAgain: who is referred to a member that waits and comes back takes nothing from it for when
+// it has the stripe; and nor does who asks afresh.
+func TestWhoWasAskedTooEarlyIsAskedAgain(t *testing.T) {
+	o := newOwner()
+	_, to, _ := crowd(o, manyWait+2*fanOut)
+	early := slices.Sorted(maps.Keys(to))[0]
+	for _, id := range to[early] {
+		o.ask(single, Request{From: id, Insists: true}, epoch)
+	}
+	s := o.all[single]
+	p := s.places[early]
+	s.has(p)
+	if p.room != fanOut {
+		t.Errorf("%d may be referred to it, want %d", p.room, fanOut)
+	}
+	for range 3 * fanOut {
+		if v, _ := o.ask(single, Request{From: "fickle"}, epoch); v.Referral != early {
+			t.Fatalf("who asks afresh is referred to %q, want the one that has it", v.Referral)
+		}
+	}
+}
+
+// TestOneChunkComesToAll: whatever becomes of those who are to have it, all have it in the end.
+func TestOneChunkComesToAll(t *testing.T) {
+	const members = 1000
 	o, random := newOwner(), rand.New(rand.NewPCG(5, 6))
-	_, _, left := crowd(o, 1000)
+	crowd(o, members)
 	have := make(map[tracker.ID]bool)
-	for range 100 {
+	for range 60 {
 		for _, id := range slices.Sorted(maps.Keys(o.verdicts)) {
 			v, lost := o.verdicts[id], random.IntN(4) == 0
-			delete(o.verdicts, id)
 			switch {
+			case !v.Serve && !lost && !have[v.Referral]:
+				continue // it waits for who waits
 			case v.Serve:
+				delete(o.verdicts, id)
 				o.Leave(single, id, !lost, epoch)
-			case lost || !have[v.Referral]:
-				o.ask(single, Request{From: id, Insists: true}, epoch)
-				continue
-			default:
+			case !lost:
+				delete(o.verdicts, id)
 				o.Have(single, id, epoch)
 			}
-			have[id] = !lost
+			if have[id] = !lost; lost {
+				o.ask(single, Request{From: id, Insists: true}, epoch)
+			}
 		}
 	}
-	for _, id := range left {
-		if _, decided := o.requests[id]; decided && o.Quit(single, o.requests[id]) {
-			t.Fatalf("%s still waits", id)
+	n := 0
+	for i := range members {
+		if have[member(i)] {
+			n++
 		}
 	}
-	if o.waiting != 0 {
-		t.Errorf("%d wait, of nobody", o.waiting)
+	if n != members || o.waiting != 0 {
+		t.Errorf("%d have it of %d, and %d wait", n, members, o.waiting)
 	}
 }
 
 func TestNobodyWaitsForItself(t *testing.T) {
-	for _, key := range []Stripe{key, single} {
-		nobodyWaitsForItself(t, key)
-	}
-}
-
-func nobodyWaitsForItself(t *testing.T, key Stripe) {
-	o := newOwner()
-	from := make(map[tracker.ID]tracker.ID)
-	random := rand.New(rand.NewPCG(3, 4))
-	for i := range 200 {
-		v, _ := o.ask(key, Request{From: member(i)}, epoch)
-		from[member(i)] = v.Referral
-	}
-	for range 2000 { // who could not get it from whom it was referred to
-		id := member(random.IntN(200))
-		v, ok := o.ask(key, Request{From: id, Insists: true}, epoch)
-		if from[id] = v.Referral; !ok || v.Serve {
-			o.Quit(key, o.requests[id])
-			from[id] = ""
+	for _, c := range []struct {
+		key     Stripe
+		members int
+	}{{key, 200}, {single, 2 * mostWait}} {
+		o, random := newOwner(), rand.New(rand.NewPCG(3, 4))
+		for i := range c.members {
+			o.ask(c.key, Request{From: member(i)}, epoch)
 		}
-		if v.Serve {
-			o.Leave(key, id, false, epoch)
-		}
-		depth := 0
-		for at := from[id]; at != ""; at = from[at] {
-			if depth++; at == id || depth > 200 {
-				t.Fatalf("%s is referred to somebody who has it from %s", id, id)
+		referred := 0
+		for range 10 * c.members { // who could not get it from whom it was referred to, or has it
+			id := member(random.IntN(c.members))
+			switch v := o.verdicts[id]; {
+			case o.Quit(c.key, o.requests[id]), v.Serve && random.IntN(2) == 0:
+				o.Leave(c.key, id, false, epoch)
+				o.ask(c.key, Request{From: id, Insists: true}, epoch)
+			case v.Serve:
+				o.Leave(c.key, id, true, epoch)
+				delete(o.verdicts, id)
+			case v.Referral != "":
+				o.ask(c.key, Request{From: id, Insists: true}, epoch)
 			}
+			depth := 0
+			for at := o.verdicts[id].Referral; at != ""; at = o.verdicts[at].Referral {
+				referred++
+				if depth++; at == id || depth > c.members {
+					t.Fatalf("%s is referred to somebody who has it from %s", id, id)
+				}
+			}
+		}
+		if referred < c.members {
+			t.Errorf("no more than %d referrals were looked at", referred)
 		}
 	}
 }

@@ -18,7 +18,7 @@ const (
 
 // queue has no more asked for at once than comes in a while: all that is asked for shares the line, and on a
 // thin one what is wanted first would come hardly before what is wanted last. Who comes first has the first turn. Single chunks, as
-// those that a program reads, wait for no longer runs. The zero value is ready to use.
+// those that a program reads, wait for no longer runs; in large sites, whose stripes they are, for each other. The zero value is ready to use.
 type queue struct {
 	mu             sync.Mutex
 	single, longer line

@@ -148,16 +148,24 @@ func (s source) Get(ctx context.Context, ref chunk.Ref) ([]byte, error) {
 	return chunk.GetOne(ctx, s, ref)
 }
 
+// askable says why the parent is not to be asked for a blob.
+func (s source) askable(d digest.Digest) error {
+	if err := s.parent.usable(); err != nil {
+		return err
+	}
+	if s.parents.given.doubted(blob{s.name.Host, d}) {
+		return s.doubted(d)
+	}
+	return nil
+}
+
 // GetRun implements [chunk.Runner].
 func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.Ref, []byte) error) error {
 	if len(refs) == 0 {
 		return nil
 	}
-	if err := s.parent.usable(); err != nil {
+	if err := s.askable(refs[0].Blob); err != nil {
 		return err
-	}
-	if s.parents.given.doubted(blob{s.name.Host, refs[0].Blob}) {
-		return s.doubted(refs[0].Blob)
 	}
 	last := refs[len(refs)-1]
 	leave, err := s.parent.queue.enter(ctx, last.Offset+last.Size-refs[0].Offset, s.Pace)
@@ -165,6 +173,9 @@ func (s source) GetRun(ctx context.Context, refs []chunk.Ref, yield func(chunk.R
 		return err
 	}
 	defer leave()
+	if err := s.askable(refs[0].Blob); err != nil { // by now: it may have been long
+		return err
+	}
 	defer s.parent.pace.begin()()
 	var stop error // what yield returned is not the parent's
 	give := func(ref chunk.Ref, p []byte) error {
