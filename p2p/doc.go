@@ -113,6 +113,9 @@
 // first of each blob (1.6). If owners knew what each holder sends at the moment, and not when it asked, it would be 1.5 in place of 1.6. Owners that send their own stripes before
 // others' lose a third. Where 5 of 100 nodes are ten times slower, it is no better if whoever waits for a chunk four or eight times as long as usual asks the owner for another
 // holder, nor if the time that its chunks take is told by each in place of how many it sends. To have another stripe fetched while an owner is silent gains a twelfth where a tenth of all crash.
+// Stripes of one chunk also of 1 GB take 1.06 and 1.12 times the bound in place of 1.11 and 1.18, and where 5 of 100 nodes are slow half of all have it after 9.4 s in place of 13.4; but four times as many messages, and
+// where a tenth of all crash 17.8 s in place of 15.2, for each owner that is silent costs as much for a small stripe. To wait for strangers no longer than four times what others take to answer makes that
+// 13.9 s with stripes of 4 MiB, but 1.12 copies leave the registry where messages are lost.
 //
 // A holder that refuses near what it gets itself, whoever asks, sends everybody back to the owner (3 to 5); one that compares
 // with what the asker sends does not. An owner that waits for its first chunk and then places all who have asked by
