@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -47,5 +49,41 @@ func TestAPartThatNeverComes(t *testing.T) {
 	}
 	if n := len(o.requests("GET /v2/app/blobs/" + string(d))); n != 5 {
 		t.Errorf("%d requests", n)
+	}
+}
+
+// TestWhatWasReadHereAndThereOfAWrongBlob is read anew once all of it did not match: the registry may have mended it.
+func TestWhatWasReadHereAndThereOfAWrongBlob(t *testing.T) {
+	layer, wrong := random(3<<20, 1), random(3<<20, 2)
+	o := newOrigin()
+	o.add("app", layer)
+	var mended atomic.Bool
+	o.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if mended.Load() || r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(wrong))
+		return true
+	}
+	s := newStack(t, o, true)
+	path := "/v2/app/blobs/" + string(digest.FromBytes(layer))
+	part := func() []byte {
+		_, body := s.do(t, http.MethodGet, path, "Range", "bytes=1000-201000")
+		return body
+	}
+	if !bytes.Equal(part(), wrong[1000:201001]) {
+		t.Fatal("the test needs a part of what is wrong")
+	}
+	mended.Store(true)
+	if !bytes.Equal(part(), wrong[1000:201001]) {
+		t.Fatal("the part is not kept, which is what the test is about")
+	}
+	mended.Store(false)
+	if _, body := s.do(t, http.MethodGet, path); bytes.Equal(body, wrong) {
+		t.Error("all of what is wrong comes with a clean end")
+	}
+	mended.Store(true)
+	if !bytes.Equal(part(), layer[1000:201001]) {
+		t.Error("the part is wrong still")
 	}
 }

@@ -2,11 +2,20 @@ package parent
 
 import (
 	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/granary-oci/granary/chunkstore/chunk"
+	"github.com/granary-oci/granary/proxy/ref"
+	"github.com/granary-oci/granary/proxy/upstream"
 )
 
 func TestWhatIsAskedForFirstComesFirst(t *testing.T) {
@@ -76,5 +85,44 @@ func TestWhatIsAskedForFirstComesFirst(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestABlobThatIsDoubtedWhileItWaitsItsTurn is not asked for when that comes.
+func TestABlobThatIsDoubtedWhileItWaitsItsTurn(t *testing.T) {
+	var asked atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	t.Cleanup(s.Close)
+	ps, err := New([]Config{{Name: "hub", Upstream: upstream.Config{URL: s.URL}}}, nil, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ps.Close)
+	r := ps.Repositories(ref.Repository{Host: "registry.test", Name: "app"}, "")[0]
+	q := &r.parent.queue
+	leave, err := q.enter(t.Context(), leastAsked, func() int64 { return 0 }) // it is full
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := chunk.Grid(digest.FromString("x"), 2*chunk.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		ended <- chunk.GetRun(t.Context(), r.Blob(), []chunk.Ref{m.At(0), m.At(1)}, func(chunk.Ref, []byte) error { return nil })
+	}()
+	for waits := false; !waits; runtime.Gosched() {
+		q.mu.Lock()
+		waits = len(q.longer.waiting) > 0
+		q.mu.Unlock()
+	}
+	r.Doubt(m.Blob())
+	leave()
+	if err := <-ended; !errors.Is(err, chunk.ErrNotFound) || asked.Load() != 0 {
+		t.Errorf("it ends with %v, after %d requests", err, asked.Load())
 	}
 }
