@@ -15,7 +15,7 @@
 //     of it, are not in the bytes: see the row single, one client alone);
 //   - egress: the bytes that left the registry, counted by its link, in copies;
 //   - the requests that the registry got, and how many it may get: one for each
-//     stripe of 4 MiB and five per blob;
+//     stripe and five per blob;
 //   - CPU seconds of all nodes, from start to end, the largest resident memory,
 //     and how busy the machine's CPUs were. Over 90 % the row is CPU-bound, and
 //     its times tell of the machine.

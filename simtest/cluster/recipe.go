@@ -20,6 +20,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/granary-oci/granary/p2p/decide"
 )
 
 // recipe says how an image is made, without a network and the same each time on
@@ -58,13 +60,12 @@ func (i *image) size() int64 {
 	return n
 }
 
-const stripe = 4 << 20
-
 // requests returns how many requests the registry may get for the image, when it
-// is cold, from a cluster of any size: its stripes and five per blob.
-func (i *image) requests() int {
+// is cold, from a cluster of so many members: its stripes and five per blob.
+func (i *image) requests(members int) int {
 	n := 0
 	for _, b := range i.Blobs {
+		stripe := decide.StripeSize(b.Size, members)
 		n += int((b.Size+stripe-1)/stripe) + 5
 	}
 	return n

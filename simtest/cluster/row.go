@@ -41,7 +41,7 @@ func (l *lab) measure(ctx context.Context, system string, images []*image, work 
 	r := &row{system: system, n: len(l.spaces), image: images[0]}
 	for _, img := range images {
 		r.once += img.size()
-		r.may += img.requests()
+		r.may += img.requests(r.n)
 	}
 	r.bound = linkTime(r.image.size(), l.RegistryRate)
 	l.label = strings.ReplaceAll(system, " ", "-") + "-" + r.image.Name
