@@ -110,11 +110,11 @@ func (ss *Spreads) Enter(k Stripe, r *Request, now time.Time) {
 		ss.all[k] = s
 	}
 	s.used = now
-	wait := ss.waiting
-	if r.Late {
-		wait = mostWait
+	others := ss.waiting
+	if r.Late { // for this one it is as if all places were taken
+		others = mostWait
 	}
-	if v, ok := s.decide(r, wait, now, ss.random); ok {
+	if v, ok := s.decide(r, others, now, ss.random); ok {
 		r.Decided(v)
 		return
 	}
@@ -162,8 +162,9 @@ func (ss *Spreads) Quit(k Stripe, r *Request) bool {
 	return i >= 0
 }
 
-// decide says what becomes of a request, unless it has to wait, as others do. Of those who insist, who have been
-// referred again and again are served, and so is who is being sent other chunks of the stripe.
+// decide says what becomes of a request, unless it has to wait. Of those who insist, who have been
+// referred again and again are served, and so is who is being sent other chunks of the stripe. Others are how many wait already,
+// so that one more may be too many; for one that has its turn they are none.
 func (s *spread) decide(r *Request, others int, now time.Time, random *rand.Rand) (v Verdict, ok bool) {
 	p := s.place(r.From, r.FanOut)
 	s.comesBack(p, r.Insists)

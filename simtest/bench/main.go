@@ -8,7 +8,7 @@
 // and start, which write their figures to a file; and by the benchmarks of packages. Each has a limit on its time. What cannot be
 // measured here is in the table with the reason, and so is a group that fails, after which the others go on; the exit status is then 1.
 //
-// -quick takes a few minutes, and says more of whether all of it works than of how fast; without it it is an hour, and with -full
+// -quick takes a few minutes, and says more of whether all of it works than of how fast; without it it is half an hour, and with -full
 // several. The table is printed in Markdown, or written with -out to results.md and, with the values of all rounds, results.json.
 // With -only the other groups stay in these as they were. -readme writes a few rows of it into a document, between two lines that mark where; a test compares those of README.md with results.json
 // in this folder:
